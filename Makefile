@@ -1,0 +1,37 @@
+# Two commands on a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: demo quick test lint figures clean
+
+demo: $(STAMP)                 ## train the generators, measure their checkerboards, write a report
+	$(BIN)/python -m experiments run configs/checkerboard.toml
+
+quick: $(STAMP)                ## the same, as a smoke run of under a minute
+	$(BIN)/python -m experiments run configs/checkerboard.toml --quick
+
+test: lint                     ## lint, then all tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)                 ## formatting, lint rules, floors of the house, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+figures: demo                  ## renew the README's figure from the demo's run folder
+	$(BIN)/python -m experiments figure configs/checkerboard.toml docs/checkerboard.png
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "tconvjax needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=python3.12, for example."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:                         ## remove the virtual environment and caches, keep runs
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

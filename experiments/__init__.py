@@ -1,0 +1,1 @@
+"""Experiments with tconvjax: one question, one config file, one run folder with everything in it."""

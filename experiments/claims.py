@@ -1,0 +1,115 @@
+"""Claims as data: what a config expects, and what the run says about it.
+
+A relation is `LEFT < RIGHT at STEP` or `LEFT > RIGHT at STEP`, where LEFT is a variant, RIGHT is a variant, `real` (the
+same metric on real data) or a number, optionally `FACTOR * RIGHT` and `RIGHT + OFFSET`, and STEP is `init` or `final`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+_RELATION = re.compile(
+    r"(?P<left>\w+)\s*(?P<sign>[<>])\s*(?:(?P<factor>[\d.eE+-]+)\s*\*\s*)?(?P<right>-?[\w.]+)"
+    r"(?:\s*(?P<offset>[+-]\s*[\d.]+))?\s+at\s+(?P<step>init|final)"
+)
+
+
+class Interval(NamedTuple):
+    """Mean over seeds and its 95 % Student interval; nan limits for a single seed."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is expected of one metric, and who says so."""
+
+    claim: str  # in words
+    metric: str
+    relation: str  # see the module
+    source: str
+
+    def errors(self, variants: Sequence[str]) -> list[str]:
+        """Returns what is wrong with the relation, given the names of the variants."""
+        match = _RELATION.fullmatch(self.relation.strip())
+        if match is None:
+            form = "VARIANT < [FACTOR *] RIGHT [+ OFFSET] at init|final"
+            return [
+                f"expected '{form}' (or '>') with RIGHT a variant, 'real' or a number; got {self.relation!r}"
+            ]
+        known = [*variants, "real"]
+        return [
+            f"unknown name {name!r}; expected one of {', '.join(map(repr, known))}"
+            for name in (match["left"], match["right"])
+            if name not in known and (name == match["left"] or _number(name) is None)
+        ]
+
+
+def judge(
+    claim: Claim,
+    values: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+    real: Mapping[str, float],
+) -> dict[str, Any]:
+    """Returns the verdict of a claim as a JSON table.
+
+    Seeds are paired: the differences between the left side and the right side, seed by seed, have a mean and a 95 %
+    Student interval. The claim is *supported* if the whole interval lies on the claimed side of 0, *not supported* if
+    it lies on the other, else *undecided*; a single seed decides nothing. (A percentile bootstrap over half a dozen
+    seeds covers far less than its name says.)
+
+    Args:
+      claim: valid, see `Claim.errors`.
+      values: `values[variant][step][metric]` is one number per seed, step 'init' or 'final'.
+      real: the same metrics on real data.
+    """
+    match = _RELATION.fullmatch(claim.relation.strip())
+    assert match is not None
+    step = match["step"]
+
+    def side(name: str) -> np.ndarray | float:
+        if name == "real":
+            return real[claim.metric]
+        number = _number(name)
+        if number is not None:
+            return number
+        return np.asarray(values[name][step][claim.metric], np.float64)
+
+    right = float(match["factor"] or 1) * side(match["right"])
+    right = right + float((match["offset"] or "0").replace(" ", ""))
+    margin = np.atleast_1d(side(match["left"]) - right)
+    if match["sign"] == "<":
+        margin = -margin
+    found = interval(margin)
+    verdict = "supported" if found.low > 0 else "not supported" if found.high < 0 else "undecided"
+    return {
+        "claim": claim.claim,
+        "metric": claim.metric,
+        "relation": claim.relation,
+        "source": claim.source,
+        "verdict": verdict,
+        "margin": found._asdict(),  # by how much the claimed side wins; supported if low > 0
+        "seeds": len(margin),
+    }
+
+
+def interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """Returns mean and 95 % Student interval of one number per seed."""
+    x = np.asarray(values, np.float64)
+    mean = float(x.mean())
+    if len(x) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    half = float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return Interval(mean, mean - half, mean + half)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,256 @@
+"""Configs: TOML onto frozen dataclasses, strictly, with all errors at once.
+
+A file has run-level keys, `[options]` of its task, `[[variant]]` tables that change options by name, `[[expect]]`
+tables with claims, and `[quick]` with the overrides of `--quick`. Nothing is compiled before the whole file is valid.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.claims import Claim
+from experiments.data import SOURCES
+from experiments.tasks import TASKS
+
+
+class ConfigError(Exception):
+    """Everything that is wrong with a config, one line each."""
+
+    def __init__(self, source: str, errors: Sequence[str]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(f"{source}: {error}" for error in errors))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One arm of an experiment: a name and the task's options, resolved."""
+
+    name: str
+    options: Any
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment, resolved; fields without a default must be in the file."""
+
+    name: str
+    question: str  # what the run answers, for the report
+    source: str  # who claims it
+    task: str  # a key of `experiments.tasks.TASKS`
+    data: str  # a key of `experiments.data.SOURCES`
+    steps: int = field(metadata={"minimum": 1})  # optimizer steps per seed
+    chunk_steps: int = field(metadata={"minimum": 1})  # steps between evaluations, divides `steps`
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)  # vmapped; paired across variants
+    classifier_steps: int = field(default=300, metadata={"minimum": 1})  # of the feature network
+    classifier_seed: int = 0
+    variants: tuple[Variant, ...] = field(default=(), metadata={"table": "variant"})
+    claims: tuple[Claim, ...] = field(default=(), metadata={"table": "expect"})
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits that name the resolved config."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def load(path: Path, settings: Sequence[str] = (), *, quick: bool = False) -> Config:
+    """Reads and validates a config file.
+
+    Args:
+      path: of the TOML file.
+      settings: `key.path=VALUE` texts that override the file; VALUE is TOML, a bare word is a string.
+      quick: applies the file's `[quick]` table before `settings`.
+
+    Raises:
+      ConfigError: with every error of the file, not the first alone.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), [f"is not valid TOML: {error}"]) from None
+    errors: list[str] = []
+    overrides = table.pop("quick", {})
+    if not isinstance(overrides, dict):
+        errors.append(f"quick: expected a table, got {overrides!r}")
+        overrides = {}
+    if quick:
+        table = _merged(table, overrides)
+    for setting in settings:
+        _set(table, setting, errors)
+    config = _build_config(table, errors)
+    if errors or config is None:
+        raise ConfigError(str(path), errors)
+    return config
+
+
+def _build_config(table: dict[str, Any], errors: list[str]) -> Config | None:
+    variants = _tables(table.pop("variant", []), "variant", errors)
+    claims = _tables(table.pop("expect", []), "expect", errors)
+    base = table.pop("options", {})
+    for name in ("variants", "claims"):  # built from the tables above, not set by hand
+        if name in table:
+            errors.append(
+                f"{name}: unknown key; did you mean '[[{'variant' if name == 'variants' else 'expect'}]]'?"
+            )
+            del table[name]
+    config = build(Config, table, "", errors)
+    for key, known in (("task", TASKS), ("data", SOURCES)):
+        value = table.get(key)
+        if isinstance(value, str) and value not in known:
+            errors.append(f"{key}: unknown name {value!r}{_hint(value, known, choices=True)}")
+    if config and config.steps % config.chunk_steps:
+        errors.append(
+            f"chunk_steps: must divide steps; got {config.chunk_steps} and steps={config.steps}"
+        )
+    if config and len(set(config.seeds)) != max(len(config.seeds), 1):
+        errors.append(f"seeds: expected at least one seed and none twice, got {list(config.seeds)}")
+    if not isinstance(base, dict):
+        errors.append(f"options: expected a table, got {base!r}")
+        base = {}
+
+    task = TASKS.get(table.get("task", ""))
+    resolved: list[Variant] = []
+    names: list[str] = []
+    for index, entry in enumerate(variants):
+        name = entry.pop("name", None)
+        path = f"variant[{index}]" if not isinstance(name, str) else f"variant.{name}"
+        if not isinstance(name, str) or not name.isidentifier() or name == "real" or name in names:
+            errors.append(
+                f"{path}.name: expected a unique identifier other than 'real', got {name!r}"
+            )
+        names.append(str(name))
+        if task is not None:
+            _check_keys(task.options, base, "options", [] if index else errors)
+            options = build(task.options, base | entry, path, errors)
+            if options is not None:
+                errors.extend(f"{path}.{error}" for error in options.errors())
+                resolved.append(Variant(str(name), options))
+    if not variants:
+        errors.append("variant: expected at least one [[variant]] table")
+
+    stated: list[Claim] = []
+    for index, entry in enumerate(claims):
+        claim = build(Claim, entry, f"expect[{index}]", errors)
+        if claim is None:
+            continue
+        if task is not None and claim.metric not in task.metrics:
+            hint = _hint(claim.metric, task.metrics, choices=True)
+            errors.append(f"expect[{index}].metric: unknown metric {claim.metric!r}{hint}")
+        errors.extend(f"expect[{index}].relation: {error}" for error in claim.errors(names))
+        stated.append(claim)
+    return config and replace(config, variants=tuple(resolved), claims=tuple(stated))
+
+
+def build(cls: type, table: Mapping[str, Any], path: str, errors: list[str]) -> Any:
+    """Returns `cls` filled from a table, or None after appending every error to `errors`."""
+    before = len(errors)
+    dotted = f"{path}." if path else ""
+    _check_keys(cls, table, path, errors)
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for f in fields(cls):
+        if f.name in table:
+            values[f.name] = _convert(hints[f.name], table[f.name], dotted + f.name, errors)
+            _check_range(f.metadata, values[f.name], dotted + f.name, errors)
+        elif f.default is MISSING and f.default_factory is MISSING:
+            errors.append(f"{dotted}{f.name}: missing")
+    return cls(**values) if len(errors) == before else None
+
+
+def _check_keys(cls: type, table: Mapping[str, Any], path: str, errors: list[str]) -> None:
+    known = [f.name for f in fields(cls) if "table" not in f.metadata]
+    extra = ["options", "variant", "expect", "quick"] if cls is Config else []
+    for key in table:
+        if key not in known:
+            dotted = f"{path}.{key}" if path else key
+            errors.append(f"{dotted}: unknown key{_hint(key, [*known, *extra])}")
+
+
+def _convert(kind: Any, value: Any, path: str, errors: list[str]) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        errors.append(f"{path}: unknown value {value!r}{_hint(value, arguments, choices=True)}")
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(
+                _convert(arguments[0], entry, f"{path}[{i}]", errors)
+                for i, entry in enumerate(value)
+            )
+        errors.append(f"{path}: expected a list, got {value!r}")
+    elif kind is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    elif type(value) is kind and kind is not float:
+        return value
+    else:
+        errors.append(f"{path}: expected {kind.__name__}, got {value!r}")
+    return None
+
+
+def _check_range(metadata: Mapping[Any, Any], value: Any, path: str, errors: list[str]) -> None:
+    if not isinstance(value, int | float):
+        return
+    if value < metadata.get("minimum", -math.inf):
+        errors.append(f"{path}: must be at least {metadata['minimum']}, got {value}")
+    if value > metadata.get("maximum", math.inf):
+        errors.append(f"{path}: must be at most {metadata['maximum']}, got {value}")
+
+
+def _hint(value: Any, known: Sequence[Any] | Mapping[str, Any], *, choices: bool = False) -> str:
+    names = [str(k) for k in known]
+    near = difflib.get_close_matches(str(value), names, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; expected one of {', '.join(map(repr, names))}" if choices else ""
+
+
+def _tables(value: Any, name: str, errors: list[str]) -> list[dict[str, Any]]:
+    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        return [dict(entry) for entry in value]
+    errors.append(f"{name}: expected [[{name}]] tables, got {value!r}")
+    return []
+
+
+def _merged(table: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(table)
+    for key, value in overrides.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _merged(old, value)
+        result[key] = value
+    return result
+
+
+def _set(table: dict[str, Any], setting: str, errors: list[str]) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        errors.append(f"--set {setting}: expected key.path=VALUE")
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        below = table.setdefault(parent, {})
+        if not isinstance(below, dict):
+            errors.append(f"--set {setting}: {parent} is not a table")
+            return
+        table[parent] = table = dict(below)
+    table[last] = value
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """Returns the resolved config as plain JSON values."""
+    assert is_dataclass(config)
+    return json.loads(json.dumps(asdict(config)))

@@ -1,0 +1,188 @@
+"""What a run leaves behind: a folder in which every file is either whole or absent.
+
+runs/<name>-<digest>/
+  config.json       the resolved config            environment.json   versions, device, command
+  metrics.jsonl     one line per variant, step and seed
+  evaluations/      <variant>-<step>.npz, arrays for pictures
+  checkpoints/      <variant>/<step>, state of all seeds
+  summary.json      the result, written last       *.png, report.html
+"""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.config import Config, describe
+
+Metrics = dict[
+    str, dict[int, dict[str, list[float]]]
+]  # variant -> step -> metric -> one value per seed
+
+
+class RunError(Exception):
+    """A run that cannot start or go on; the message says what was kept."""
+
+
+@contextlib.contextmanager
+def open_folder(out: Path, config: Config) -> Iterator[Path]:
+    """Makes or continues the folder of a config, for this process alone.
+
+    Raises:
+      RunError: if the folder belongs to another config or another process, or cannot be written.
+    """
+    folder = out / f"{config.name}-{config.digest}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written: {error}. Choose another place with --out."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"{folder}: another process is working in this folder. Wait for it to end."
+            ) from None
+        described = describe(config)
+        path = folder / "config.json"
+        if path.exists():
+            if read_json(path) != described:
+                raise RunError(
+                    f"{folder}: holds the results of another config; they are left alone. Move the folder away or "
+                    "choose another place with --out."
+                )
+        else:
+            others = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
+            if others:
+                raise RunError(
+                    f"{folder}: holds files but no config.json ({', '.join(others[:3])}); they are left alone. Move "
+                    "the folder away or choose another place with --out."
+                )
+            write_json(path, described)
+        yield folder
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file that is never seen half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes strict JSON; numbers that are not finite become null."""
+    text = json.dumps(_finite(value), indent=2, allow_nan=False, ensure_ascii=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON, naming the file if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}.") from None
+
+
+def append_metrics(
+    folder: Path, variant: str, step: int, seeds: Sequence[int], metrics: Mapping[str, np.ndarray]
+) -> None:
+    """Appends one line per seed to metrics.jsonl."""
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        for index, seed in enumerate(seeds):
+            values = {name: float(v[index]) for name, v in metrics.items()}
+            line = {"variant": variant, "step": step, "seed": seed, **values}
+            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Returns the whole lines of metrics.jsonl; a line cut off by a crash ends the list."""
+    path = folder / "metrics.jsonl"
+    lines: list[dict[str, Any]] = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+    return lines
+
+
+def forget_metrics_after(folder: Path, variant: str, step: int) -> None:
+    """Drops the lines of a variant that are newer than its checkpoint; they will be written again."""
+    lines = [r for r in read_metrics(folder) if r["variant"] != variant or r["step"] <= step]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_bytes(folder / "metrics.jsonl", text.encode())
+
+
+def collect(folder: Path, seeds: Sequence[int]) -> Metrics:
+    """Returns metrics.jsonl as variant -> step -> metric -> one value per seed, seeds in order."""
+    result: Metrics = {}
+    for line in read_metrics(folder):
+        at = result.setdefault(line["variant"], {}).setdefault(line["step"], {})
+        for name, value in line.items():
+            if name not in ("variant", "step", "seed"):
+                row = at.setdefault(name, [math.nan] * len(seeds))
+                row[list(seeds).index(line["seed"])] = math.nan if value is None else value
+    return result
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an npz file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub wants a flag
+    temporary.replace(path)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads an npz file; never unpickles."""
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def environment() -> dict[str, Any]:
+    """Returns what a reader needs to know about the machine and the software."""
+    packages = ("tconvjax", "jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "device": f"{device.platform} ({device.device_kind})",
+        "devices": jax.device_count(),
+        "versions": versions,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "command": " ".join(["python -m experiments", *sys.argv[1:]]),
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

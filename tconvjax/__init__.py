@@ -1,0 +1,11 @@
+"""Learned upsampling for JAX: exact, fast, free of checkerboards."""
+
+from tconvjax import analysis as analysis
+from tconvjax import initializers as initializers
+from tconvjax import metrics as metrics
+from tconvjax.geometry import conv_transpose_shape as conv_transpose_shape
+from tconvjax.ops.convolution import conv as conv
+from tconvjax.ops.convolution import conv_matrix as conv_matrix
+from tconvjax.ops.convolution import conv_transpose as conv_transpose
+from tconvjax.ops.resize import resize as resize
+from tconvjax.ops.resize import resize_conv as resize_conv

@@ -1,0 +1,415 @@
+"""The integers of a convolution: what shapes alone decide, and refuse, before any array is touched.
+
+One frame serves every convention. Along each axis, for kernel size k, stride s, dilation d and padding p,
+the big image, the kernel and the small image of a convolution meet in
+
+    big[s·o + d·a − p]    kernel[a]    small[o]          0 <= o < small size, 0 <= a < k
+
+with zeros outside the big image. A convolution gathers along this relation from big to small, its transpose
+paints along it from small to big. A string, an integer or pairs of padding all end in one `Geometry`, and
+`Geometry` is all that the layers above know. The extent of the dilated kernel is `d(k − 1) + 1`.
+
+Formulas: Dumoulin & Visin 2016, arXiv:1603.07285, Relationships 6 and 14. This module imports neither JAX nor NumPy.
+"""
+
+import difflib
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Ints = int | Sequence[int]
+Padding = str | int | Sequence[int | Sequence[int]]
+Pairs = tuple[tuple[int, int], ...]
+PaddingConvention = Literal["forward", "dilated"]
+
+STRING_PADDINGS = ("SAME", "VALID")
+PADDING_CONVENTIONS = ("forward", "dilated")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One convolution in integers; every tuple has one entry per spatial axis.
+
+    Attributes:
+      big: spatial shape of the image that `conv` reads and `conv_transpose` writes.
+      small: spatial shape of the image that `conv` writes and `conv_transpose` reads.
+      kernel_size: k, taps.
+      strides: s, pixels of the big image per pixel of the small one.
+      kernel_dilation: d, pixels of the big image between neighboring taps.
+      offset: p, the padding of the forward convolution in front of the big image; may be negative.
+      feature_group_count: groups g; the channels of both images are split into g blocks that never meet.
+    """
+
+    big: tuple[int, ...]
+    small: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    kernel_dilation: tuple[int, ...]
+    offset: tuple[int, ...]
+    feature_group_count: int = 1
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.kernel_size)
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Pixels of the big image that one dilated kernel spans."""
+        return kernel_extent(self.kernel_size, self.kernel_dilation)
+
+    @property
+    def padding(self) -> Pairs:
+        """Pairs (low, high) that make the forward convolution map `big` to exactly `small`."""
+        return tuple(
+            (p, s * (n - 1) + e - m - p)
+            for m, n, s, e, p in zip(
+                self.big, self.small, self.strides, self.extent, self.offset, strict=True
+            )
+        )
+
+
+def kernel_extent(kernel_size: Sequence[int], kernel_dilation: Sequence[int]) -> tuple[int, ...]:
+    """Returns `d(k − 1) + 1` per axis."""
+    return tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, kernel_dilation, strict=True))
+
+
+def conv_geometry(
+    who: str,
+    spatial_shape: Sequence[int],
+    kernel_size: Sequence[int],
+    *,
+    strides: Ints = 1,
+    padding: Padding = "SAME",
+    kernel_dilation: Ints = 1,
+    feature_group_count: int = 1,
+) -> Geometry:
+    """Resolves the arguments of a convolution that reads an image of `spatial_shape`.
+
+    Args:
+      who: name of the calling function, for error messages.
+      spatial_shape: size of the big image, one integer per spatial axis.
+      kernel_size: one integer per spatial axis; fixes the rank.
+      strides: positive; an int serves all axes.
+      padding: 'SAME', 'VALID', an int, or one int or (low, high) pair per axis.
+      kernel_dilation: positive; an int serves all axes.
+      feature_group_count: positive.
+
+    Raises:
+      ValueError, TypeError: for a value or kind outside the rules above, or if no output pixel is left.
+    """
+    big, k, s, d = _common(who, spatial_shape, kernel_size, strides, kernel_dilation)
+    extent = kernel_extent(k, d)
+    pads = resolve_padding(who, padding, len(k))
+    if pads == "SAME":
+        small = tuple(-(-m // t) for m, t in zip(big, s, strict=True))
+        pads = tuple(
+            _same_split(t * (n - 1) + e - m)
+            for m, n, t, e in zip(big, small, s, extent, strict=True)
+        )
+    elif pads == "VALID":
+        pads = ((0, 0),) * len(k)
+    small = tuple(
+        (m + lo + hi - e) // t + 1 for m, (lo, hi), e, t in zip(big, pads, extent, s, strict=True)
+    )
+    if any(n < 1 for n in small):
+        raise ValueError(
+            f"{who}: the padded input must hold the dilated kernel along every axis; got spatial shape {big}, "
+            f"padding={padding!r}, kernel_size={k}, kernel_dilation={d} (extent {extent}). "
+            "Pad more or use a smaller kernel."
+        )
+    groups = positive_int(who, "feature_group_count", feature_group_count)
+    return Geometry(big, small, k, s, d, tuple(lo for lo, _ in pads), groups)
+
+
+def conv_transpose_geometry(
+    who: str,
+    spatial_shape: Sequence[int],
+    kernel_size: Sequence[int],
+    *,
+    strides: Ints = 1,
+    padding: Padding = "SAME",
+    output_padding: Ints | None = None,
+    output_shape: Sequence[int] | None = None,
+    kernel_dilation: Ints = 1,
+    feature_group_count: int = 1,
+    padding_convention: str = "forward",
+) -> Geometry:
+    """Resolves the arguments of a transposed convolution that reads an image of `spatial_shape`.
+
+    The forward convolution maps `s` different sizes to the same small image, so the size of the big one is a
+    choice. Without one, it is `s(n − 1) + extent − low − high + output_padding` for integer paddings, `s·n` for
+    'SAME' and `s·n + max(extent − s, 0)` for 'VALID', as in lax.
+
+    Args:
+      who: name of the calling function, for error messages.
+      spatial_shape: size of the small image, one integer per spatial axis.
+      kernel_size: one integer per spatial axis; fixes the rank.
+      strides: positive; an int serves all axes.
+      padding: 'SAME', 'VALID', an int, or one int or (low, high) pair per axis.
+      output_padding: extra pixels at the high end, `0 <= output_padding < max(strides, kernel_dilation)`;
+        goes with integer paddings.
+      output_shape: spatial shape of the big image, one of the sizes that the forward convolution maps back.
+      kernel_dilation: positive; an int serves all axes.
+      feature_group_count: positive.
+      padding_convention: what integers in `padding` mean, the padding of the 'forward' convolution (PyTorch,
+        ONNX) or of the convolution over the 'dilated' image (lax, Flax).
+
+    Raises:
+      ValueError, TypeError: for a value or kind outside the rules above, or if no output pixel is left.
+    """
+    small, k, s, d = _common(who, spatial_shape, kernel_size, strides, kernel_dilation)
+    rank = len(k)
+    extent = kernel_extent(k, d)
+    full = tuple(t * (n - 1) + e for n, t, e in zip(small, s, extent, strict=True))
+    pads = resolve_padding(who, padding, rank)
+    choice(who, "padding_convention", padding_convention, PADDING_CONVENTIONS)
+    groups = positive_int(who, "feature_group_count", feature_group_count)
+    if output_padding is not None and (isinstance(pads, str) or output_shape is not None):
+        other = "output_shape" if output_shape is not None else f"padding={pads!r}"
+        raise ValueError(
+            f"{who}: output_padding goes with integer padding and without output_shape; got "
+            f"output_padding={output_padding!r} with {other}. Choose the size with output_shape alone."
+        )
+
+    if isinstance(pads, str):
+        # The sizes that a forward 'SAME' or 'VALID' convolution maps to `small`, and lax's choice among them.
+        if pads == "SAME":
+            smallest = tuple(t * (n - 1) + 1 for n, t in zip(small, s, strict=True))
+            default = tuple(t * n for n, t in zip(small, s, strict=True))
+        else:
+            smallest = full
+            default = tuple(t * n + max(e - t, 0) for n, t, e in zip(small, s, extent, strict=True))
+        big = _chosen_shape(who, output_shape, smallest, s) or default
+        lows = tuple(
+            _same_split(f - m)[0] if pads == "SAME" else 0 for f, m in zip(full, big, strict=True)
+        )
+    else:
+        if padding_convention == "dilated":
+            pads = tuple((e - 1 - a, e - 1 - b) for e, (a, b) in zip(extent, pads, strict=True))
+        smallest = tuple(f - lo - hi for f, (lo, hi) in zip(full, pads, strict=True))
+        extra = _output_padding(who, output_padding, s, d)
+        big = _chosen_shape(who, output_shape, smallest, s) or tuple(
+            m + op for m, op in zip(smallest, extra, strict=True)
+        )
+        lows = tuple(lo for lo, _ in pads)
+    if any(m < 1 for m in big):
+        raise ValueError(
+            f"{who}: the output must keep at least one pixel along every axis; got output shape {big} from "
+            f"spatial shape {small}, kernel_size={k}, strides={s}, padding={padding!r}. Crop less."
+        )
+    return Geometry(big, small, k, s, d, lows, groups)
+
+
+def conv_transpose_shape(
+    spatial_shape: Sequence[int],
+    kernel_size: Ints,
+    *,
+    strides: Ints = 1,
+    padding: Padding = "SAME",
+    output_padding: Ints | None = None,
+    output_shape: Sequence[int] | None = None,
+    kernel_dilation: Ints = 1,
+    padding_convention: PaddingConvention = "forward",
+) -> tuple[int, ...]:
+    """Returns the spatial shape that `conv_transpose` with the same arguments produces.
+
+    `n_out = s(n_in − 1) + d(k − 1) + 1 − low − high + output_padding` for integer paddings; 'SAME' and 'VALID' as in
+    lax, `s·n_in` and `s·n_in + max(d(k − 1) + 1 − s, 0)`.
+
+    Args:
+      spatial_shape: input pixels, one integer per spatial axis; fixes the rank.
+      kernel_size: an int serves all axes.
+      strides: as in `conv_transpose`, like all other arguments.
+      padding: see there.
+      output_padding: see there.
+      output_shape: see there; returned if it is possible.
+      kernel_dilation: see there.
+      padding_convention: see there.
+
+    Returns:
+      One integer per spatial axis.
+
+    Raises:
+      ValueError, TypeError: as `conv_transpose`.
+
+    Example:
+      >>> conv_transpose_shape((8, 8), 3, strides=2, padding=1)  # 2 · 7 + 3 − 2
+      (15, 15)
+      >>> conv_transpose_shape((8, 8), 3, strides=2, padding=1, output_padding=1)
+      (16, 16)
+
+    References:
+      Dumoulin & Visin 2016, arXiv:1603.07285, Relationship 14.
+    """
+    who = "conv_transpose_shape"
+    shape = ints(who, "spatial_shape", spatial_shape, minimum=1)
+    geometry = conv_transpose_geometry(
+        who,
+        shape,
+        per_axis(who, "kernel_size", kernel_size, len(shape)),
+        strides=strides,
+        padding=padding,
+        output_padding=output_padding,
+        output_shape=output_shape,
+        kernel_dilation=kernel_dilation,
+        padding_convention=padding_convention,
+    )
+    return geometry.big
+
+
+def phase_tap_counts(kernel_size: int, stride: int) -> tuple[int, ...]:
+    """Returns n_p = max(0, ceil((k − p)/s)), the taps that reach each output phase p along one axis.
+
+    Example:
+      >>> phase_tap_counts(3, 2)
+      (2, 1)
+    """
+    return tuple(max(0, -(-(kernel_size - p) // stride)) for p in range(stride))
+
+
+def resolve_padding(who: str, padding: Padding, rank: int) -> Literal["SAME", "VALID"] | Pairs:
+    """Returns 'SAME', 'VALID' or one (low, high) pair per axis; resolving twice changes nothing.
+
+    Args:
+      who: name of the calling function, for error messages.
+      padding: 'SAME', 'VALID', an int, or one int or (low, high) pair per axis; lists serve as tuples.
+      rank: number of spatial axes.
+
+    Raises:
+      ValueError: for an unknown string or a wrong number of entries.
+      TypeError: for entries that are not integers.
+    """
+    if isinstance(padding, str):
+        return choice(who, "padding", padding, STRING_PADDINGS)  # type: ignore[return-value]
+    if not isinstance(padding, Sequence):
+        p = integer(who, "padding", padding)
+        return ((p, p),) * rank
+    if len(padding) != rank:
+        raise ValueError(
+            f"{who}: padding must be 'SAME', 'VALID', an int, or one int or (low, high) pair per spatial axis; got "
+            f"padding={padding!r} for {rank} spatial axes."
+        )
+    pairs = []
+    for entry in padding:
+        pair = entry if isinstance(entry, Sequence) else (entry, entry)
+        if len(pair) != 2 or isinstance(pair, str):
+            raise ValueError(
+                f"{who}: every entry of padding must be an int or a (low, high) pair; got {entry!r} in "
+                f"padding={padding!r}."
+            )
+        pairs.append((integer(who, "padding", pair[0]), integer(who, "padding", pair[1])))
+    return tuple(pairs)
+
+
+def per_axis(who: str, name: str, value: Ints, rank: int, minimum: int = 1) -> tuple[int, ...]:
+    """Returns `value` as `rank` integers that are at least `minimum`; an int serves all axes."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        value = (value,) * rank
+    if len(value) != rank:
+        raise ValueError(
+            f"{who}: {name} must be an int or one int per spatial axis; got {name}={tuple(value)!r} for {rank} "
+            "spatial axes."
+        )
+    return ints(who, name, value, minimum)
+
+
+def ints(who: str, name: str, value: Sequence[int], minimum: int) -> tuple[int, ...]:
+    """Returns `value` as a tuple of integers that are at least `minimum`."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{who}: {name} must be a sequence of integers; got {name}={value!r}.")
+    result = tuple(integer(who, name, v) for v in value)
+    if any(v < minimum for v in result):
+        raise ValueError(f"{who}: {name} must be at least {minimum}; got {name}={result}.")
+    return result
+
+
+def positive_int(who: str, name: str, value: int) -> int:
+    """Returns `value` as an integer that is at least 1."""
+    return ints(who, name, (value,), 1)[0]
+
+
+def integer(who: str, name: str, value: object) -> int:
+    """Returns `value` as an int, refusing floats and booleans by name."""
+    if isinstance(value, bool):
+        raise TypeError(f"{who}: {name} must be an integer; got the boolean {value!r}.")
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"{who}: {name} must be an integer; got {value!r} of type {type(value).__name__}."
+        ) from None
+
+
+def choice(who: str, name: str, value: str, allowed: Sequence[str]) -> str:
+    """Returns `value` if it is one of `allowed`, else raises with the list and the nearest spelling."""
+    if value in allowed:
+        return value
+    listed = ", ".join(repr(a) for a in allowed)
+    near = difflib.get_close_matches(str(value).lower(), [a.lower() for a in allowed], n=1)
+    hint = next((f" Did you mean {a!r}?" for a in allowed if near and a.lower() == near[0]), "")
+    raise ValueError(f"{who}: {name} must be one of {listed}; got {name}={value!r}.{hint}")
+
+
+def _common(
+    who: str,
+    spatial_shape: Sequence[int],
+    kernel_size: Sequence[int],
+    strides: Ints,
+    kernel_dilation: Ints,
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    k = ints(who, "kernel_size", kernel_size, minimum=1)
+    shape = ints(who, "spatial shape", spatial_shape, minimum=1)
+    if len(shape) != len(k):
+        raise ValueError(
+            f"{who}: the input needs one spatial axis per kernel axis; got spatial shape {shape} with kernel_size={k}."
+        )
+    s = per_axis(who, "strides", strides, len(k))
+    return shape, k, s, per_axis(who, "kernel_dilation", kernel_dilation, len(k))
+
+
+def _same_split(total: int) -> tuple[int, int]:
+    """Splits the padding of 'SAME' as lax does: the odd pixel goes to the high end."""
+    low = max(total, 0) // 2
+    return low, max(total, 0) - low
+
+
+def _output_padding(
+    who: str, output_padding: Ints | None, strides: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[int, ...]:
+    if output_padding is None:
+        return (0,) * len(strides)
+    extra = per_axis(who, "output_padding", output_padding, len(strides), minimum=0)
+    if any(op >= max(s, d) for op, s, d in zip(extra, strides, dilation, strict=True)):
+        raise ValueError(
+            f"{who}: output_padding must be smaller than the larger of strides and kernel_dilation; got "
+            f"output_padding={extra}, strides={strides}, kernel_dilation={dilation}."
+        )
+    return extra
+
+
+def _chosen_shape(
+    who: str,
+    output_shape: Sequence[int] | None,
+    smallest: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> tuple[int, ...] | None:
+    if output_shape is None:
+        return None
+    shape = ints(who, "output_shape", output_shape, minimum=1)
+    if len(shape) != len(strides):
+        raise ValueError(
+            f"{who}: output_shape has spatial axes alone, one int for each; got output_shape={shape} for "
+            f"{len(strides)} spatial axes."
+        )
+    if any(not m <= n < m + s for n, m, s in zip(shape, smallest, strides, strict=True)):
+        valid = " x ".join(
+            f"{m}" if s == 1 else f"{{{m}..{m + s - 1}}}"
+            for m, s in zip(smallest, strides, strict=True)
+        )
+        raise ValueError(
+            f"{who}: output_shape must be a size that the forward convolution maps back to the input; got "
+            f"output_shape={shape}, valid sizes are {valid}."
+        )
+    return shape

@@ -1,0 +1,336 @@
+"""Convolution and transposed convolution of any rank, channels last, with PyTorch's arguments and lax's manners.
+
+Both functions resolve what the user wrote into one `Geometry` and bind one face of the trilinear form; see
+`tconvjax.ops.faces`. The reference implementations 'dilated' and 'linear_transpose' stay in plain JAX.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from tconvjax import geometry as geo
+from tconvjax.geometry import Geometry, Ints, Padding, PaddingConvention
+from tconvjax.ops import faces, lowerings
+
+Implementation = Literal["auto", "matmul", "dilated", "linear_transpose"]
+
+
+def conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    strides: Ints = 1,
+    padding: Padding = "SAME",
+    kernel_dilation: Ints = 1,
+    feature_group_count: int = 1,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: Implementation = "auto",
+) -> jax.Array:
+    """Convolves: every output pixel gathers what lies under the kernel.
+
+    `(*batch, *spatial, in)` and `(*kernel_size, in // groups, out)` give `(*batch, *new_spatial, out)` with
+    `new = (n + low + high − d(k − 1) − 1) // s + 1` pixels per axis. As everywhere in neural networks the kernel is
+    not flipped (a cross-correlation): `y[o] = Σ_a x[s·o + d·a − low] · kernel[a]`.
+
+    Args:
+      x: floating or complex, channels last; any number of leading batch axes, none included.
+      kernel: fixes the rank.
+      strides: s >= 1, input pixels per output pixel; an int serves all axes.
+      padding: 'SAME', 'VALID', an int, or one int or (low, high) pair of zeros per axis; may be negative.
+      kernel_dilation: d >= 1, input pixels between neighboring taps; an int serves all axes.
+      feature_group_count: splits the channels into blocks with kernels of their own; divides `in` and `out`.
+      precision: of the products, as in `jax.lax.conv_general_dilated`.
+      preferred_element_type: dtype of the result; by default that of the promoted operands. Half precision
+        accumulates in float32 either way.
+      implementation: 'auto', or the lowering by name: 'matmul', or the references in plain JAX 'dilated' and
+        'linear_transpose'. Never changes the result beyond rounding.
+
+    Returns:
+      The convolved images, in the promoted dtype.
+
+    Raises:
+      ValueError: for shapes, channels or values that do not fit together.
+      TypeError: for two integer operands, or options of the wrong kind.
+
+    Example:
+      >>> conv(jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 16)), strides=2).shape
+      (2, 4, 4, 16)
+    """
+    x, kernel = operands("conv", x, kernel)
+    geometry = geo.conv_geometry(
+        "conv",
+        spatial_shape("conv", x.shape, kernel),
+        kernel.shape[:-2],
+        strides=strides,
+        padding=padding,
+        kernel_dilation=kernel_dilation,
+        feature_group_count=feature_group_count,
+    )
+    check_channels("conv", x.shape, kernel.shape, geometry.feature_group_count)
+    options = (precision, preferred_element_type, implementation)
+    return _run("conv", "gather", x, kernel, geometry, *options)
+
+
+def conv_transpose(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    strides: Ints = 1,
+    padding: Padding = "SAME",
+    output_padding: Ints | None = None,
+    output_shape: Sequence[int] | None = None,
+    kernel_dilation: Ints = 1,
+    feature_group_count: int = 1,
+    transpose_kernel: bool = False,
+    padding_convention: PaddingConvention = "forward",
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: Implementation = "auto",
+) -> jax.Array:
+    """Transposed convolution: every input pixel paints a copy of the kernel.
+
+    `(*batch, *spatial, in)` and `(*kernel_size, in // groups, out)` give `(*batch, *new_spatial, out)` with
+    `new = s(n − 1) + d(k − 1) + 1 − low − high + output_padding` pixels per axis for integer paddings; 'SAME' gives
+    `s·n`, 'VALID' `s·n + max(d(k − 1) + 1 − s, 0)`, as in lax.
+
+    Args:
+      x: floating or complex, channels last; any number of leading batch axes, none included.
+      kernel: fixes the rank. By default the kernel of `jax.lax.conv_transpose`, which correlates with the
+        zero-inserted input, so that it is painted *flipped*.
+      strides: s >= 1, output pixels per input pixel; an int serves all axes.
+      padding: of the *forward* convolution, whose transpose this is: a larger padding crops more. 'SAME', 'VALID',
+        an int, or one int or (low, high) pair per axis.
+      output_padding: pixels kept at the high end beyond the smallest size, `0 <= output_padding < max(s, d)`; goes
+        with integer paddings.
+      output_shape: spatial shape to produce, one of the sizes that the forward convolution maps back to the input.
+      kernel_dilation: d >= 1, output pixels between neighboring taps; an int serves all axes.
+      feature_group_count: splits the channels into blocks with kernels of their own; divides `in` and `out`.
+      transpose_kernel: the kernel is that of the forward convolution, `(*kernel_size, out // groups, in)`, and the
+        result is the exact adjoint of `conv` with it.
+      padding_convention: 'forward', or 'dilated' for integers that pad the zero-inserted input, as in lax and Flax.
+      precision: of the products, as in `jax.lax.conv_general_dilated`.
+      preferred_element_type: dtype of the result; by default that of the promoted operands. Half precision
+        accumulates in float32 either way.
+      implementation: 'auto', or the lowering by name: 'matmul', or the references in plain JAX 'dilated' and
+        'linear_transpose'. Never changes the result beyond rounding.
+
+    Returns:
+      The painted images, in the promoted dtype.
+
+    Raises:
+      ValueError: for shapes, channels or values that do not fit together; an impossible `output_shape` is answered
+        with the valid sizes.
+      TypeError: for two integer operands, or options of the wrong kind.
+
+    Example:
+      >>> ones = jnp.ones((4, 1))  # four pixels, one channel
+      >>> conv_transpose(ones, jnp.ones((3, 1, 1)), strides=2, padding=1)[:, 0]  # 2, 1, 2, 1: a checkerboard
+      Array([1., 2., 1., 2., 1., 2., 1.], dtype=float32)
+
+    References:
+      Dumoulin & Visin 2016, arXiv:1603.07285, chapter 4.
+
+    PyTorch:
+      `torch.nn.functional.conv_transpose2d(x, weight, stride=s, padding=p, output_padding=op)` is this function with
+      the same integers, channels last, `transpose_kernel=True` and the ungrouped weight's axes `(in, out, *k)` moved to
+      `(*k, out, in)`.
+    """
+    x, kernel = operands("conv_transpose", x, kernel)
+    geometry = geo.conv_transpose_geometry(
+        "conv_transpose",
+        spatial_shape("conv_transpose", x.shape, kernel),
+        kernel.shape[:-2],
+        strides=strides,
+        padding=padding,
+        output_padding=output_padding,
+        output_shape=output_shape,
+        kernel_dilation=kernel_dilation,
+        feature_group_count=feature_group_count,
+        padding_convention=padding_convention,
+    )
+    groups = geometry.feature_group_count
+    check_channels(
+        "conv_transpose", x.shape, kernel.shape, groups, transpose_kernel=transpose_kernel
+    )
+    if not transpose_kernel:
+        kernel = lowerings.flip_and_swap(kernel, geometry.rank, groups)
+    options = (precision, preferred_element_type, implementation)
+    return _run("conv_transpose", "paint", x, kernel, geometry, *options)
+
+
+def conv_matrix(
+    input_shape: Sequence[int],
+    kernel: ArrayLike,
+    *,
+    strides: Ints = 1,
+    padding: Padding = "SAME",
+    kernel_dilation: Ints = 1,
+    feature_group_count: int = 1,
+) -> jax.Array:
+    """Returns the explicit matrix A of `conv`: `conv(x).ravel() == A @ x.ravel()`.
+
+    Its transpose is the matrix of `conv_transpose(..., transpose_kernel=True)`. Shape
+    `(prod(*new_spatial, out), prod(*spatial, in))`: for proofs, tests and pictures of small cases.
+
+    Args:
+      input_shape: `(*spatial, in)`, no batch axes.
+      kernel: `(*kernel_size, in // groups, out)`, as in `conv`, like all other arguments.
+      strides: see there.
+      padding: see there.
+      kernel_dilation: see there.
+      feature_group_count: see there.
+
+    Returns:
+      A matrix in the kernel's dtype.
+
+    Raises:
+      ValueError, TypeError: as `conv`.
+
+    Example:
+      >>> kernel = jnp.array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
+      >>> conv_matrix((5, 1), kernel, strides=2, padding=1)
+      Array([[2., 3., 0., 0., 0.],
+             [0., 1., 2., 3., 0.],
+             [0., 0., 0., 1., 2.]], dtype=float32)
+    """
+    kernel = jnp.asarray(kernel)
+    shape = geo.ints("conv_matrix", "input_shape", input_shape, minimum=1)
+    geometry = geo.conv_geometry(
+        "conv_matrix",
+        spatial_shape("conv_matrix", shape, kernel),
+        kernel.shape[:-2],
+        strides=strides,
+        padding=padding,
+        kernel_dilation=kernel_dilation,
+        feature_group_count=feature_group_count,
+    )
+    g, rank = geometry.feature_group_count, geometry.rank
+    if len(shape) != rank + 1:
+        raise ValueError(
+            f"conv_matrix: input_shape must be (*spatial, in) without batch axes; got {shape} for "
+            f"kernel shape {kernel.shape}."
+        )
+    check_channels("conv_matrix", shape, kernel.shape, g)
+    # Group h maps its own inputs to its own outputs: a block diagonal in the channels.
+    blocks = kernel.reshape(*kernel.shape[:-1], g, -1)
+    matrix = jnp.einsum("...igo,gh->...hgio", blocks, jnp.eye(g, dtype=kernel.dtype))
+    matrix = jnp.swapaxes(matrix, -3, -2).reshape(*kernel.shape[:-2], shape[-1], kernel.shape[-1])
+    for axis in range(
+        rank
+    ):  # taps of the leading axis become (small, big), moved behind all others
+        o, n, a = jnp.ogrid[
+            : geometry.small[axis], : geometry.big[axis], : geometry.kernel_size[axis]
+        ]
+        s, d, p = geometry.strides[axis], geometry.kernel_dilation[axis], geometry.offset[axis]
+        meets = (n == s * o + d * a - p).astype(kernel.dtype)
+        matrix = jnp.tensordot(matrix, meets, axes=((0,), (2,)), precision=lax.Precision.HIGHEST)
+    # (in, out, small_1, big_1, small_2, big_2, ..) -> (small_1, .., out, big_1, .., in)
+    small_axes, big_axes = range(2, 2 + 2 * rank, 2), range(3, 3 + 2 * rank, 2)
+    matrix = matrix.transpose(*small_axes, 1, *big_axes, 0)
+    return matrix.reshape(prod(geometry.small) * kernel.shape[-1], prod(shape))
+
+
+def operands(who: str, x: ArrayLike, kernel: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """Returns both operands as arrays of the dtype that JAX promotes them to."""
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    if not any(jnp.issubdtype(a.dtype, jnp.inexact) for a in (x, kernel)):
+        raise TypeError(
+            f"{who}: x or kernel must be floating or complex; got x of {x.dtype} and kernel of {kernel.dtype}. "
+            "Convert one of them, for example with x.astype(jnp.float32)."
+        )
+    dtype = jnp.result_type(x, kernel)
+    return x.astype(dtype), kernel.astype(dtype)
+
+
+def spatial_shape(who: str, shape: Sequence[int], kernel: jax.Array) -> tuple[int, ...]:
+    """Returns the spatial part of an image shape, whose rank the kernel fixes."""
+    rank = kernel.ndim - 2
+    if rank < 1:
+        raise ValueError(
+            f"{who}: kernel must have shape (*kernel_size, in // groups, out) with at least one spatial axis; got "
+            f"kernel shape {kernel.shape}."
+        )
+    if len(shape) < rank + 1:
+        raise ValueError(
+            f"{who}: the input must have shape (*batch, *spatial, channels) with one spatial axis per kernel axis; got "
+            f"shape {tuple(shape)} for kernel shape {kernel.shape} ({rank} spatial axes)."
+        )
+    return tuple(shape[-rank - 1 : -1])
+
+
+def check_channels(
+    who: str,
+    shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    groups: int,
+    *,
+    transpose_kernel: bool = False,
+) -> None:
+    """Raises unless the channels of an image, a kernel and the groups fit together."""
+    layout = (
+        "(*kernel_size, out // groups, in)"
+        if transpose_kernel
+        else "(*kernel_size, in // groups, out)"
+    )
+    expected = kernel_shape[-1] if transpose_kernel else kernel_shape[-2] * groups
+    if shape[-1] != expected:
+        raise ValueError(
+            f"{who}: the channels of the input must be those of the kernel {layout}; got {shape[-1]} channels for "
+            f"kernel shape {tuple(kernel_shape)} with feature_group_count={groups}, which needs {expected}."
+        )
+    if kernel_shape[-1] % groups:
+        raise ValueError(
+            f"{who}: feature_group_count must divide the last axis of the kernel {layout}; got "
+            f"feature_group_count={groups} for kernel shape {tuple(kernel_shape)}."
+        )
+
+
+def _run(
+    who: str,
+    face: str,
+    image: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    precision: lax.PrecisionLike,
+    preferred_element_type: DTypeLike | None,
+    implementation: str,
+) -> jax.Array:
+    """Binds a face that takes an image and a kernel, with any number of batch axes."""
+    geo.choice(who, "implementation", implementation, lowerings.IMPLEMENTATIONS)
+    dtype = image.dtype if preferred_element_type is None else preferred_element_type
+    options: dict[str, Any] = {
+        "geometry": geometry,
+        "dtype": jnp.dtype(dtype),
+        "precision": _precision(who, precision),
+    }
+    batch = image.shape[: -geometry.rank - 1]
+    stacked = (image.reshape(1, prod(batch), *image.shape[len(batch) :]), kernel[None])
+    if implementation in lowerings.PLAIN:
+        out = lowerings.compute(face, *stacked, None, implementation, **options)
+    else:
+        out = faces.bind(face, *stacked, implementation=implementation, **options)
+    return out.reshape(*batch, *out.shape[2:])
+
+
+def _precision(
+    who: str, precision: lax.PrecisionLike
+) -> tuple[lax.Precision, lax.Precision] | None:
+    """Returns one precision per operand, resolving None to the configured default."""
+    if precision is None:
+        precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009
+    if precision is None:
+        return None
+    pair = precision if isinstance(precision, tuple) else (precision, precision)
+    try:
+        lhs, rhs = (lax.Precision(p) for p in pair)
+    except ValueError:
+        raise ValueError(
+            f"{who}: precision must be None, a jax.lax.Precision, its name, or a pair of these; got {precision!r}."
+        ) from None
+    return lhs, rhs

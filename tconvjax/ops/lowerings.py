@@ -1,0 +1,305 @@
+"""How each face reaches XLA: the same numbers by different programs.
+
+A lowering is one function per face, `f(lhs, rhs, geometry, options)`, for a single problem: the canonical layout of
+`tconvjax.ops.faces` without its stack axis,
+
+    x  (batch, *big, in)        w  (*kernel_size, in // groups, out)        y  (batch, *small, out)
+
+    dilated            `lax.conv_general_dilated` for all three; the transpose inserts zeros (lhs_dilation)
+    linear_transpose   the definition: JAX's own transposition of the forward convolution
+    matmul             patches times matrix; the overlap-add of the transpose is the adjoint of patch extraction
+
+`auto` picks one per face, platform and geometry, in `choose`.
+"""
+
+from collections.abc import Callable
+from functools import reduce
+from math import prod
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tconvjax.geometry import Geometry
+
+IMPLEMENTATIONS = ("auto", "matmul", "dilated", "linear_transpose")
+# References that reach the user's program as JAX's own operations, without a primitive of ours.
+PLAIN = ("dilated", "linear_transpose")
+
+
+class Options(NamedTuple):
+    """What every lowering hands on to XLA's products."""
+
+    precision: lax.PrecisionLike
+    preferred_element_type: jnp.dtype
+
+
+Lowering = Callable[[jax.Array, jax.Array, Geometry, Options], jax.Array]
+
+
+def compute(
+    face: str,
+    lhs: jax.Array,
+    rhs: jax.Array,
+    platform: str | None,
+    implementation: str,
+    *,
+    geometry: Geometry,
+    dtype: jnp.dtype,
+    precision: lax.PrecisionLike,
+) -> jax.Array:
+    """Runs a face on stacked operands in plain JAX; half precision accumulates in float32."""
+    operand_dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
+    wide = jnp.promote_types(operand_dtype, dtype)
+    half = jnp.issubdtype(wide, jnp.floating) and jnp.finfo(wide).bits < 32
+    options = Options(precision, jnp.dtype(jnp.float32) if half else wide)
+    if implementation == "auto":
+        implementation = choose(face, geometry, platform)
+    one = LOWERINGS[implementation][face]
+    # On a CPU a stack runs one problem after another: the grouped convolution that `vmap` over kernels would make
+    # is several times slower there than its parts.
+
+    def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        return one(lhs, rhs, geometry, options)
+
+    lhs, rhs = lhs.astype(operand_dtype), rhs.astype(operand_dtype)
+    if lhs.shape[0] == 1:
+        out = run(lhs[0], rhs[0])[None]
+    elif platform == "cpu":
+        out = lax.map(lambda operands: run(*operands), (lhs, rhs))
+    else:
+        out = jax.vmap(run)(lhs, rhs)
+    return out.astype(dtype)
+
+
+def choose(face: str, geometry: Geometry, platform: str | None) -> str:
+    """Returns the lowering that 'auto' stands for.
+
+    On a CPU, XLA computes kernel gradients, groups, three-dimensional and zero-inserted convolutions by slow
+    generic loops, so these go through a matrix product. Elsewhere the native convolution does all three faces.
+    """
+    if platform != "cpu":
+        return "dilated"
+    plain = geometry.rank <= 2 and geometry.feature_group_count == 1
+    if face == "gather" and plain:
+        return "dilated"
+    if face == "paint" and plain and prod(geometry.strides) == 1:
+        return "dilated"
+    return "matmul"
+
+
+# dilated: one convolution of XLA's per face.
+
+
+def _dimension_numbers(rank: int, lhs: str, rhs: str) -> lax.ConvDimensionNumbers:
+    """Dimension numbers with spatial axes between the first and the two (one) last letters."""
+    space = "".join(chr(ord("0") + axis) for axis in range(rank))
+    return lax.conv_dimension_numbers(
+        (1,) * (rank + 2),
+        (1,) * (rank + 2),
+        (lhs.replace("*", space), rhs.replace("*", space), f"N{space}C"),
+    )
+
+
+def _dilated_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        w,
+        geometry.strides,
+        geometry.padding,
+        rhs_dilation=geometry.kernel_dilation,
+        dimension_numbers=_dimension_numbers(geometry.rank, "N*C", "*IO"),
+        feature_group_count=geometry.feature_group_count,
+        **options._asdict(),
+    )
+
+
+def _dilated_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    before = tuple(e - 1 - p for e, p in zip(geometry.extent, geometry.offset, strict=True))
+    after = tuple(
+        m - s * (n - 1) - 2 + e - b
+        for m, s, n, e, b in zip(
+            geometry.big, geometry.strides, geometry.small, geometry.extent, before, strict=True
+        )
+    )
+    return lax.conv_general_dilated(
+        y,
+        flip_and_swap(w, geometry.rank, geometry.feature_group_count),
+        (1,) * geometry.rank,
+        tuple(zip(before, after, strict=True)),
+        lhs_dilation=geometry.strides,
+        rhs_dilation=geometry.kernel_dilation,
+        dimension_numbers=_dimension_numbers(geometry.rank, "N*C", "*IO"),
+        feature_group_count=geometry.feature_group_count,
+        **options._asdict(),
+    )
+
+
+def _dilated_correlate(
+    x: jax.Array, y: jax.Array, geometry: Geometry, options: Options
+) -> jax.Array:
+    # The batch is contracted like a feature, the small image is the kernel: strides and dilation change places.
+    out = lax.conv_general_dilated(
+        x,
+        y,
+        geometry.kernel_dilation,
+        geometry.padding,
+        rhs_dilation=geometry.strides,
+        dimension_numbers=_dimension_numbers(geometry.rank, "C*N", "I*O"),
+        batch_group_count=geometry.feature_group_count,
+        **options._asdict(),
+    )
+    return jnp.moveaxis(out, 0, -2)
+
+
+# linear_transpose: the definition.
+
+
+def _transposed_paint(
+    y: jax.Array, w: jax.Array, geometry: Geometry, options: Options
+) -> jax.Array:
+    y, w = (a.astype(options.preferred_element_type) for a in (y, w))
+    in_features = w.shape[-2] * geometry.feature_group_count
+    x = jax.ShapeDtypeStruct((y.shape[0], *geometry.big, in_features), y.dtype)
+    (out,) = jax.linear_transpose(lambda x: _dilated_gather(x, w, geometry, options), x)(y)
+    return out
+
+
+def _transposed_correlate(
+    x: jax.Array, y: jax.Array, geometry: Geometry, options: Options
+) -> jax.Array:
+    x, y = (a.astype(options.preferred_element_type) for a in (x, y))
+    in_features = x.shape[-1] // geometry.feature_group_count
+    w = jax.ShapeDtypeStruct((*geometry.kernel_size, in_features, y.shape[-1]), x.dtype)
+    (out,) = jax.linear_transpose(lambda w: _dilated_gather(x, w, geometry, options), w)(y)
+    return out
+
+
+# matmul: patches times matrix. Groups are a batch axis of the product.
+
+
+def _matmul_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    g, taps = geometry.feature_group_count, prod(geometry.kernel_size)
+    patches = extract_patches(x, geometry)
+    batch, rows = x.shape[0], x.shape[0] * prod(geometry.small)
+    out = jnp.einsum(
+        "rtgi,tigo->rgo",
+        patches.reshape(rows, taps, g, -1),
+        w.reshape(taps, w.shape[-2], g, -1),
+        **options._asdict(),
+    )
+    return out.reshape(batch, *geometry.small, w.shape[-1])
+
+
+def _matmul_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    g, taps = geometry.feature_group_count, prod(geometry.kernel_size)
+    batch, rows = y.shape[0], y.shape[0] * prod(geometry.small)
+    painted = jnp.einsum(
+        "rgo,tigo->rtgi",
+        y.reshape(rows, g, -1),
+        w.reshape(taps, w.shape[-2], g, -1),
+        **options._asdict(),
+    )
+    return overlap_add(
+        painted.reshape(batch, *geometry.small, *geometry.kernel_size, w.shape[-2] * g), geometry
+    )
+
+
+def _matmul_correlate(
+    x: jax.Array, y: jax.Array, geometry: Geometry, options: Options
+) -> jax.Array:
+    g, taps = geometry.feature_group_count, prod(geometry.kernel_size)
+    rows = x.shape[0] * prod(geometry.small)
+    out = jnp.einsum(
+        "rtgi,rgo->tigo",
+        extract_patches(x, geometry).reshape(rows, taps, g, -1),
+        y.reshape(rows, g, -1),
+        **options._asdict(),
+    )
+    return out.reshape(*geometry.kernel_size, x.shape[-1] // g, y.shape[-1])
+
+
+def extract_patches(x: jax.Array, geometry: Geometry) -> jax.Array:
+    """Returns what every tap sees, `(batch, *big, c)` -> `(batch, *small, *kernel_size, c)`.
+
+    One axis after the other, so the number of operations is the sum of the kernel sizes, not their product.
+    """
+    no_pad = (0, 0, 0)
+    pads = [no_pad, *((lo, hi, 0) for lo, hi in geometry.padding), no_pad]
+    x = lax.pad(x, jnp.zeros((), x.dtype), pads)
+    rank = geometry.rank
+    for axis in reversed(range(rank)):
+        s, d, n = geometry.strides[axis], geometry.kernel_dilation[axis], geometry.small[axis]
+        taps = [
+            lax.slice_in_dim(x, d * a, d * a + s * (n - 1) + 1, s, axis=axis + 1)
+            for a in range(geometry.kernel_size[axis])
+        ]
+        x = jnp.stack(taps, axis=rank + 1)
+    return x
+
+
+def overlap_add(patches: jax.Array, geometry: Geometry) -> jax.Array:
+    """Adjoint of `extract_patches`: adds `(batch, *small, *kernel_size, c)` up to `(batch, *big, c)`.
+
+    At dilation 1, s neighboring taps fill s neighboring pixels of every cell, so ceil(k/s) blocks are added instead of
+    k combs.
+    """
+    rank = geometry.rank
+    x = patches
+    for axis in range(rank):
+        k, s = geometry.kernel_size[axis], geometry.strides[axis]
+        d, n, p = geometry.kernel_dilation[axis], geometry.small[axis], geometry.offset[axis]
+        tap_axis = rank + 1  # the taps of `axis`; those before it are summed already
+        width = s if d == 1 else 1
+        blocks = -(-k // width)
+        x = _pad_axis(x, tap_axis, 0, blocks * width - k)
+        cells = []
+        for j in range(blocks):
+            block = lax.slice_in_dim(x, j * width, (j + 1) * width, axis=tap_axis)
+            cell = jnp.moveaxis(block, tap_axis, axis + 2)
+            cell = cell.reshape(*cell.shape[: axis + 1], n * width, *cell.shape[axis + 3 :])
+            # Pixel s·i + d·j·width + r − p, for r < width, is where entry width·i + r lands.
+            start = d * j * width - p
+            stop = geometry.big[axis] - start - (s * (n - 1) + width)
+            cells.append(
+                _pad_axis(cell, axis + 1, start, stop, interior=s - 1 if width == 1 else 0)
+            )
+        x = reduce(jnp.add, cells)
+    return x
+
+
+def _pad_axis(x: jax.Array, axis: int, low: int, high: int, interior: int = 0) -> jax.Array:
+    pads = [(0, 0, 0)] * x.ndim
+    pads[axis] = (low, high, interior)
+    return lax.pad(x, jnp.zeros((), x.dtype), pads)
+
+
+def flip_and_swap(w: jax.Array, rank: int, groups: int) -> jax.Array:
+    """Turns a convolution's kernel into its transpose's and back: axes reversed, channels swapped per group.
+
+    `(*kernel_size, in // groups, out)` becomes `(*kernel_size, out // groups, in)`.
+    """
+    w = jnp.flip(w, tuple(range(rank)))
+    *k, i, o = w.shape
+    split = w.reshape(*k, i, groups, o // groups)
+    return jnp.swapaxes(split, -3, -1).reshape(*k, o // groups, groups * i)
+
+
+LOWERINGS: dict[str, dict[str, Lowering]] = {
+    "dilated": {
+        "gather": _dilated_gather,
+        "paint": _dilated_paint,
+        "correlate": _dilated_correlate,
+    },
+    "linear_transpose": {
+        "gather": _dilated_gather,
+        "paint": _transposed_paint,
+        "correlate": _transposed_correlate,
+    },
+    "matmul": {
+        "gather": _matmul_gather,
+        "paint": _matmul_paint,
+        "correlate": _matmul_correlate,
+    },
+}

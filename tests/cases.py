@@ -1,0 +1,72 @@
+"""One table of geometries, crossed with lowerings and transformations by the test files."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+
+@dataclass(frozen=True)
+class Case:
+    """A forward convolution from a big to a small image; two images per batch."""
+
+    why: str
+    big: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: Any
+    kernel_dilation: tuple[int, ...]
+    feature_group_count: int
+    in_features: int
+    out_features: int
+
+    @property
+    def options(self) -> dict[str, Any]:
+        names = ("strides", "padding", "kernel_dilation", "feature_group_count")
+        return {name: getattr(self, name) for name in names}
+
+    def image(self, key: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.normal(key, (2, *self.big, self.in_features), dtype)
+
+    def kernel(self, key: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+        shape = (
+            *self.kernel_size,
+            self.in_features // self.feature_group_count,
+            self.out_features,
+        )
+        return jax.random.normal(key, shape, dtype)
+
+
+def row(why, big, k, s, padding, d=None, g=1, i=2, o=3):
+    return Case(why, big, k, s, padding, d or (1,) * len(k), g, i, o)
+
+
+CASES = [
+    row("s divides k", (8, 6), (4, 4), (2, 2), 1),
+    row("s does not divide k", (7, 9), (3, 3), (2, 2), 1),
+    row("axes differ", (7, 8), (2, 3), (3, 1), ((0, 1), (2, 0))),
+    row("SAME, odd sizes", (7, 9), (3, 2), (2, 3), "SAME"),
+    row("SAME, s > k", (7, 8), (1, 2), (3, 3), "SAME"),
+    row("VALID, pixels left over", (8, 9), (3, 2), (2, 2), "VALID"),
+    row("stride 1", (5, 6), (3, 2), (1, 1), "SAME"),
+    row("dilation", (9, 8), (3, 2), (2, 2), ((2, 1), (1, 1)), (2, 3)),
+    row("gcd of stride and dilation", (11, 9), (3, 3), (4, 2), ((4, 3), (2, 2)), (2, 4)),
+    row("negative padding", (9, 8), (3, 3), (2, 2), ((-1, 0), (1, -2))),
+    row("padding beyond the kernel", (4, 5), (2, 3), (2, 1), ((3, 2), (4, 1))),
+    row("groups", (6, 7), (3, 3), (2, 2), 1, g=2, i=4, o=6),
+    row("depthwise with multiplier", (6, 5), (3, 2), (2, 1), "SAME", g=3, i=3, o=6),
+    row("one axis", (11,), (5,), (3,), ((2, 1),)),
+    row("one axis, groups and dilation", (13,), (3,), (2,), ((1, 2),), (3,), g=2, i=2, o=4),
+    row("three axes", (4, 5, 3), (2, 3, 2), (2, 1, 2), "SAME"),
+    row("one pixel", (1, 1), (3, 3), (2, 2), 1),
+    row("unit kernel", (4, 3), (1, 1), (1, 1), 0),
+    row("k = s, cropped on both sides", (6, 5), (2, 3), (2, 2), ((1, 1), (0, 0)), i=1, o=2),
+]
+FEW = [case for case in CASES if case.why in {"axes differ", "dilation", "groups", "three axes"}]
+LOWERINGS = ("auto", "matmul", "dilated", "linear_transpose")
+
+
+def each(name, values):
+    return pytest.mark.parametrize(name, values, ids=lambda v: getattr(v, "why", str(v)))

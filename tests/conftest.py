@@ -1,0 +1,19 @@
+"""Strict JAX for all tests, and what the tables of cases need."""
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(20161017)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield

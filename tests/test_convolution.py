@@ -1,0 +1,431 @@
+"""conv, conv_transpose and conv_matrix: oracles, laws, transformations, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from cases import CASES, FEW, LOWERINGS, each
+from jax import lax
+
+import tconvjax
+from tconvjax import analysis, conv, conv_matrix, conv_transpose
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def arrays(case, key, dtype=jnp.float64):
+    """Big image, forward kernel, small image."""
+    keys = jax.random.split(key, 3)
+    x, kernel = case.image(keys[0], dtype), case.kernel(keys[1], dtype)
+    small = jax.eval_shape(lambda x, w: conv(x, w, **case.options), x, kernel)
+    return x, kernel, jax.random.normal(keys[2], small.shape, dtype)
+
+
+def pads(case):
+    n = zip(case.big, case.kernel_size, case.strides, case.kernel_dilation, strict=True)
+    if isinstance(case.padding, int):
+        return [(case.padding,) * 2] * len(case.big)
+    if isinstance(case.padding, str):
+        return [oracles.conv_pads(*axis, case.padding) for axis in n]
+    return case.padding
+
+
+def close(got, want, taps=1):
+    """Within rounding: each result sums about `taps` products of unit size."""
+    eps = jnp.finfo(got.dtype).eps
+    np.testing.assert_allclose(got, want, rtol=0, atol=50 * eps * np.sqrt(taps) + 1e-300)
+
+
+@each("case", CASES)
+@each("implementation", LOWERINGS)
+def test_conv_equals_the_loop(case, implementation, key):
+    x, kernel, _ = arrays(case, key)
+    options = case.kernel_dilation, case.feature_group_count
+    want = oracles.conv(np.asarray(x), np.asarray(kernel), case.strides, pads(case), *options)
+    run = jax.jit(lambda x, w: conv(x, w, implementation=implementation, **case.options))
+    close(run(x, kernel), want, kernel.size)
+
+
+@each("case", CASES)
+@each("implementation", LOWERINGS)
+def test_conv_transpose_equals_the_loop(case, implementation, key):
+    _, kernel, y = arrays(case, key)
+    want = oracles.paint(
+        np.asarray(y),
+        np.asarray(kernel),
+        case.strides,
+        [low for low, _ in pads(case)],
+        case.kernel_dilation,
+        case.feature_group_count,
+        case.big,
+    )
+    options = case.options | {"output_shape": case.big, "implementation": implementation}
+    run = jax.jit(lambda y, w: conv_transpose(y, w, transpose_kernel=True, **options))
+    close(run(y, kernel), want, kernel.size)
+
+
+@each("case", CASES)
+@each("implementation", LOWERINGS)
+def test_faces_are_adjoint_and_so_are_their_gradients(case, implementation, key):
+    """T(x, w, y) is one number, whichever face computes it; its gradients are the other faces."""
+    x, kernel, y = arrays(case, key)
+    options = case.options | {"implementation": implementation}
+
+    def gathered(x, w, y):
+        return jnp.sum(conv(x, w, **options) * y)
+
+    def painted(x, w, y):
+        image = conv_transpose(y, w, transpose_kernel=True, output_shape=case.big, **options)
+        return jnp.sum(x * image)
+
+    one, grads_one = jax.jit(jax.value_and_grad(gathered, argnums=(0, 1, 2)))(x, kernel, y)
+    two, grads_two = jax.jit(jax.value_and_grad(painted, argnums=(0, 1, 2)))(x, kernel, y)
+    scale = jnp.linalg.norm(x) * jnp.linalg.norm(kernel) * jnp.linalg.norm(y)
+    assert abs(one - two) < 1e-12 * scale
+    for a, b in zip(grads_one, grads_two, strict=True):
+        close(a, b, x.size)
+    # Trilinear: each gradient against its argument gives the form back (Euler).
+    for argument, gradient in zip((x, kernel, y), grads_one, strict=True):
+        assert abs(jnp.sum(argument * gradient) - one) < 1e-12 * scale
+
+
+@each("case", CASES)
+def test_matrix_is_the_convolution_and_its_transpose(case, key):
+    x, kernel, y = arrays(case, key)
+    matrix = conv_matrix((*case.big, case.in_features), kernel, **case.options)
+    close(
+        jnp.einsum("nm,bm->bn", matrix, x.reshape(2, -1)).reshape(y.shape),
+        conv(x, kernel, **case.options),
+        x.size,
+    )
+    painted = conv_transpose(
+        y, kernel, transpose_kernel=True, output_shape=case.big, **case.options
+    )
+    close(jnp.einsum("nm,bn->bm", matrix, y.reshape(2, -1)).reshape(x.shape), painted, x.size)
+
+
+@each("case", FEW)
+@each("implementation", ("matmul", "dilated"))
+def test_transpose_kernel_only_renames_the_kernel(case, implementation, key):
+    shape = (*case.kernel_size, case.out_features // case.feature_group_count, case.in_features)
+    kernel = jax.random.normal(key, shape, jnp.float64)  # paints out_features -> in_features
+    y = arrays(case, key)[2]
+    forward = oracles.forward_kernel(np.asarray(kernel), case.feature_group_count)
+    options = case.options | {"output_shape": case.big, "implementation": implementation}
+    close(
+        conv_transpose(y, kernel, **options),
+        conv_transpose(y, forward, transpose_kernel=True, **options),
+        kernel.size,
+    )
+
+
+LAX = [
+    (k, s, d, padding)
+    for k, s, d in [(3, 2, 1), (4, 2, 1), (2, 3, 1), (5, 3, 1), (3, 1, 2), (3, 4, 2)]
+    for padding in ("SAME", "VALID", ((1, 2),), ((0, 0),), ((4, 3),))
+]
+
+
+@each("transpose_kernel", (False, True))
+@pytest.mark.parametrize(("k", "s", "d", "padding"), LAX)
+def test_equals_lax_where_lax_has_an_answer(k, s, d, padding, transpose_kernel, key):
+    x = jax.random.normal(key, (2, 6, 3), jnp.float64)
+    shape = (k, 4, 3) if transpose_kernel else (k, 3, 4)
+    kernel = jax.random.normal(key, shape, jnp.float64)
+    want = lax.conv_transpose(x, kernel, (s,), padding, (d,), transpose_kernel=transpose_kernel)
+    got = conv_transpose(
+        x,
+        kernel,
+        strides=s,
+        padding=padding,
+        kernel_dilation=d,
+        transpose_kernel=transpose_kernel,
+        padding_convention="dilated",
+    )
+    close(got, want, 3 * k)
+
+
+def test_padding_means_the_forward_convolution(key):
+    x = jax.random.normal(key, (5, 4, 2))
+    kernel = jax.random.normal(key, (3, 3, 2, 3))
+    full = conv_transpose(x, kernel, strides=2, padding=0)
+    close(conv_transpose(x, kernel, strides=2, padding=1), full[1:-1, 1:-1], 18)
+    close(
+        conv_transpose(x, kernel, strides=2, padding=1, output_padding=(1, 0)), full[1:, 1:-1], 18
+    )
+    pairs = conv_transpose(x, kernel, strides=2, padding=[(1, 1), [1, 0]])
+    close(pairs, full[1:-1, 1:], 18)
+
+
+@each("implementation", LOWERINGS)
+def test_a_shift_of_the_input_is_a_strided_shift_of_the_output(implementation, key):
+    """T_x by t -> output by s·t, away from the border."""
+    small = jax.random.normal(key, (4, 3, 2), jnp.float64)
+    kernel = jax.random.normal(key, (3, 5, 2, 3), jnp.float64)
+    images = [
+        jnp.pad(small, ((3 + a, 3 - a), (3 + b, 3 - b), (0, 0))) for a, b in ((0, 0), (2, -1))
+    ]
+    one, two = (
+        conv_transpose(i, kernel, strides=(2, 3), padding=1, implementation=implementation)
+        for i in images
+    )
+    close(two, jnp.roll(one, (2 * 2, -3), (0, 1)), 30)
+
+
+def test_padding_one_moves_the_center_by_exactly_one_pixel():
+    delta = jnp.zeros((9, 1)).at[4, 0].set(1)
+    kernel = jnp.array([1.0, 2.0, 1.0]).reshape(3, 1, 1)
+
+    def center(padding):
+        y = conv_transpose(delta, kernel, strides=2, padding=padding)[:, 0]
+        return jnp.sum(y * jnp.arange(y.size)) / y.sum()
+
+    assert center(0) - center(1) == 1
+    for padding in (0, 1):
+        where = analysis.center_map(3, 2, padding)
+        assert center(padding) == where.scale[0] * 4 + where.offset[0]
+
+
+@each("implementation", ("auto", "matmul"))
+@each("case", FEW)
+def test_derivatives_of_every_order_and_mode(case, implementation, key):
+    x, kernel, y = arrays(case, key)
+    options = case.options | {"implementation": implementation}
+    matrix = conv_matrix((*case.big, case.in_features), kernel, **case.options)
+
+    def loss(x, w, how):
+        if how == "ours":
+            out = conv(x, w, **options)
+        else:
+            m = conv_matrix((*case.big, case.in_features), w, **case.options)
+            out = jnp.einsum("nm,bm->bn", m, x.reshape(2, -1)).reshape(y.shape)
+        return jnp.sum(jnp.sin(out) * y)
+
+    def probe(how):
+        def along(t):
+            return loss(x + t * x[::-1], kernel + t * kernel[::-1], how)
+
+        reverse = jax.grad(lambda w: jnp.sum(jax.grad(loss)(x, w, how) ** 2))(kernel)
+        return (
+            jax.jvp(along, (0.1,), (1.0,))[1],
+            jax.grad(jax.grad(along))(0.1),
+            reverse,
+            (jax.jacfwd(jax.grad(along))(0.1)),
+        )
+
+    for a, b in zip(
+        jax.jit(probe, static_argnums=0)("ours"),
+        jax.jit(probe, static_argnums=0)("matrix"),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+    assert matrix.dtype == jnp.float64
+
+
+@each("face", ("conv", "conv_transpose"))
+@each("axes", ((0, None), (None, 0), (0, 0)))
+@each("case", FEW)
+def test_vmap_is_a_loop_also_under_grad(case, axes, face, key):
+    x, kernel, y = arrays(case, key)
+    image = x if face == "conv" else y
+
+    def run(image, w):
+        if face == "conv":
+            return conv(image, w, **case.options)
+        return conv_transpose(
+            image, w, transpose_kernel=True, output_shape=case.big, **case.options
+        )
+
+    def value_and_gradients(image, w):
+        out, pullback = jax.vjp(run, image, w)
+        return out, pullback(jnp.cos(out))
+
+    many = [
+        jnp.stack([a, a[::-1], -2 * a]) if axis == 0 else a
+        for a, axis in zip((image, kernel), axes, strict=True)
+    ]
+    one = jax.jit(value_and_gradients)
+    loop = [
+        one(*(a[i] if axis == 0 else a for a, axis in zip(many, axes, strict=True)))
+        for i in range(3)
+    ]
+    want = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop)
+    got = jax.jit(jax.vmap(value_and_gradients, in_axes=axes))(*many)
+    jax.tree.map(lambda a, b: close(a, b, 10 * x.size), got, want)
+
+
+def test_transpositions_compose(key):
+    case = FEW[0]
+    x, kernel, y = arrays(case, key)
+    (back,) = jax.linear_transpose(lambda x: conv(x, kernel, **case.options), x)(y)
+    paint = lambda y: conv_transpose(
+        y, kernel, transpose_kernel=True, output_shape=case.big, **case.options
+    )
+    close(back, paint(y), kernel.size)
+    assert analysis.adjoint_error(lambda x: conv(x, kernel, **case.options), paint, x, y) < 1e-12
+    out, tangent = jax.jit(lambda y: jax.linearize(paint, y)[0])(y), jax.linearize(paint, y)[1](y)
+    close(out, tangent, kernel.size)
+
+
+def test_scan_and_checkpoint(key):
+    kernel = jax.random.normal(key, (3, 3, 2, 2), jnp.float64) / 4
+    x = jax.random.normal(key, (4, 4, 2), jnp.float64)
+
+    @jax.checkpoint
+    def body(x, _):
+        return jnp.tanh(conv(conv_transpose(x, kernel, strides=2), kernel, strides=2)), None
+
+    scanned = jax.jit(jax.grad(lambda x: jax.lax.scan(body, x, length=3)[0].sum()))(x)
+    unrolled = jax.grad(lambda x: body(body(body(x, None)[0], None)[0], None)[0].sum())(x)
+    close(scanned, unrolled, 100)
+
+
+@each("shape", ((6, 5, 2), (1, 6, 5, 2), (2, 3, 6, 5, 2), (0, 6, 5, 2)))
+def test_any_number_of_batch_axes(shape, key):
+    x = jax.random.normal(key, shape)
+    kernel = jax.random.normal(key, (3, 2, 2, 4))
+    y = conv_transpose(x, kernel, strides=2)
+    assert y.shape == (*shape[:-3], 12, 10, 4)
+    flat = conv_transpose(x.reshape(-1, 6, 5, 2), kernel, strides=2, implementation="dilated")
+    close(y.reshape(flat.shape), flat, 12)
+
+
+@each("dtype", (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64, jnp.complex64))
+@each("implementation", LOWERINGS)
+def test_dtype_is_kept_and_half_precision_accumulates_in_float32(dtype, implementation, key):
+    n = 512  # terms per output: enough for a half-precision accumulator to go wrong
+    x = jax.random.normal(key, (1, 4, n), jnp.float32).astype(dtype)
+    kernel = jax.random.normal(jax.random.fold_in(key, 1), (3, n, 2), jnp.float32).astype(dtype)
+    y = conv_transpose(x, kernel, strides=2, implementation=implementation)
+    assert y.dtype == dtype
+    wide = jnp.complex128 if dtype == jnp.complex64 else jnp.float64
+    want = conv_transpose(x.astype(wide), kernel.astype(wide), strides=2)
+    error = jnp.abs(y.astype(wide) - want).max() / jnp.abs(want).max()
+    assert error < 4 * jnp.finfo(dtype).eps
+    grad = jax.grad(
+        lambda w: (
+            jnp.abs(conv_transpose(x, w, strides=2, implementation=implementation))
+            .sum()
+            .astype(jnp.float32)
+        )
+    )(kernel)
+    assert grad.dtype == dtype
+
+
+@each("implementation", LOWERINGS)
+def test_preferred_element_type_is_the_result(implementation, key):
+    x = jax.random.normal(key, (1, 4, 8), jnp.bfloat16)
+    kernel = jax.random.normal(key, (3, 8, 2), jnp.bfloat16)
+    run = lambda x, w: conv_transpose(
+        x, w, strides=2, preferred_element_type=jnp.float32, implementation=implementation
+    )
+    assert run(x, kernel).dtype == jnp.float32
+    grads = jax.grad(lambda *a: run(*a).sum(), argnums=(0, 1))(x, kernel)
+    assert [g.dtype for g in grads] == [jnp.bfloat16] * 2
+
+
+def test_lowering_of_half_precision_does_not_change_the_numbers_of_its_gradient(key):
+    x = jax.random.normal(key, (2, 5, 5, 8), jnp.bfloat16)
+    kernel = jax.random.normal(key, (3, 3, 8, 4), jnp.bfloat16)
+    grads = [
+        jax.grad(
+            lambda w, i=i: conv_transpose(
+                x, w, strides=2, preferred_element_type=jnp.float32, implementation=i
+            ).sum()
+        )(kernel).astype(jnp.float32)
+        for i in ("matmul", "dilated")
+    ]
+    np.testing.assert_allclose(*grads, rtol=2**-6, atol=2**-6)
+
+
+def test_references_stay_in_plain_jax():
+    x, kernel = jnp.ones((4, 2)), jnp.ones((3, 2, 2))
+    names = {
+        i: str(
+            jax.make_jaxpr(lambda x, i=i: conv_transpose(x, kernel, strides=2, implementation=i))(x)
+        )
+        for i in LOWERINGS
+    }
+    assert "tconv_paint" in names["auto"]
+    assert "tconv_paint" in names["matmul"]
+    assert "tconv_" not in names["dilated"]
+    assert "tconv_" not in names["linear_transpose"]
+
+
+def test_jax_is_not_the_release_that_miscompiles():
+    """jax-ml/jax#39103: jit of a vmapped product and reduction was wrong on CPU in 0.10.2."""
+    n = 32_769
+    rows = jnp.zeros((n, 3), jnp.float32).at[:, 0].set(jnp.arange(n, dtype=jnp.float32))
+    eye = jnp.eye(3, dtype=jnp.float32)
+    squares = jax.jit(jax.vmap(lambda row: jnp.sum((eye @ row) ** 2)))(rows)
+    assert squares[-1] == (n - 1) ** 2
+
+
+X, K = jnp.zeros((8, 8, 4)), jnp.zeros((3, 3, 4, 6))
+WRONG = [
+    ({"x": X[0, 0]}, "one spatial axis per kernel axis; got shape (4,)"),
+    ({"kernel": K[0, 0]}, "at least one spatial axis; got kernel shape (4, 6)"),
+    ({"x": X[..., :3]}, "got 3 channels for kernel shape (3, 3, 4, 6)"),
+    ({"feature_group_count": 4, "x": jnp.zeros((8, 8, 16))}, "must divide the last axis"),
+    ({"feature_group_count": 0}, "feature_group_count must be at least 1; got"),
+    ({"strides": 0}, "strides must be at least 1; got strides=(0, 0)"),
+    ({"strides": (2, 2, 2)}, "strides must be an int or one int per spatial axis"),
+    ({"padding": "SAMEE"}, "Did you mean 'SAME'?"),
+    ({"padding": (1, 2, 3)}, "got padding=(1, 2, 3) for 2 spatial axes"),
+    ({"padding": ((1, 2, 3), 1)}, "an int or a (low, high) pair; got (1, 2, 3)"),
+    ({"kernel_dilation": -1}, "kernel_dilation must be at least 1"),
+    ({"implementation": "matmull"}, "Did you mean 'matmul'?"),
+    ({"precision": "hihg"}, "precision must be None, a jax.lax.Precision"),
+]
+WRONG_TRANSPOSE = [
+    ({"output_shape": (18, 16), "padding": 1}, "valid sizes are {15..16} x {15..16}"),
+    ({"output_shape": (16,), "padding": 1}, "one int for each"),
+    ({"output_padding": 2, "padding": 1}, "smaller than the larger of strides"),
+    ({"output_padding": 1}, "Choose the size with output_shape alone"),
+    ({"output_padding": 1, "padding": 1, "output_shape": (16, 16)}, "without output_shape"),
+    ({"padding": 20}, "must keep at least one pixel"),
+    ({"padding_convention": "forwards"}, "Did you mean 'forward'?"),
+    ({"transpose_kernel": True}, "got 4 channels for kernel shape (3, 3, 4, 6)"),
+]
+WRONG_TYPE = [
+    ({"strides": 2.0}, "strides must be an integer; got 2.0 of type float"),
+    ({"strides": True}, "strides must be an integer; got the boolean True"),
+    ({"padding": 1.5}, "padding must be an integer"),
+    ({"x": jnp.zeros((8, 8, 4), int), "kernel": jnp.zeros((3, 3, 4, 6), int)}, "got x of int"),
+]
+
+
+def refused(function, changed, message, error):
+    arguments = {"x": X, "kernel": K, "strides": 2} | changed
+    with pytest.raises(error) as caught:
+        function(arguments.pop("x"), arguments.pop("kernel"), **arguments)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{function.__name__}: ")
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(("changed", "message"), WRONG)
+@each("function", (conv, conv_transpose))
+def test_refuses_with_the_rule_and_the_values(function, changed, message):
+    refused(function, changed, message, ValueError)
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(("changed", "message"), WRONG_TRANSPOSE)
+def test_transpose_refuses_impossible_sizes(changed, message):
+    refused(conv_transpose, changed, message, ValueError)
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(("changed", "message"), WRONG_TYPE)
+@each("function", (conv, conv_transpose))
+def test_refuses_other_kinds(function, changed, message):
+    refused(function, changed, message, TypeError)
+
+
+@pytest.mark.refuses
+def test_conv_refuses_a_kernel_beyond_the_image():
+    refused(conv, {"x": X[:2], "padding": "VALID"}, "must hold the dilated kernel", ValueError)
+    with pytest.raises(ValueError, match="without batch axes"):
+        tconvjax.conv_matrix((2, 8, 8, 4), K)
