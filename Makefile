@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo quick test lint figures clean
+.PHONY: demo quick test lint clean
 
 demo: $(STAMP)                 ## train the generators, measure their checkerboards, write a report
 	$(BIN)/python -m experiments run configs/checkerboard.toml
@@ -22,9 +22,6 @@ lint: $(STAMP)                 ## formatting, lint rules, floors of the house, t
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-
-figures: demo                  ## renew the README's figure from the demo's run folder
-	$(BIN)/python -m experiments figure configs/checkerboard.toml docs/checkerboard.png
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

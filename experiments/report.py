@@ -10,7 +10,7 @@ import jinja2
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -56,10 +56,19 @@ def write(config: Config, folder: Path, summary: Mapping[str, Any], setting: Any
         for step in (0, config.steps)
     )
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        _save(draw_samples(first, last, setting.real_images), folder / "samples.png")
-        _save(draw_spectra(first, last, setting.real_spectrum), folder / "spectrum.png")
-        figure = draw_curves(records.collect(folder, config.seeds), names, summary["real"])
-        _save(figure, folder / "curves.png")
+        width = 2.6 * (len(names) + 1)
+        samples, spectra, curves, overview = (
+            Figure(figsize=(width, height), layout="constrained") for height in (5.6, 5.4, 6, 11)
+        )
+        draw_samples(samples, first, last, setting.real_images)
+        draw_spectra(spectra, first, last, setting.real_spectrum)
+        draw_curves(curves, records.collect(folder, config.seeds), names, summary["real"])
+        upper, lower = np.ravel(overview.subfigures(2, 1))
+        draw_samples(upper, first, last, setting.real_images)
+        draw_spectra(lower, first, last, setting.real_spectrum)
+        for figure, name in ((samples, "samples"), (spectra, "spectrum"), (curves, "curves")):
+            _save(figure, folder / f"{name}.png")
+        _save(overview, folder / "overview.png")
     page = (
         _environment()
         .get_template("report.html")
@@ -75,13 +84,13 @@ def write(config: Config, folder: Path, summary: Mapping[str, Any], setting: Any
 
 
 def draw_samples(
+    figure: FigureBase,
     first: Mapping[str, Mapping[str, np.ndarray]],
     last: Mapping[str, Mapping[str, np.ndarray]],
     real: np.ndarray,
-) -> Figure:
-    """Returns a grid of samples: rows before and after training, a column per variant, real digits last."""
+) -> None:
+    """Draws a grid of samples: rows before and after training, a column per variant, real digits last."""
     columns = [*first, "real"]
-    figure = Figure(figsize=(2.6 * len(columns), 5.6), layout="constrained")
     axes = figure.subplots(2, len(columns), squeeze=False)
     for column, name in enumerate(columns):
         for row, (arrays, title) in enumerate(
@@ -99,17 +108,16 @@ def draw_samples(
                 _tile(images[:16], 4), cmap="gray", vmin=-1, vmax=1, interpolation="nearest"
             )
             axis.set_title(f"{name}\n{title}", fontsize=9)
-    return figure
 
 
 def draw_spectra(
+    figure: FigureBase,
     first: Mapping[str, Mapping[str, np.ndarray]],
     last: Mapping[str, Mapping[str, np.ndarray]],
     real: np.ndarray,
-) -> Figure:
-    """Returns mean spectra in dB under their total power: rows before and after training."""
+) -> None:
+    """Draws mean spectra in dB under their total power: rows before and after training."""
     columns = [*first, "real"]
-    figure = Figure(figsize=(2.6 * len(columns), 5.4), layout="constrained")
     axes = figure.subplots(2, len(columns), squeeze=False)
     picture = None
     for column, name in enumerate(columns):
@@ -122,8 +130,11 @@ def draw_spectra(
                 continue
             power = real if name == "real" else arrays[name]["spectrum"].mean(0)
             decibel = 10 * np.log10(np.maximum(power / power.sum(), 1e-12))
+            # The bins of an even size start at -1/2 and end one bin before 1/2; centers go to their frequencies.
+            low, high = -0.5 - 0.5 / len(power), 0.5 - 0.5 / len(power)
+            extent = (low, high, high, low)
             picture = axis.imshow(
-                decibel, vmin=-60, vmax=-10, extent=(-0.5, 0.5, 0.5, -0.5), interpolation="nearest"
+                decibel, vmin=-60, vmax=-10, extent=extent, interpolation="nearest"
             )
             axis.set_title(f"{name}\n{'held-out digits' if name == 'real' else title}", fontsize=9)
             ticks, labels = (-0.5, -0.25, 0, 0.25), ("1/2", "1/4", "0", "1/4")
@@ -132,14 +143,12 @@ def draw_spectra(
     if picture is not None:
         figure.colorbar(picture, ax=axes, label="power per bin, dB of the total", shrink=0.8)
     figure.supxlabel("frequency, cycles per pixel", fontsize=9)
-    return figure
 
 
 def draw_curves(
-    collected: records.Metrics, names: Sequence[str], real: Mapping[str, float]
-) -> Figure:
-    """Returns curves over training, mean and 95 % interval over seeds."""
-    figure = Figure(figsize=(9.5, 6), layout="constrained")
+    figure: FigureBase, collected: records.Metrics, names: Sequence[str], real: Mapping[str, float]
+) -> None:
+    """Draws curves over training, mean and 95 % interval over seeds."""
     axes = figure.subplots(2, 2).ravel()
     for axis, (metric, title) in zip(axes, CURVES.items(), strict=True):
         log = metric.startswith(LOG_SCALE)
@@ -153,7 +162,6 @@ def draw_curves(
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("training step")
     axes[0].legend(frameon=False, fontsize=8)
-    return figure
 
 
 def _band(

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import pytest
 
 
@@ -27,16 +25,14 @@ class Case:
         names = ("strides", "padding", "kernel_dilation", "feature_group_count")
         return {name: getattr(self, name) for name in names}
 
-    def image(self, key: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.normal(key, (2, *self.big, self.in_features), dtype)
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return (2, *self.big, self.in_features)
 
-    def kernel(self, key: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-        shape = (
-            *self.kernel_size,
-            self.in_features // self.feature_group_count,
-            self.out_features,
-        )
-        return jax.random.normal(key, shape, dtype)
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        per_group = self.in_features // self.feature_group_count
+        return (*self.kernel_size, per_group, self.out_features)
 
 
 def row(why, big, k, s, padding, d=None, g=1, i=2, o=3):
@@ -69,4 +65,6 @@ LOWERINGS = ("auto", "matmul", "dilated", "linear_transpose")
 
 
 def each(name, values):
-    return pytest.mark.parametrize(name, values, ids=lambda v: getattr(v, "why", str(v)))
+    """Parametrizes a test with readable names."""
+    ids = [getattr(v, "why", getattr(v, "__name__", str(v))) for v in values]
+    return pytest.mark.parametrize(name, values, ids=ids)

@@ -13,6 +13,7 @@ A lowering is one function per face, `f(lhs, rhs, geometry, options)`, for a sin
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 from math import prod
 from typing import NamedTuple
@@ -50,8 +51,11 @@ def compute(
     precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Runs a face on stacked operands in plain JAX; half precision accumulates in float32."""
-    operand_dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
-    wide = jnp.promote_types(operand_dtype, dtype)
+    with jax.numpy_dtype_promotion(
+        "standard"
+    ):  # ours, whatever the caller allows in their own code
+        operand_dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
+        wide = jnp.promote_types(operand_dtype, dtype)
     half = jnp.issubdtype(wide, jnp.floating) and jnp.finfo(wide).bits < 32
     options = Options(precision, jnp.dtype(jnp.float32) if half else wide)
     if implementation == "auto":
@@ -102,12 +106,35 @@ def _dimension_numbers(rank: int, lhs: str, rhs: str) -> lax.ConvDimensionNumber
     )
 
 
+def _roomy(geometry: Geometry) -> Geometry:
+    """Adds one pixel to the end of the big image along axes on which XLA would abort the process.
+
+    With an axis of stride > 1 that is padded on neither side, XLA's algebraic simplifier on CPU may exchange image and
+    kernel of a zero-inserted convolution and then fail its own shape check (seen in jaxlib 0.10.1, 0.10.2 and 0.12.0).
+    """
+    spare = (
+        int(s > 1 and p == e - 1 and m == s * (n - 1) + 2 - e)
+        for s, p, e, m, n in zip(
+            geometry.strides,
+            geometry.offset,
+            geometry.extent,
+            geometry.big,
+            geometry.small,
+            strict=True,
+        )
+    )
+    return replace(geometry, big=tuple(m + r for m, r in zip(geometry.big, spare, strict=True)))
+
+
 def _dilated_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    roomy = _roomy(geometry)  # for the transpose that JAX may make of this
+    for axis, (m, r) in enumerate(zip(geometry.big, roomy.big, strict=True), start=1):
+        x = _pad_axis(x, axis, 0, r - m)
     return lax.conv_general_dilated(
         x,
         w,
         geometry.strides,
-        geometry.padding,
+        roomy.padding,
         rhs_dilation=geometry.kernel_dilation,
         dimension_numbers=_dimension_numbers(geometry.rank, "N*C", "*IO"),
         feature_group_count=geometry.feature_group_count,
@@ -116,24 +143,22 @@ def _dilated_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Opt
 
 
 def _dilated_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    before = tuple(e - 1 - p for e, p in zip(geometry.extent, geometry.offset, strict=True))
-    after = tuple(
-        m - s * (n - 1) - 2 + e - b
-        for m, s, n, e, b in zip(
-            geometry.big, geometry.strides, geometry.small, geometry.extent, before, strict=True
-        )
+    roomy = _roomy(geometry)
+    pads = tuple(
+        (e - 1 - lo, e - 1 - hi) for e, (lo, hi) in zip(geometry.extent, roomy.padding, strict=True)
     )
-    return lax.conv_general_dilated(
+    out = lax.conv_general_dilated(
         y,
         flip_and_swap(w, geometry.rank, geometry.feature_group_count),
         (1,) * geometry.rank,
-        tuple(zip(before, after, strict=True)),
+        pads,
         lhs_dilation=geometry.strides,
         rhs_dilation=geometry.kernel_dilation,
         dimension_numbers=_dimension_numbers(geometry.rank, "N*C", "*IO"),
         feature_group_count=geometry.feature_group_count,
         **options._asdict(),
     )
+    return out[(slice(None), *(slice(m) for m in geometry.big))]
 
 
 def _dilated_correlate(
@@ -185,8 +210,8 @@ def _matmul_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Opti
     batch, rows = x.shape[0], x.shape[0] * prod(geometry.small)
     out = jnp.einsum(
         "rtgi,tigo->rgo",
-        patches.reshape(rows, taps, g, -1),
-        w.reshape(taps, w.shape[-2], g, -1),
+        patches.reshape(rows, taps, g, x.shape[-1] // g),
+        w.reshape(taps, w.shape[-2], g, w.shape[-1] // g),
         **options._asdict(),
     )
     return out.reshape(batch, *geometry.small, w.shape[-1])
@@ -197,8 +222,8 @@ def _matmul_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Optio
     batch, rows = y.shape[0], y.shape[0] * prod(geometry.small)
     painted = jnp.einsum(
         "rgo,tigo->rtgi",
-        y.reshape(rows, g, -1),
-        w.reshape(taps, w.shape[-2], g, -1),
+        y.reshape(rows, g, y.shape[-1] // g),
+        w.reshape(taps, w.shape[-2], g, w.shape[-1] // g),
         **options._asdict(),
     )
     return overlap_add(
@@ -213,8 +238,8 @@ def _matmul_correlate(
     rows = x.shape[0] * prod(geometry.small)
     out = jnp.einsum(
         "rtgi,rgo->tigo",
-        extract_patches(x, geometry).reshape(rows, taps, g, -1),
-        y.reshape(rows, g, -1),
+        extract_patches(x, geometry).reshape(rows, taps, g, x.shape[-1] // g),
+        y.reshape(rows, g, y.shape[-1] // g),
         **options._asdict(),
     )
     return out.reshape(*geometry.kernel_size, x.shape[-1] // g, y.shape[-1])
@@ -270,6 +295,8 @@ def overlap_add(patches: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def _pad_axis(x: jax.Array, axis: int, low: int, high: int, interior: int = 0) -> jax.Array:
+    if low == high == interior == 0:
+        return x
     pads = [(0, 0, 0)] * x.ndim
     pads[axis] = (low, high, interior)
     return lax.pad(x, jnp.zeros((), x.dtype), pads)
