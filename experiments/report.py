@@ -63,7 +63,7 @@ def write(config: Config, folder: Path, summary: Mapping[str, Any], setting: Any
         draw_samples(samples, first, last, setting.real_images)
         draw_spectra(spectra, first, last, setting.real_spectrum)
         draw_curves(curves, records.collect(folder, config.seeds), names, summary["real"])
-        upper, lower = np.ravel(overview.subfigures(2, 1))
+        upper, lower = overview.subfigures(2, 1, squeeze=False).ravel()
         draw_samples(upper, first, last, setting.real_images)
         draw_spectra(lower, first, last, setting.real_spectrum)
         for figure, name in ((samples, "samples"), (spectra, "spectrum"), (curves, "curves")):

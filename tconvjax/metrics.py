@@ -57,13 +57,14 @@ def phase_mean_fraction(images: ArrayLike, period: Ints) -> jax.Array:
     first = x.ndim - rank - 1
     space = tuple(range(first, first + rank))
     scale = jnp.mean(x**2, axis=(*space, -1))
-    x = x - x.mean(space, keepdims=True)
+    for _ in range(2):  # twice, so that the rounding of the first mean does not pass for a pattern
+        x = x - x.mean(space, keepdims=True)
     cells = [part for n, p in zip(x.shape[first:-1], s, strict=True) for part in (n // p, p)]
     phases = x.reshape(*x.shape[:first], *cells, x.shape[-1])
     phase_means = phases.mean(tuple(range(first, first + 2 * rank, 2)))
     periodic = jnp.mean(phase_means**2, axis=space).sum(-1)
     total = jnp.mean(x**2, axis=space).sum(-1)
-    flat = total <= scale * x.shape[-1] * (8 * jnp.finfo(x.dtype).eps) ** 2  # rounding of the mean
+    flat = total <= scale * x.shape[-1] * (8 * jnp.finfo(x.dtype).eps) ** 2
     return jnp.where(flat, 0, periodic / jnp.where(flat, 1, total))
 
 
@@ -114,9 +115,10 @@ def band_contrast(
             f"radius={radius}; got {height} x {width} (cropped to the period). Use larger images or radius=0."
         )
     x = x - x.mean((-3, -2), keepdims=True)
-    window = np.hanning(height + 1)[:-1, None, None] * np.hanning(width + 1)[:-1, None]
-    spectrum = jnp.fft.fft2(x * jnp.asarray(window, x.dtype), axes=(-3, -2))
-    power = jnp.mean(jnp.abs(spectrum) ** 2, axis=(*range(x.ndim - 3), -1))
+    x = x.reshape(-1, *x.shape[-3:])
+    window = np.hanning(height + 1)[None, :-1, None, None] * np.hanning(width + 1)[:-1, None]
+    spectrum = jnp.fft.fft2(x * jnp.asarray(window, x.dtype), axes=(1, 2))
+    power = jnp.mean(jnp.abs(spectrum) ** 2, axis=(0, 3))
 
     reach = np.arange(-surround, surround + 1)
     ring = np.maximum(abs(reach)[:, None], abs(reach)) > radius
@@ -167,7 +169,7 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> jax.Array:
     mean_a, mean_b = a.mean(0), b.mean(0)
     cov_a, cov_b = (jnp.atleast_2d(jnp.cov(f, rowvar=False)) for f in (a, b))
     values, vectors = jnp.linalg.eigh(cov_a)
-    root_a = (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+    root_a = (vectors * jnp.sqrt(jnp.maximum(values, 0))[None]) @ vectors.T
     cross = jnp.linalg.eigvalsh(root_a @ cov_b @ root_a)
     return (
         jnp.sum((mean_a - mean_b) ** 2)
@@ -224,7 +226,8 @@ def _images(who: str, images: ArrayLike, period: Ints) -> tuple[jax.Array, tuple
         raise ValueError(
             f"{who}: images must have shape (*batch, *spatial, channels) with {rank} spatial axes; got {x.shape}."
         )
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if not jnp.issubdtype(x.dtype, jnp.floating) or jnp.finfo(x.dtype).bits < 32:
+        x = x.astype(jnp.float32)
     spatial = x.shape[-rank - 1 : -1]
     if any(n < p for n, p in zip(spatial, s, strict=True)) or prod(x.shape) == 0:
         raise ValueError(

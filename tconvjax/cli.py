@@ -1,0 +1,227 @@
+"""Command line: `tconvjax explain` predicts from a layer's integers, `tconvjax measure` looks at images.
+
+Exit status: 0 fine, 1 a limit of `measure --fail-above` exceeded, 2 bad input, in one line.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tconvjax import analysis, metrics
+from tconvjax.geometry import Padding, conv_transpose_geometry
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status."""
+    parser = argparse.ArgumentParser(prog="tconvjax", description="Learned upsampling, understood.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    explain = commands.add_parser(
+        "explain", help="sizes, overlap and alignment of a transposed convolution"
+    )
+    explain.add_argument(
+        "--kernel", type=int, nargs="+", required=True, help="kernel size, one per axis"
+    )
+    explain.add_argument(
+        "--stride", type=int, nargs="+", default=[1], help="one for all axes, or one per axis"
+    )
+    explain.add_argument(
+        "--padding", default="SAME", help="'SAME', 'VALID' or pixels of the forward convolution"
+    )
+    explain.add_argument("--output-padding", type=int, help="extra pixels at the high end")
+    explain.add_argument("--dilation", type=int, default=1, help="output pixels between taps")
+    explain.add_argument("--input", type=int, nargs="+", default=[8], help="input pixels")
+    explain.add_argument("--json", action="store_true", help="print JSON")
+
+    measure = commands.add_parser("measure", help="checkerboard metrics of images")
+    measure.add_argument(
+        "paths", nargs="+", type=Path, help="PNG, JPEG or npy files, or folders of them"
+    )
+    measure.add_argument(
+        "--period", type=int, action="append", help="in pixels; repeat for several (2)"
+    )
+    measure.add_argument(
+        "--fail-above",
+        action="append",
+        default=[],
+        metavar="METRIC=VALUE",
+        help="exit 1 beyond a limit",
+    )
+    measure.add_argument("--json", action="store_true", help="print JSON")
+
+    options = parser.parse_args(arguments)
+    try:
+        return {"explain": _explain, "measure": _measure}[options.command](options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"tconvjax {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _explain(options: argparse.Namespace) -> int:
+    rank = max(len(options.kernel), len(options.stride), len(options.input))
+    k, s, n = (
+        tuple(v * rank if len(v) == 1 else v)
+        for v in (options.kernel, options.stride, options.input)
+    )
+    padding: Padding = options.padding.upper()
+    if options.padding.lstrip("-").isdigit():
+        padding = int(options.padding)
+    geometry = conv_transpose_geometry(
+        "conv_transpose",
+        n,
+        k,
+        strides=s,
+        padding=padding,
+        output_padding=options.output_padding,
+        kernel_dilation=options.dilation,
+    )
+    center = analysis.CenterMap(
+        geometry.strides,
+        tuple((e - 1) / 2 - p for e, p in zip(geometry.extent, geometry.offset, strict=True)),
+    )
+    overlap = analysis.overlap_map(
+        n,
+        k,
+        strides=s,
+        padding=padding,
+        output_padding=options.output_padding,
+        kernel_dilation=options.dilation,
+    )
+    result = {
+        "input": list(n),
+        "output": list(geometry.big),
+        "forward_padding": [list(pair) for pair in geometry.padding],
+        "tap_counts": analysis.tap_counts(k, s).tolist() if options.dilation == 1 else None,
+        "overlap_map": overlap.tolist(),
+        "center_shift": list(center.shift),
+        "random_kernel_harmonic_share": 1 - 1 / prod(s),
+    }
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    formula = "s(n - 1) + d(k - 1) + 1 - low - high"
+    print(
+        f"output size   {_by(n)} -> {_by(geometry.big)}    {formula} per axis, (low, high) = {geometry.padding}"
+    )
+    if options.dilation == 1:
+        counts = analysis.tap_counts(k, s)
+        even = counts.min() == counts.max()
+        ratio = "even" if even else f"max/min {counts.max()}/{counts.min()}"
+        print(
+            f"taps by phase {counts.tolist()}    {ratio}: {_advice(even=bool(even), stride=prod(s))}"
+        )
+    line = overlap[(*(size // 2 for size in overlap.shape[:-1]),)] if rank > 1 else overlap
+    print(
+        f"overlap       {' '.join(map(str, line.tolist()))}{'    (middle line)' if rank > 1 else ''}"
+    )
+    print(f"center shift  {_by(center.shift)} output pixels against half-pixel alignment")
+    return 0
+
+
+def _advice(*, even: bool, stride: int) -> str:
+    if stride == 1:
+        return "no upsampling, no checkerboard"
+    start = f"a random kernel still starts with a checkerboard of {1 - 1 / stride:.0%} of a constant's energy"
+    return start if even else f"equal weights make a checkerboard, and {start}"
+
+
+def _measure(options: argparse.Namespace) -> int:
+    periods = options.period or [2]
+    limits = [_limit(text) for text in options.fail_above]
+    groups: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for path in _files(options.paths):
+        image = _read(path)
+        groups.setdefault(image.shape, []).append(image)
+    results: list[dict[str, Any]] = []
+    for shape, images in sorted(groups.items()):
+        batch = np.stack(images)
+        values: dict[str, float] = {}
+        for period in periods:
+            fraction = metrics.phase_mean_fraction(batch, period)
+            values[f"phase_mean_fraction_{period}"] = float(fraction.mean())
+            contrast = metrics.band_contrast(batch, period)
+            values |= {
+                f"band_contrast_{o}_{period}": float(v) for o, v in contrast._asdict().items()
+            }
+        results.append({"size": list(shape[:2]), "images": len(images), "metrics": values})
+    known = list(results[0]["metrics"])
+    for name, _ in limits:
+        if name not in known:
+            raise ValueError(
+                f"--fail-above: METRIC must be one of {', '.join(known)}; got {name!r}."
+            )
+    exceeded = [
+        (name, limit) for name, limit in limits if any(r["metrics"][name] > limit for r in results)
+    ]
+    if options.json:
+        print(json.dumps({"sizes": results}, indent=2))
+    else:
+        for result in results:
+            print(f"{result['images']} images of {_by(result['size'])}")
+            for name, value in result["metrics"].items():
+                print(f"  {name:28} {value:.4g}{' dB' if 'contrast' in name else ''}")
+    for name, limit in exceeded:
+        print(f"tconvjax measure: {name} is above {limit:g}", file=sys.stderr)
+    return 1 if exceeded else 0
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    files = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            if not found:
+                raise ValueError(f"{path}: holds no image ({', '.join(SUFFIXES)}).")
+            files += found
+        else:
+            files.append(path)
+    return files
+
+
+def _read(path: Path) -> np.ndarray:
+    """Returns one image as (height, width, channels) in float32."""
+    if path.suffix.lower() == ".npy":
+        array = np.load(path, allow_pickle=False)
+    else:
+        try:
+            from PIL import Image
+        except ImportError:
+            raise ImportError(
+                f'{path}: reading images needs pillow. Run: pip install "tconvjax[experiments]"'
+            ) from None
+        with Image.open(path) as image:
+            array = np.asarray(
+                image.convert("L" if image.mode in ("1", "L", "I", "F", "I;16") else "RGB")
+            )
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3:
+        raise ValueError(
+            f"{path}: expected (height, width) or (height, width, channels); got shape {array.shape}."
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path}: holds pixels that are not finite.")
+    return array.astype(np.float32)
+
+
+def _limit(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"--fail-above: expected METRIC=VALUE; got {text!r}.") from None
+
+
+def _by(values: Sequence[Any]) -> str:
+    return " x ".join(f"{v:g}" for v in values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
