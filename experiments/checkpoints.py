@@ -30,5 +30,7 @@ def load_latest(store: orbax.training.Checkpointer, like: Any) -> tuple[int, Any
     if store.latest is None:
         return None
     step = store.latest.step
-    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like)
+    abstract = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
+    )
     return step, store.load_checkpointables(step, {"state": abstract})["state"]

@@ -183,15 +183,10 @@ def make_task(options: Options, setting: Setting) -> Task:
         return State(g, d, optimizer.init(g), optimizer.init(d))
 
     def d_loss(d: Any, real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # One pass forward and one back give the logits and the gradients of both penalties, R1 and R2.
-        logits, pullback = jax.vjp(lambda x: judge(d, x), jnp.concatenate([real, fake]))
-        (gradients,) = pullback(jnp.ones_like(logits))
-        penalties = jnp.sum(gradients**2) / len(real)
-        margin = logits[: len(real)] - logits[len(real) :]
-        return jax.nn.softplus(-margin).mean() + options.gamma / 2 * penalties, margin.mean()
+        return discriminator_loss(lambda x: judge(d, x), real, fake, options.gamma)
 
     def g_loss(g: Any, d: Any, real: jax.Array, z: jax.Array) -> jax.Array:
-        return jax.nn.softplus(judge(d, real) - judge(d, generate(g, z))).mean()
+        return generator_loss(lambda x: judge(d, x), real, generate(g, z))
 
     def step(state: State, key: jax.Array) -> tuple[State, Scalars]:
         keys = jax.random.split(key, 4)
@@ -222,6 +217,28 @@ def make_task(options: Options, setting: Setting) -> Task:
         return scalars, {"samples": images[:SHOWN], "spectrum": mean_spectrum(images)}
 
     return Task(init, step, evaluate)
+
+
+def discriminator_loss(
+    judge: Callable[[jax.Array], jax.Array], real: jax.Array, fake: jax.Array, gamma: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns `softplus(−(D(x) − D(G))) + γ/2 (R1 + R2)` over pairs, and the mean of `D(x) − D(G)`.
+
+    R1 and R2 are the squared gradients of the logits, summed over pixels, at real and generated images.
+    """
+    # One pass forward and one back give the logits and the gradients of both penalties.
+    logits, pullback = jax.vjp(judge, jnp.concatenate([real, fake]))
+    (gradients,) = pullback(jnp.ones_like(logits))
+    penalties = jnp.sum(gradients**2) / len(real)
+    margin = logits[: len(real)] - logits[len(real) :]
+    return jax.nn.softplus(-margin).mean() + gamma / 2 * penalties, margin.mean()
+
+
+def generator_loss(
+    judge: Callable[[jax.Array], jax.Array], real: jax.Array, fake: jax.Array
+) -> jax.Array:
+    """Returns `softplus(−(D(G) − D(x)))` over pairs."""
+    return jax.nn.softplus(judge(real) - judge(fake)).mean()
 
 
 def artifact_metrics(images: jax.Array) -> Scalars:

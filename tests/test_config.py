@@ -1,0 +1,162 @@
+"""Configs: everything wrong at once, before anything runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cases import each
+
+from experiments import config
+from experiments.claims import Claim, interval, judge
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
+CHECKERBOARD = CONFIGS[0].parent / "checkerboard.toml"
+
+
+@each("path", CONFIGS)
+@each("quick", (False, True))
+def test_every_config_in_the_repository_is_valid(path, quick):
+    resolved = config.load(path, quick=quick)
+    assert len(resolved.digest) == 8
+    assert resolved.claims
+    assert config.load(path, quick=quick) == resolved
+
+
+def test_resolves_options_of_variants_over_shared_ones_over_defaults():
+    resolved = config.load(CHECKERBOARD, ["options.latent=8", "steps=100"], quick=True)
+    assert [v.options.latent for v in resolved.variants] == [8, 8, 8]
+    assert resolved.variants[1].options.upsamplers == (
+        "resize_conv",
+        "resize_conv",
+        "conv_transpose",
+    )
+    assert (resolved.steps, resolved.seeds) == (100, (0, 1))
+    assert resolved.digest != config.load(CHECKERBOARD, quick=True).digest
+
+
+def test_reports_all_errors_at_once_with_what_was_meant(tmp_path):
+    path = tmp_path / "wrong.toml"
+    text = CHECKERBOARD.read_text()
+    for good, bad in (
+        ("\nsteps = 600", "\nstep = 600"),
+        ("chunk_steps = 50", "chunk_steps = 1.5"),
+        ("latent = 64", "latent = true"),
+        ("gamma = 1.0", "gama = 1.0"),
+        ("b1 = 0.0", "b1 = 3.0"),
+        ("samples = 512", 'samples = "many"'),
+        ('name = "none"', 'name = "real"'),
+        ("none at init", "nothing at init"),
+        ('= "last_two > last_one at final', '= "last_two >> last_one at final'),
+    ):
+        assert good in text
+        text = text.replace(good, bad)
+    path.write_text(text)
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(path)
+    told = "\n".join(caught.value.errors)
+    for line in (
+        "step: unknown key; did you mean 'steps'?",
+        "steps: missing",
+        "chunk_steps: expected int, got 1.5",
+        "options.gama: unknown key; did you mean 'gamma'?",
+        "latent: expected int, got True",
+        "b1: must be at most 1.0, got 3.0",
+        "samples: expected int, got 'many'",
+        "variant.real.name: expected a unique identifier other than 'real', got 'real'",
+        "unknown name 'nothing'",
+        "expected 'VARIANT <",
+    ):
+        assert line in told, (line, told)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("options.upsamplers=['resize_conv']", "expected 3 entries, one per doubling"),
+        (
+            "options.upsamplers=['resize','resize_conv','resize_conv']",
+            "did you mean 'resize_conv'?",
+        ),
+        ("task=gna", "did you mean 'gan'?"),
+        ("data=mnist", "did you mean 'mnist5k'?"),
+        ("seeds=[1,1]", "none twice"),
+        ("chunk_steps=7", "must divide steps"),
+        ("steps=0", "steps: must be at least 1, got 0"),
+        ("claims=[]", "did you mean '[[expect]]'?"),
+        ("steps.x=1", "steps is not a table"),
+        ("steps", "expected key.path=VALUE"),
+    ],
+)
+def test_settings_are_checked_like_the_file(setting, message):
+    if setting.startswith("options.upsamplers"):  # each variant of the file names its own
+        with pytest.raises(config.ConfigError) as caught:
+            config.load(
+                CHECKERBOARD,
+                [setting.replace("options.", "variant=[{name='a',", 1) + "}]", "expect=[]"],
+            )
+    else:
+        with pytest.raises(config.ConfigError) as caught:
+            config.load(CHECKERBOARD, [setting])
+    assert message in str(caught.value)
+
+
+def test_command_line_answers_bad_input_with_status_two(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "experiments",
+        "run",
+        str(CHECKERBOARD),
+        "--out",
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        [*command, "--set", "stepps=3", "--set", "data=x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "stepps: unknown key; did you mean 'steps'?" in done.stderr
+    assert "data: unknown name 'x'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def verdict(relation, left, right, real=1.0):
+    values = {
+        "a": {"init": {"m": left}, "final": {"m": left}},
+        "b": {"init": {"m": right}, "final": {"m": right}},
+    }
+    return judge(Claim("c", "m", relation, "s"), values, {"m": real})["verdict"]
+
+
+def test_verdicts():
+    up, down = [3.0, 3.1, 2.9, 3.2], [1.0, 1.2, 0.9, 1.1]
+    assert verdict("a > b at init", up, down) == "supported"
+    assert verdict("a < b at init", up, down) == "not supported"
+    assert verdict("a > 2 * b at final", up, down) == "supported"
+    assert verdict("a > 3 * b at final", up, down) == "undecided"
+    assert verdict("a > 2 * b + 2 at final", up, down) == "not supported"
+    assert verdict("a < 3.5 at init", up, down) == "supported"
+    assert verdict("b < 2 * real - 0.5 at init", up, down) == "supported"
+    assert verdict("a > b at init", [3.0], [1.0]) == "undecided"  # one seed decides nothing
+    noisy = [3.0, -1.0, 4.0, 0.5]
+    assert verdict("a > b at init", noisy, down) == "undecided"
+    # Paired: a common offset of a seed does not count as noise.
+    offsets = [10.0, 20.0, 30.0, 40.0]
+    assert (
+        verdict(
+            "a > b at init",
+            [u + o for u, o in zip(up, offsets, strict=True)],
+            [d + o for d, o in zip(down, offsets, strict=True)],
+        )
+        == "supported"
+    )
+
+
+def test_interval_is_students():
+    mean, low, high = interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert abs((high - low) / 2 - 4.302653 / 3**0.5) < 1e-5

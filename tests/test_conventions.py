@@ -1,0 +1,48 @@
+"""Manners that hold for every public function."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+from cases import each
+
+import tconvjax
+from tconvjax import analysis, initializers, metrics
+
+PUBLIC = sorted(
+    {
+        f
+        for module in (tconvjax, analysis, initializers, metrics)
+        for name, f in vars(module).items()
+        if inspect.isfunction(f) and f.__module__.startswith("tconvjax") and name[0] != "_"
+    },
+    key=lambda f: f.__name__,
+)
+
+
+@each("function", PUBLIC)
+def test_documented_with_a_doctest_and_its_sections(function):
+    text = function.__doc__
+    for section in ("Args:", "Returns:", "Example:", ">>> "):
+        assert section in text, f"{function.__name__} has no {section}"
+    for name in inspect.signature(function).parameters:
+        assert f"      {name}: " in text, f"{function.__name__} does not explain {name}"
+
+
+@each("function", PUBLIC)
+def test_names_are_the_glossary(function):
+    banned = {"rng", "weight", "weights", "filters", "stride", "dilation", "groups", "output_size"}
+    assert not banned & set(inspect.signature(function).parameters)
+
+
+@each("function", [f for f in PUBLIC if f.__module__.startswith("tconvjax.ops")])
+def test_options_are_keyword_only(function):
+    options = list(inspect.signature(function).parameters.values())[2:]
+    assert all(p.kind == p.KEYWORD_ONLY for p in options)
+
+
+@pytest.mark.parametrize("module", ["flax", "optax", "orbax", "matplotlib"])
+def test_import_is_light(module):
+    code = f"import sys, tconvjax; sys.exit('{module}' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

