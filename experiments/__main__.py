@@ -9,7 +9,10 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status: 0 done, 1 stopped, 2 bad input, 130 interrupted."""
+    """Runs the command line and returns its exit status: 0 done, 1 a run that cannot go on, 2 bad input.
+
+    SIGINT and SIGTERM end it with 130 and 143; the same command continues.
+    """
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run a config, or continue it where it stopped")
@@ -53,16 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.print_config:
         print(engine.dumps(config.describe(resolved)))
         return 0
-    engine.stop_cleanly()
+    console = Console() if sys.stdout.isatty() else Console(width=100)
+    engine.stop_at_once_on_signals(console)
     try:
-        console = Console()
-        engine.run(resolved, options.out, console if console.is_terminal else Console(width=100))
+        engine.run(resolved, options.out, console)
     except records.RunError as error:
         return _fail(str(error), 1)
     except ImportError as error:
         return _fail(str(error), 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command continues", 130)
     return 0
 
 

@@ -1,9 +1,12 @@
 """Runs a config from start to end, or from where it stopped: train, measure, record, judge, report."""
 
 import json
+import os
 import signal
+import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import jax
@@ -181,14 +184,21 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def stop_cleanly() -> None:
-    """Makes SIGTERM end the process like an interrupt from the keyboard, with exit status 143."""
+def stop_at_once_on_signals(console: Console) -> None:
+    """Makes SIGINT and SIGTERM end the process with status 130 and 143.
 
-    def stop(signum: int, frame: Any) -> None:
-        del signum, frame
-        raise SystemExit(143)
+    At once, without unwinding through threads that save or compile: every file of a run folder is whole at any moment,
+    and the same command continues from the newest checkpoint.
+    """
 
-    signal.signal(signal.SIGTERM, stop)
+    def stop(signum: int, frame: FrameType | None) -> None:
+        del frame
+        console.show_cursor()
+        print("\nstopped; the same command continues", file=sys.stderr, flush=True)
+        os._exit(128 + signum)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
 
 
 def dumps(value: Any) -> str:

@@ -155,7 +155,11 @@ def test_a_run_stopped_in_every_way_continues_to_the_same_result(straight, tmp_p
             assert process.poll() is None
             time.sleep(0.05)
         os.kill(process.pid, how)
-        statuses[how] = process.wait(60)
+        try:
+            statuses[how] = process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
         (folder,) = tmp_path.iterdir()
         assert not (folder / "summary.json").exists()
     assert statuses == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
