@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo quick test lint clean
+.PHONY: demo quick test lint wheel clean
 
 demo: $(STAMP)                 ## train the generators, measure their checkerboards, write a report
 	$(BIN)/python -m experiments run configs/checkerboard.toml
@@ -30,5 +30,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+wheel: $(STAMP)                ## build the wheel and use it in an environment of its own
+	rm -rf dist $(VENV)-wheel
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -c 'import glob, zipfile; names = zipfile.ZipFile(*glob.glob("dist/*.whl")).namelist(); \
+	  top = {name.split("/")[0] for name in names}; print(*sorted(top)); \
+	  assert {t for t in top if not t.endswith(".dist-info")} == {"tconvjax"} and "tconvjax/py.typed" in names, names'
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd dist && $(abspath $(VENV))-wheel/bin/tconvjax explain --kernel 3 3 --stride 2
+	cd dist && $(abspath $(VENV))-wheel/bin/python -c 'import tconvjax, tconvjax.nnx; print(tconvjax.__file__)'
+
 clean:                         ## remove the virtual environment and caches, keep runs
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-wheel dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

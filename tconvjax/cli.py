@@ -83,10 +83,7 @@ def _explain(options: argparse.Namespace) -> int:
         output_padding=options.output_padding,
         kernel_dilation=options.dilation,
     )
-    center = analysis.CenterMap(
-        geometry.strides,
-        tuple((e - 1) / 2 - p for e, p in zip(geometry.extent, geometry.offset, strict=True)),
-    )
+    shift = analysis.center_map(k, s, padding, kernel_dilation=options.dilation).shift
     overlap = analysis.overlap_map(
         n,
         k,
@@ -101,7 +98,7 @@ def _explain(options: argparse.Namespace) -> int:
         "forward_padding": [list(pair) for pair in geometry.padding],
         "tap_counts": analysis.tap_counts(k, s).tolist() if options.dilation == 1 else None,
         "overlap_map": overlap.tolist(),
-        "center_shift": list(center.shift),
+        "center_shift": list(shift),
         "random_kernel_harmonic_share": 1 - 1 / prod(s),
     }
     if options.json:
@@ -122,7 +119,7 @@ def _explain(options: argparse.Namespace) -> int:
     print(
         f"overlap       {' '.join(map(str, line.tolist()))}{'    (middle line)' if rank > 1 else ''}"
     )
-    print(f"center shift  {_by(center.shift)} output pixels against half-pixel alignment")
+    print(f"center shift  {_by(shift)} output pixels against half-pixel alignment")
     return 0
 
 

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import oracles
@@ -342,6 +343,13 @@ def test_lowering_of_half_precision_does_not_change_the_numbers_of_its_gradient(
         for i in ("matmul", "dilated")
     ]
     np.testing.assert_allclose(*grads, rtol=2**-6, atol=2**-6)
+
+
+def test_lowers_for_every_platform_at_once(key):
+    x, kernel = jax.random.normal(key, (2, 4, 4, 3)), jax.random.normal(key, (3, 3, 3, 5))
+    run = jax.jit(jax.grad(lambda *a: jnp.sum(conv_transpose(*a, strides=2) ** 2), argnums=(0, 1)))
+    exported = jax.export.export(run, platforms=("cpu", "cuda", "tpu"))(x, kernel)
+    jax.tree.map(lambda a, b: close(a, b, 500), exported.call(x, kernel), run(x, kernel))
 
 
 def test_references_stay_in_plain_jax():

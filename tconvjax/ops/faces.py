@@ -106,7 +106,7 @@ def _batch(
     mapped = {
         role: jnp.moveaxis(operand, dim, 0)
         for role, operand, dim in zip(roles, operands, dims, strict=True)
-        if dim is not batching.not_mapped
+        if dim is not None  # not mapped
     }
     if len(mapped) == 2:
         letter = "stack"
