@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -107,6 +108,10 @@ def _build_config(table: dict[str, Any], errors: list[str]) -> Config | None:
         value = table.get(key)
         if isinstance(value, str) and value not in known:
             errors.append(f"{key}: unknown name {value!r}{_hint(value, known, choices=True)}")
+    if config and not re.fullmatch(r"[\w.-]*\w", config.name):
+        errors.append(
+            f"name: expected letters, digits and '_-.', as it names a folder; got {config.name!r}"
+        )
     if config and config.steps % config.chunk_steps:
         errors.append(
             f"chunk_steps: must divide steps; got {config.chunk_steps} and steps={config.steps}"
@@ -198,6 +203,9 @@ def _convert(kind: Any, value: Any, path: str, errors: list[str]) -> Any:
 
 
 def _check_range(metadata: Mapping[Any, Any], value: Any, path: str, errors: list[str]) -> None:
+    if isinstance(value, tuple):
+        for i, entry in enumerate(value):
+            _check_range(metadata, entry, f"{path}[{i}]", errors)
     if not isinstance(value, int | float):
         return
     if value < metadata.get("minimum", -math.inf):

@@ -83,6 +83,11 @@ def test_reports_all_errors_at_once_with_what_was_meant(tmp_path):
         ("seeds=[1,1]", "none twice"),
         ("chunk_steps=7", "must divide steps"),
         ("steps=0", "steps: must be at least 1, got 0"),
+        ("name=../up", "as it names a folder"),
+        (
+            "options.generator_features=[64,0,16]",
+            "generator_features[1]: must be at least 1, got 0",
+        ),
         ("claims=[]", "did you mean '[[expect]]'?"),
         ("steps.x=1", "steps is not a table"),
         ("steps", "expected key.path=VALUE"),

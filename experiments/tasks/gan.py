@@ -45,15 +45,21 @@ class Options:
 
     upsamplers: tuple[Upsampler, ...] = ("resize_conv",) * 3  # from 4 pixels on, each doubles
     kernel_size: int = field(default=3, metadata={"minimum": 2})  # of every upsampling layer
-    generator_features: tuple[int, ...] = (64, 32, 16)  # inputs of the upsampling layers
-    discriminator_features: tuple[int, ...] = (16, 32, 32)  # each followed by a 2 x 2 mean
+    generator_features: tuple[int, ...] = field(
+        default=(64, 32, 16), metadata={"minimum": 1}
+    )  # inputs of the upsampling layers
+    discriminator_features: tuple[int, ...] = field(
+        default=(16, 32, 32), metadata={"minimum": 1}
+    )  # each followed by a 2 x 2 mean
     latent: int = field(default=64, metadata={"minimum": 1})
     gamma: float = field(default=1.0, metadata={"minimum": 0.0})  # weight of the gradient penalties
     learning_rate: float = field(default=2e-3, metadata={"minimum": 0.0})
     b1: float = field(default=0.0, metadata={"minimum": 0.0, "maximum": 1.0})  # Adam's
     b2: float = field(default=0.9, metadata={"minimum": 0.0, "maximum": 1.0})
     batch_size: int = field(default=16, metadata={"minimum": 1})
-    samples: int = field(default=512, metadata={"minimum": 2})  # generated per evaluation and seed
+    samples: int = field(
+        default=512, metadata={"minimum": 2, "maximum": 1000}
+    )  # generated per evaluation and seed
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
