@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.print_config:
         print(engine.dumps(config.describe(resolved)))
         return 0
-    console = Console() if sys.stdout.isatty() else Console(width=100)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     engine.stop_at_once_on_signals(console)
     try:
         engine.run(resolved, options.out, console)

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+_UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RELATION = re.compile(
-    r"(?P<left>\w+)\s*(?P<sign>[<>])\s*(?:(?P<factor>[\d.eE+-]+)\s*\*\s*)?(?P<right>-?[\w.]+)"
-    r"(?:\s*(?P<offset>[+-]\s*[\d.]+))?\s+at\s+(?P<step>init|final)"
+    rf"(?P<left>\w+)\s*(?P<sign>[<>])\s*(?:(?P<factor>{_UNSIGNED})\s*\*\s*)?(?P<right>[+-]?{_UNSIGNED}|\w+)"
+    rf"(?:\s*(?P<offset>[+-]\s*{_UNSIGNED}))?\s+at\s+(?P<step>init|final)"
 )
 
 
@@ -43,12 +44,19 @@ class Claim:
             return [
                 f"expected '{form}' (or '>') with RIGHT a variant, 'real' or a number; got {self.relation!r}"
             ]
-        known = [*variants, "real"]
-        return [
-            f"unknown name {name!r}; expected one of {', '.join(map(repr, known))}"
-            for name in (match["left"], match["right"])
-            if name not in known and (name == match["left"] or _number(name) is None)
-        ]
+        left, right = match["left"], match["right"]
+        errors = []
+        if left not in variants:
+            errors.append(
+                f"unknown variant {left!r}; expected one of {', '.join(map(repr, variants))}"
+            )
+        if not _is_number(right) and right not in (*variants, "real"):
+            errors.append(
+                f"unknown name {right!r}; expected a number, 'real' or one of {', '.join(map(repr, variants))}"
+            )
+        if left == right:
+            errors.append(f"compares {left!r} with itself")
+        return errors
 
 
 def judge(
@@ -75,9 +83,8 @@ def judge(
     def side(name: str) -> np.ndarray | float:
         if name == "real":
             return real[claim.metric]
-        number = _number(name)
-        if number is not None:
-            return number
+        if _is_number(name):
+            return float(name)
         return np.asarray(values[name][step][claim.metric], np.float64)
 
     right = float(match["factor"] or 1) * side(match["right"])
@@ -108,8 +115,5 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _is_number(text: str) -> bool:
+    return re.fullmatch(rf"[+-]?{_UNSIGNED}", text) is not None

@@ -12,13 +12,15 @@ import re
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments.claims import Claim
 from experiments.data import SOURCES
 from experiments.tasks import TASKS
+
+SEED = {"minimum": 0, "maximum": 2**32 - 1}  # beyond, different seeds may give equal keys
 
 
 class ConfigError(Exception):
@@ -48,9 +50,10 @@ class Config:
     data: str  # a key of `experiments.data.SOURCES`
     steps: int = field(metadata={"minimum": 1})  # optimizer steps per seed
     chunk_steps: int = field(metadata={"minimum": 1})  # steps between evaluations, divides `steps`
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)  # vmapped; paired across variants
+    # Vmapped; paired across variants.
+    seeds: tuple[int, ...] = field(default=(0, 1, 2, 3, 4, 5), metadata=SEED)
     classifier_steps: int = field(default=300, metadata={"minimum": 1})  # of the feature network
-    classifier_seed: int = 0
+    classifier_seed: int = field(default=0, metadata=SEED)
     variants: tuple[Variant, ...] = field(default=(), metadata={"table": "variant"})
     claims: tuple[Claim, ...] = field(default=(), metadata={"table": "expect"})
 
@@ -79,21 +82,26 @@ def load(path: Path, settings: Sequence[str] = (), *, quick: bool = False) -> Co
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(path), [f"is not valid TOML: {error}"]) from None
     errors: list[str] = []
-    overrides = table.pop("quick", {})
-    if not isinstance(overrides, dict):
+    overrides = table.pop("quick", None)
+    if overrides is not None and not isinstance(overrides, dict):
         errors.append(f"quick: expected a table, got {overrides!r}")
-        overrides = {}
-    if quick:
-        table = _merged(table, overrides)
+    elif quick and overrides is None:
+        errors.append("quick: the file has no [quick] table to apply")
+    elif overrides is not None:
+        # Both forms of the file are checked, whichever is asked for.
+        merged = _merged(table, overrides)
+        _build_config(table if quick else merged, errors)
+        table = merged if quick else table
     for setting in settings:
-        _set(table, setting, errors)
+        table = _with(table, setting, errors)
     config = _build_config(table, errors)
     if errors or config is None:
-        raise ConfigError(str(path), errors)
+        raise ConfigError(str(path), list(dict.fromkeys(errors)))
     return config
 
 
-def _build_config(table: dict[str, Any], errors: list[str]) -> Config | None:
+def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
+    table = dict(table)
     variants = _tables(table.pop("variant", []), "variant", errors)
     claims = _tables(table.pop("expect", []), "expect", errors)
     base = table.pop("options", {})
@@ -112,17 +120,19 @@ def _build_config(table: dict[str, Any], errors: list[str]) -> Config | None:
         errors.append(
             f"name: expected letters, digits and '_-.', as it names a folder; got {config.name!r}"
         )
-    if config and config.steps % config.chunk_steps:
-        errors.append(
-            f"chunk_steps: must divide steps; got {config.chunk_steps} and steps={config.steps}"
-        )
-    if config and len(set(config.seeds)) != max(len(config.seeds), 1):
-        errors.append(f"seeds: expected at least one seed and none twice, got {list(config.seeds)}")
+    steps, chunk = table.get("steps"), table.get("chunk_steps")
+    if type(steps) is int and type(chunk) is int and chunk > 0 and steps % chunk:
+        errors.append(f"chunk_steps: must divide steps; got {chunk} and steps={steps}")
+    seeds = table.get("seeds", [0])
+    if isinstance(seeds, list) and (not seeds or any(seeds.count(seed) > 1 for seed in seeds)):
+        errors.append(f"seeds: expected at least one seed and none twice, got {seeds}")
     if not isinstance(base, dict):
         errors.append(f"options: expected a table, got {base!r}")
         base = {}
 
-    task = TASKS.get(table.get("task", ""))
+    task_name = table.get("task")
+    task = TASKS.get(task_name) if isinstance(task_name, str) else None
+    sound = task is not None and build(task.options, base, "options", errors) is not None
     resolved: list[Variant] = []
     names: list[str] = []
     for index, entry in enumerate(variants):
@@ -134,9 +144,12 @@ def _build_config(table: dict[str, Any], errors: list[str]) -> Config | None:
             )
         names.append(str(name))
         if task is not None:
-            _check_keys(task.options, base, "options", [] if index else errors)
-            options = build(task.options, base | entry, path, errors)
-            if options is not None:
+            for key in sorted(task.shared & entry.keys()):
+                errors.append(
+                    f"{path}.{key}: must be the same for all variants; set it in [options]"
+                )
+            if build(task.options, entry, path, errors) is not None and sound:
+                options = task.options(**_values(task.options, base | entry))
                 errors.extend(f"{path}.{error}" for error in options.errors())
                 resolved.append(Variant(str(name), options))
     if not variants:
@@ -161,14 +174,19 @@ def build(cls: type, table: Mapping[str, Any], path: str, errors: list[str]) -> 
     dotted = f"{path}." if path else ""
     _check_keys(cls, table, path, errors)
     hints = typing.get_type_hints(cls)
-    values = {}
     for f in fields(cls):
         if f.name in table:
-            values[f.name] = _convert(hints[f.name], table[f.name], dotted + f.name, errors)
-            _check_range(f.metadata, values[f.name], dotted + f.name, errors)
+            value = _convert(hints[f.name], table[f.name], dotted + f.name, errors)
+            _check_range(f.metadata, value, dotted + f.name, errors)
         elif f.default is MISSING and f.default_factory is MISSING:
             errors.append(f"{dotted}{f.name}: missing")
-    return cls(**values) if len(errors) == before else None
+    return cls(**_values(cls, table)) if len(errors) == before else None
+
+
+def _values(cls: type, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields that a valid table sets, converted."""
+    hints = typing.get_type_hints(cls)
+    return {name: _convert(hints[name], value, name, []) for name, value in table.items()}
 
 
 def _check_keys(cls: type, table: Mapping[str, Any], path: str, errors: list[str]) -> None:
@@ -193,7 +211,7 @@ def _convert(kind: Any, value: Any, path: str, errors: list[str]) -> Any:
                 for i, entry in enumerate(value)
             )
         errors.append(f"{path}: expected a list, got {value!r}")
-    elif kind is float and type(value) in (int, float) and math.isfinite(value):
+    elif kind is float and type(value) in (int, float) and abs(value) < 1e300:
         return float(value)
     elif type(value) is kind and kind is not float:
         return value
@@ -212,6 +230,8 @@ def _check_range(metadata: Mapping[Any, Any], value: Any, path: str, errors: lis
         errors.append(f"{path}: must be at least {metadata['minimum']}, got {value}")
     if value > metadata.get("maximum", math.inf):
         errors.append(f"{path}: must be at most {metadata['maximum']}, got {value}")
+    if value >= metadata.get("below", math.inf):
+        errors.append(f"{path}: must be below {metadata['below']}, got {value}")
 
 
 def _hint(value: Any, known: Sequence[Any] | Mapping[str, Any], *, choices: bool = False) -> str:
@@ -239,26 +259,28 @@ def _merged(table: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     return result
 
 
-def _set(table: dict[str, Any], setting: str, errors: list[str]) -> None:
+def _with(table: dict[str, Any], setting: str, errors: list[str]) -> dict[str, Any]:
+    """Returns the table with one `key.path=VALUE` applied."""
     key, equals, text = setting.partition("=")
-    if not equals or not key:
+    if not equals or not key.strip():
         errors.append(f"--set {setting}: expected key.path=VALUE")
-        return
+        return table
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    *parents, last = key.strip().split(".")
-    for parent in parents:
-        below = table.setdefault(parent, {})
+    path = key.strip().split(".")
+    below: Any = table
+    for i, name in enumerate(path[:-1]):
+        below = below.get(name, {})
         if not isinstance(below, dict):
-            errors.append(f"--set {setting}: {parent} is not a table")
-            return
-        table[parent] = table = dict(below)
-    table[last] = value
+            errors.append(f"--set {setting}: {'.'.join(path[: i + 1])} is not a table")
+            return table
+    for name in reversed(path[1:]):
+        value = {name: value}
+    return _merged(table, {path[0]: value})
 
 
 def describe(config: Config) -> dict[str, Any]:
     """Returns the resolved config as plain JSON values."""
-    assert is_dataclass(config)
     return json.loads(json.dumps(asdict(config)))

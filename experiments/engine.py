@@ -47,14 +47,16 @@ def run(config: Config, out: Path, console: Console) -> Path:
       ImportError: if the data need a package that is not installed.
     """
     with records.open_folder(out, config) as folder:
-        console.print(f"[bold]{config.name}[/bold]: {config.question}", highlight=False)
-        console.print(f"folder {folder}", style="dim", highlight=False)
+        console.print(Text(config.name, "bold"), Text(config.question))
+        console.print(Text(f"folder {folder}", "dim"))
         if (folder / "summary.json").exists():
             console.print("complete already; nothing to train", style="dim")
             report.print_summary(records.read_json(folder / "summary.json"), console)
             return folder
         started = time.perf_counter()
-        records.write_json(folder / "environment.json", records.environment())
+        fresh = not (folder / "environment.json").exists()
+        if fresh:
+            records.write_json(folder / "environment.json", records.environment())
         digits = SOURCES[config.data]()
         task = TASKS[config.task]
         with console.status("training the feature network, measuring real data"):
@@ -69,11 +71,12 @@ def run(config: Config, out: Path, console: Console) -> Path:
             for variant in config.variants:
                 _train(config, variant, setting, folder, progress, bar)
         summary = summarize(config, folder, setting)
-        summary["minutes"] = round((time.perf_counter() - started) / 60, 2)
+        if fresh:  # else it was not one sitting
+            summary["minutes"] = round((time.perf_counter() - started) / 60, 2)
         report.write(config, folder, summary, setting)
         records.write_json(folder / "summary.json", summary)  # last: its presence means complete
         report.print_summary(summary, console)
-        console.print(f"report {folder / 'report.html'}", highlight=False)
+        console.print(Text(f"report {folder / 'report.html'}"))
         return folder
 
 
@@ -124,6 +127,13 @@ def _evaluate(
 ) -> None:
     """Measures all seeds, and records the metrics and what the pictures need."""
     scalars, arrays = jax.device_get(train.evaluate(state))
+    for name, values in scalars.items():
+        for seed, value in zip(config.seeds, values, strict=True):
+            if not np.isfinite(value):
+                raise RunError(
+                    f"variant {variant.name}, seed {seed}: {name} is not finite after step {step}; stopped. Kept: "
+                    f"everything before, in {folder}. Try a lower learning rate."
+                )
     records.write_arrays(folder / "evaluations" / f"{variant.name}-{step}.npz", arrays)
     records.append_metrics(folder, variant.name, step, config.seeds, {**means, **scalars})
 

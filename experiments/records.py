@@ -65,7 +65,7 @@ def open_folder(out: Path, config: Config) -> Iterator[Path]:
                     "choose another place with --out."
                 )
         else:
-            others = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
+            others = sorted(p.name for p in folder.iterdir() if p.name[0] != ".")
             if others:
                 raise RunError(
                     f"{folder}: holds files but no config.json ({', '.join(others[:3])}); they are left alone. Move "

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from matplotlib.figure import Figure, FigureBase
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments import claims, records
 from experiments.config import Config, describe
+from experiments.tasks import TASKS
 
 COLORS = (
     "#0072b2",
@@ -25,19 +28,14 @@ COLORS = (
     "#cc79a7",
     "#e69f00",
 )  # Okabe & Ito, told apart by everybody
-CURVES = {
-    "phase_mean_fraction_2": "phase-mean fraction, period 2",
-    "phase_mean_fraction_4": "phase-mean fraction, period 4",
-    "band_contrast_diagonal_2": "diagonal band contrast at period 2, dB",
-    "frechet_classifier_distance": "Fréchet classifier distance",
-}
 LOG_SCALE = ("phase_mean_fraction", "frechet")
 PICTURES = {
     "samples.png": "Generated digits of the first seed before and after training, with the same latents; real digits "
     "at the right.",
     "spectrum.png": "Mean power spectra over generated images and seeds in dB, zero frequency in the middle, one color "
     "scale. Isolated peaks halfway and at the edge of an axis are patterns of period 4 and 2.",
-    "curves.png": "Metrics along training, mean over seeds with 95 % intervals; dashed: real digits.",
+    "curves.png": "Metrics along training, mean over seeds with 95 % intervals (of the logarithm where the axis is "
+    "logarithmic); dashed: real digits.",
 }
 
 
@@ -62,7 +60,8 @@ def write(config: Config, folder: Path, summary: Mapping[str, Any], setting: Any
         )
         draw_samples(samples, first, last, setting.real_images)
         draw_spectra(spectra, first, last, setting.real_spectrum)
-        draw_curves(curves, records.collect(folder, config.seeds), names, summary["real"])
+        collected = records.collect(folder, config.seeds)
+        draw_curves(curves, collected, names, summary["real"], TASKS[config.task].curves)
         upper, lower = overview.subfigures(2, 1, squeeze=False).ravel()
         draw_samples(upper, first, last, setting.real_images)
         draw_spectra(lower, first, last, setting.real_spectrum)
@@ -146,13 +145,17 @@ def draw_spectra(
 
 
 def draw_curves(
-    figure: FigureBase, collected: records.Metrics, names: Sequence[str], real: Mapping[str, float]
+    figure: FigureBase,
+    collected: records.Metrics,
+    names: Sequence[str],
+    real: Mapping[str, float],
+    titles: Mapping[str, str],
 ) -> None:
     """Draws curves over training, mean and 95 % interval over seeds."""
-    axes = figure.subplots(2, 2).ravel()
-    for axis, (metric, title) in zip(axes, CURVES.items(), strict=True):
+    axes = figure.subplots(-(-len(titles) // 2), 2, squeeze=False).ravel()
+    for axis, (metric, title) in zip(axes, titles.items(), strict=False):
         log = metric.startswith(LOG_SCALE)
-        for name, color in zip(names, COLORS, strict=False):
+        for name, color in zip(names, cycle(COLORS), strict=False):
             steps = sorted(collected[name])
             values = np.array([collected[name][step][metric] for step in steps])  # (steps, seeds)
             _band(axis, steps, values, color, name, log=log)
@@ -181,7 +184,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
         table.add_column("metric", no_wrap=True)
         for name in summary["variants"]:
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
         table.add_column("real", justify="right")
         for metric, real in summary["real"].items():
             row = [format_interval(v[step][metric]) for v in summary["variants"].values()]
@@ -191,10 +194,11 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     colors = {"supported": "green", "not supported": "red", "undecided": "yellow"}
     for entry in summary["claims"]:
         verdict = entry["verdict"]
+        relation = (
+            f"{entry['metric']}: {entry['relation']}; margin {format_interval(entry['margin'])}"
+        )
         console.print(
-            f"[{colors[verdict]}]{verdict:14}[/] {entry['claim']} [dim]({entry['metric']}: {entry['relation']}; "
-            f"margin {format_interval(entry['margin'])})[/]",
-            highlight=False,
+            Text(f"{verdict:14}", colors[verdict]), Text(f"{entry['claim']} ({relation})")
         )
 
 
@@ -220,7 +224,8 @@ def format_interval(entry: Mapping[str, float | None]) -> str:
 
 def _tile(images: np.ndarray, columns: int) -> np.ndarray:
     """Puts `(n, height, width, 1)` on a grid with gaps."""
-    padded = np.pad(images[..., 0], ((0, 0), (1, 1), (1, 1)), constant_values=1)
+    missing = -len(images) % columns
+    padded = np.pad(images[..., 0], ((0, missing), (1, 1), (1, 1)), constant_values=1)
     rows = [
         np.concatenate(list(padded[i : i + columns]), 1) for i in range(0, len(padded), columns)
     ]

@@ -30,7 +30,9 @@ class Kind(NamedTuple):
     """What a file in `experiments.tasks` offers: a family of tasks that differ in their options."""
 
     options: type  # a frozen dataclass; its `errors()` says what no single field can know
+    shared: frozenset[str]  # options that no variant may change
     metrics: tuple[str, ...]  # names that claims may use, all computed by `Task.evaluate`
+    curves: dict[str, str]  # metrics that the report draws along training, with their titles
     prepare: Callable[
         ..., Any
     ]  # (data, options, classifier_steps=, seed=) -> what all variants share

@@ -261,7 +261,10 @@ def adjoint_error(
       y: argument of `ft`, of the shape of `f(x)`.
 
     Returns:
-      A real scalar.
+      A real scalar; 0 if both products are.
+
+    Raises:
+      ValueError: if the shapes do not match.
 
     Example:
       >>> x, y = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
@@ -272,8 +275,15 @@ def adjoint_error(
       The dot-product test of Claerbout, Earth Soundings Analysis, 1992, chapter 5.
     """
     fx, fty = f(x), ft(y)
-    difference = jnp.sum(fx * y) - jnp.sum(x * fty)
-    return jnp.abs(difference) / (jnp.linalg.norm(fx) * jnp.linalg.norm(y))
+    if fx.shape != y.shape or fty.shape != x.shape:
+        raise ValueError(
+            "adjoint_error: f must map x to the shape of y, and ft y to the shape of x; got "
+            f"x {x.shape} -> {fx.shape}, y {y.shape} -> {fty.shape}."
+        )
+    difference = jnp.abs(jnp.sum(fx * y) - jnp.sum(x * fty))
+    scale = jnp.linalg.norm(fx) * jnp.linalg.norm(y)
+    error: jax.Array = jnp.where(difference > 0, difference / jnp.where(scale > 0, scale, 1), 0)
+    return error
 
 
 def _outer(per_axis: Sequence[np.ndarray]) -> np.ndarray:

@@ -9,19 +9,28 @@ import sys
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from tconvjax import analysis, metrics
 from tconvjax.geometry import Padding, conv_transpose_geometry
 
+LONGEST = 1 << 16  # input pixels per axis that `explain` draws
+SHOWN = 32  # entries of an overlap that it prints
 SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers bad arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    parser = argparse.ArgumentParser(prog="tconvjax", description="Learned upsampling, understood.")
+    parser = _Parser(prog="tconvjax", description="Learned upsampling, understood.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     explain = commands.add_parser(
@@ -71,54 +80,49 @@ def _explain(options: argparse.Namespace) -> int:
         tuple(v * rank if len(v) == 1 else v)
         for v in (options.kernel, options.stride, options.input)
     )
-    padding: Padding = options.padding.upper()
-    if options.padding.lstrip("-").isdigit():
+    if max(n) > LONGEST:
+        raise ValueError(f"--input must be at most {LONGEST}; got {max(n)}.")
+    padding: Padding
+    try:
         padding = int(options.padding)
-    geometry = conv_transpose_geometry(
-        "conv_transpose",
-        n,
-        k,
-        strides=s,
-        padding=padding,
-        output_padding=options.output_padding,
-        kernel_dilation=options.dilation,
-    )
-    shift = analysis.center_map(k, s, padding, kernel_dilation=options.dilation).shift
-    overlap = analysis.overlap_map(
-        n,
-        k,
-        strides=s,
-        padding=padding,
-        output_padding=options.output_padding,
-        kernel_dilation=options.dilation,
-    )
-    result = {
-        "input": list(n),
-        "output": list(geometry.big),
-        "forward_padding": [list(pair) for pair in geometry.padding],
-        "tap_counts": analysis.tap_counts(k, s).tolist() if options.dilation == 1 else None,
-        "overlap_map": overlap.tolist(),
-        "center_shift": list(shift),
-        "random_kernel_harmonic_share": 1 - 1 / prod(s),
+    except ValueError:
+        padding = options.padding.upper()
+    layer = {
+        "strides": s,
+        "padding": padding,
+        "output_padding": options.output_padding,
+        "kernel_dilation": options.dilation,
     }
+    geometry = conv_transpose_geometry("conv_transpose", n, k, **layer)
+    shift = analysis.center_map(k, s, padding, kernel_dilation=options.dilation).shift
+    overlaps = [  # the map of all axes is their product
+        analysis.overlap_map((n[i],), k[i], **layer | {"strides": s[i]}).tolist()
+        for i in range(rank)
+    ]
+    counts = analysis.tap_counts(k, s) if options.dilation == 1 else None
     if options.json:
+        result = {
+            "input": list(n),
+            "output": list(geometry.big),
+            "forward_padding": [list(pair) for pair in geometry.padding],
+            "tap_counts": None if counts is None else counts.tolist(),
+            "overlap_by_axis": overlaps,
+            "center_shift": list(shift),
+            "random_kernel_harmonic_share": 1 - 1 / prod(s),
+        }
         print(json.dumps(result, indent=2))
         return 0
     formula = "s(n - 1) + d(k - 1) + 1 - low - high"
     print(
         f"output size   {_by(n)} -> {_by(geometry.big)}    {formula} per axis, (low, high) = {geometry.padding}"
     )
-    if options.dilation == 1:
-        counts = analysis.tap_counts(k, s)
-        even = counts.min() == counts.max()
+    if counts is not None:
+        even = bool(counts.min() == counts.max())
         ratio = "even" if even else f"max/min {counts.max()}/{counts.min()}"
-        print(
-            f"taps by phase {counts.tolist()}    {ratio}: {_advice(even=bool(even), stride=prod(s))}"
-        )
-    line = overlap[(*(size // 2 for size in overlap.shape[:-1]),)] if rank > 1 else overlap
-    print(
-        f"overlap       {' '.join(map(str, line.tolist()))}{'    (middle line)' if rank > 1 else ''}"
-    )
+        print(f"taps by phase {counts.tolist()}    {ratio}: {_advice(even=even, stride=prod(s))}")
+    for i, overlap in enumerate(overlaps):
+        more = " .." if len(overlap) > SHOWN else ""
+        print(f"taps, axis {i}  {' '.join(map(str, overlap[:SHOWN]))}{more}")
     print(f"center shift  {_by(shift)} output pixels against half-pixel alignment")
     return 0
 
@@ -142,9 +146,12 @@ def _measure(options: argparse.Namespace) -> int:
         batch = np.stack(images)
         values: dict[str, float] = {}
         for period in periods:
-            fraction = metrics.phase_mean_fraction(batch, period)
+            try:
+                fraction = metrics.phase_mean_fraction(batch, period)
+                contrast = metrics.band_contrast(batch, period)
+            except ValueError as error:
+                raise ValueError(f"images of {_by(shape[:2])} pixels: {error}") from None
             values[f"phase_mean_fraction_{period}"] = float(fraction.mean())
-            contrast = metrics.band_contrast(batch, period)
             values |= {
                 f"band_contrast_{o}_{period}": float(v) for o, v in contrast._asdict().items()
             }
@@ -185,39 +192,54 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 def _read(path: Path) -> np.ndarray:
     """Returns one image as (height, width, channels) in float32."""
-    if path.suffix.lower() == ".npy":
-        array = np.load(path, allow_pickle=False)
-    else:
-        try:
-            from PIL import Image
-        except ImportError:
-            raise ImportError(
-                f'{path}: reading images needs pillow. Run: pip install "tconvjax[experiments]"'
-            ) from None
-        with Image.open(path) as image:
-            array = np.asarray(
-                image.convert("L" if image.mode in ("1", "L", "I", "F", "I;16") else "RGB")
-            )
+    try:
+        array = _decode(path)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3:
         raise ValueError(
             f"{path}: expected (height, width) or (height, width, channels); got shape {array.shape}."
         )
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: pixels must be real numbers; got dtype {array.dtype}.")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise ValueError(f"{path}: holds pixels that are not finite.")
-    return array.astype(np.float32)
+        raise ValueError(f"{path}: holds pixels that are not finite in float32.")
+    return array
+
+
+def _decode(path: Path) -> np.ndarray:
+    if path.suffix.lower() == ".npy":
+        return np.asarray(np.load(path, allow_pickle=False))
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError(
+            f'{path}: reading images needs pillow. Run: pip install "tconvjax[experiments]"'
+        ) from None
+    with Image.open(path) as image:
+        if image.mode == "1":
+            return np.asarray(image.convert("L"))
+        if image.mode in ("L", "RGB") or image.mode.startswith(("I", "F")):
+            return np.asarray(image)  # 16 and 32 bits as they are
+        return np.asarray(image.convert("RGB"))
 
 
 def _limit(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     try:
-        return name, float(value)
+        limit = float(value)
     except ValueError:
-        raise ValueError(f"--fail-above: expected METRIC=VALUE; got {text!r}.") from None
+        limit = float("nan")
+    if not np.isfinite(limit):
+        raise ValueError(f"--fail-above: expected METRIC=VALUE with a finite number; got {text!r}.")
+    return name, limit
 
 
 def _by(values: Sequence[Any]) -> str:
-    return " x ".join(f"{v:g}" for v in values)
+    return " x ".join(str(v) if isinstance(v, int) else f"{v:g}" for v in values)
 
 
 if __name__ == "__main__":

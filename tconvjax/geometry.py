@@ -16,7 +16,7 @@ import difflib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Ints = int | Sequence[int]
 Padding = str | int | Sequence[int | Sequence[int]]
@@ -24,7 +24,7 @@ Pairs = tuple[tuple[int, int], ...]
 PaddingConvention = Literal["forward", "dilated"]
 
 STRING_PADDINGS = ("SAME", "VALID")
-PADDING_CONVENTIONS = ("forward", "dilated")
+PADDING_CONVENTIONS: tuple[str, ...] = get_args(PaddingConvention)
 
 
 @dataclass(frozen=True)
@@ -405,7 +405,7 @@ def _chosen_shape(
         )
     if any(not m <= n < m + s for n, m, s in zip(shape, smallest, strides, strict=True)):
         valid = " x ".join(
-            f"{m}" if s == 1 else f"{{{m}..{m + s - 1}}}"
+            f"{m}" if s == 1 else f"{{{max(m, 1)}..{m + s - 1}}}"
             for m, s in zip(smallest, strides, strict=True)
         )
         raise ValueError(

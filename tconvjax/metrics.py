@@ -65,7 +65,7 @@ def phase_mean_fraction(images: ArrayLike, period: Ints) -> jax.Array:
     periodic = jnp.mean(phase_means**2, axis=space).sum(-1)
     total = jnp.mean(x**2, axis=space).sum(-1)
     flat = total <= scale * x.shape[-1] * (8 * jnp.finfo(x.dtype).eps) ** 2
-    return jnp.where(flat, 0, periodic / jnp.where(flat, 1, total))
+    return jnp.where(flat, 0, jnp.minimum(periodic / jnp.where(flat, 1, total), 1))
 
 
 def band_contrast(
@@ -114,11 +114,15 @@ def band_contrast(
             f"band_contrast: images need more than {2 * s * (radius + 1) - 1} pixels per axis for period {s} and "
             f"radius={radius}; got {height} x {width} (cropped to the period). Use larger images or radius=0."
         )
-    x = x - x.mean((-3, -2), keepdims=True)
     x = x.reshape(-1, *x.shape[-3:])
+    square = jnp.mean(x**2)
+    for _ in range(2):  # see phase_mean_fraction
+        x = x - x.mean((1, 2), keepdims=True)
     window = np.hanning(height + 1)[None, :-1, None, None] * np.hanning(width + 1)[:-1, None]
     spectrum = jnp.fft.fft2(x * jnp.asarray(window, x.dtype), axes=(1, 2))
     power = jnp.mean(jnp.abs(spectrum) ** 2, axis=(0, 3))
+    # What rounding alone leaves in a bin; no contrast is read off below it.
+    rounding = (4 * jnp.finfo(x.dtype).eps * window.sum()) ** 2 * square + jnp.finfo(x.dtype).tiny
 
     reach = np.arange(-surround, surround + 1)
     ring = np.maximum(abs(reach)[:, None], abs(reach)) > radius
@@ -129,8 +133,9 @@ def band_contrast(
             patch = power[
                 (v * height // s + reach)[:, None] % height, (h * width // s + reach) % width
             ]
-            band, around = jnp.mean(patch[~ring]), jnp.median(patch[ring])
-            ratios.append(jnp.where(band > 0, band / around, 1))
+            band = jnp.maximum(jnp.mean(patch[~ring]), rounding)
+            around = jnp.maximum(jnp.median(patch[ring]), rounding)
+            ratios.append(band / around)
         return 10 * jnp.log10(jnp.stack(ratios).mean())
 
     own = [q for q in product(range(s), repeat=2) if gcd(*q, s) == 1]
@@ -226,8 +231,7 @@ def _images(who: str, images: ArrayLike, period: Ints) -> tuple[jax.Array, tuple
         raise ValueError(
             f"{who}: images must have shape (*batch, *spatial, channels) with {rank} spatial axes; got {x.shape}."
         )
-    if not jnp.issubdtype(x.dtype, jnp.floating) or jnp.finfo(x.dtype).bits < 32:
-        x = x.astype(jnp.float32)
+    x = _at_least_float32(x)
     spatial = x.shape[-rank - 1 : -1]
     if any(n < p for n, p in zip(spatial, s, strict=True)) or prod(x.shape) == 0:
         raise ValueError(
@@ -237,8 +241,16 @@ def _images(who: str, images: ArrayLike, period: Ints) -> tuple[jax.Array, tuple
     return x[(..., *crop, slice(None))], s
 
 
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    wide = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits >= 32
+    return x if wide else x.astype(jnp.float32)
+
+
 def _features(who: str, *sets: ArrayLike) -> tuple[jax.Array, ...]:
     a, b = (jnp.asarray(f) for f in sets)
+    if any(jnp.issubdtype(f.dtype, jnp.complexfloating) for f in (a, b)):
+        raise TypeError(f"{who}: features must be real; got {a.dtype} and {b.dtype}.")
+    a, b = (_at_least_float32(f) for f in (a, b))
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(
             f"{who}: features must be two arrays (samples >= 2, features) with equal numbers of features; got shapes "

@@ -1,9 +1,10 @@
 """Layers for Flax NNX: parameters and one call of the function of the same name.
 
 Arguments are Flax's, in Flax's order, with Flax's names and defaults; ours follow, keyword-only. Parameters have Flax's
-names and shapes. Two things differ on purpose: integers in the `padding` of `ConvTranspose` mean the padding of the
-forward convolution (`padding_convention='dilated'` restores Flax's meaning), and its default initializer keeps the
-variance of the input, whatever the strides.
+names and shapes. What differs: integers in the `padding` of `ConvTranspose` mean the padding of the forward convolution
+(`padding_convention='dilated'` restores Flax's meaning); its default initializer keeps the variance of the input,
+whatever the strides; `Conv` has neither `input_dilation`, for which there is `ConvTranspose`, nor Flax's hook
+`conv_general_dilated`; the paddings 'CIRCULAR' and 'CAUSAL' are refused.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +22,38 @@ from jax.typing import DTypeLike
 from tconvjax import geometry as geo
 from tconvjax import initializers
 from tconvjax.geometry import Ints, Padding, PaddingConvention
-from tconvjax.ops.convolution import Implementation, conv, conv_transpose
-from tconvjax.ops.resize import METHODS, Method, resize_conv
+from tconvjax.ops.convolution import canonical_precision, conv, conv_transpose
+from tconvjax.ops.lowerings import IMPLEMENTATIONS, Implementation
+from tconvjax.ops.resize import (
+    METHODS,
+    RESIZE_CONV_IMPLEMENTATIONS,
+    Method,
+    ResizeConvImplementation,
+    resize_conv,
+)
 
 default_kernel_init = jax.nn.initializers.lecun_normal()
 default_bias_init = jax.nn.initializers.zeros
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
+LARGE = (1 << 30,)  # pixels of an axis on which any layer has output
+
+# Attributes that a layer hands to its function.
+SHARED_OPTIONS = (
+    "padding",
+    "kernel_dilation",
+    "feature_group_count",
+    "precision",
+    "preferred_element_type",
+    "implementation",
+)
+CONV_OPTIONS = ("strides", *SHARED_OPTIONS)
+TRANSPOSE_OPTIONS = (
+    *CONV_OPTIONS,
+    "output_padding",
+    "transpose_kernel",
+    "padding_convention",
+)
+RESIZE_OPTIONS = ("scale", "method", *SHARED_OPTIONS)
 
 
 class ConvTranspose(nnx.Module):
@@ -59,7 +86,7 @@ class ConvTranspose(nnx.Module):
       implementation: as in `conv_transpose`.
 
     Raises:
-      ValueError, TypeError: at construction, as `conv_transpose`.
+      ValueError, TypeError: at construction, for what every call of `conv_transpose` would refuse.
 
     Example:
       >>> from flax import nnx
@@ -98,40 +125,53 @@ class ConvTranspose(nnx.Module):
         padding_convention: PaddingConvention = "forward",
         implementation: Implementation = "auto",
     ) -> None:
-        k, s, d = _geometry("ConvTranspose", kernel_size, strides, kernel_dilation)
-        shape = _kernel_shape(
-            "ConvTranspose",
-            k,
-            in_features,
-            out_features,
-            feature_group_count,
-            transpose_kernel=transpose_kernel,
+        who, rank = "ConvTranspose", len(kernel_size) if isinstance(kernel_size, Sequence) else 1
+        self.in_features, self.out_features = in_features, out_features
+        self.kernel_size = geo.per_axis(who, "kernel_size", kernel_size, rank)
+        self.strides = geo.per_axis(who, "strides", 1 if strides is None else strides, rank)
+        self.padding = geo.resolve_padding(who, padding, rank)
+        self.kernel_dilation = geo.per_axis(
+            who, "kernel_dilation", 1 if kernel_dilation is None else kernel_dilation, rank
         )
-        self.options: dict[str, Any] = {
-            "strides": s,
-            "padding": geo.resolve_padding("ConvTranspose", padding, len(k)),
-            "kernel_dilation": d,
-            "output_padding": output_padding,
-            "feature_group_count": feature_group_count,
-            "transpose_kernel": transpose_kernel,
-            "padding_convention": padding_convention,
-            "precision": precision,
-            "preferred_element_type": preferred_element_type,
-            "implementation": implementation,
-        }
-        self.dtype, self.promote_dtype = dtype, promote_dtype
-        kernel_init = kernel_init or initializers.variance_scaling_transpose(
-            s, transpose_kernel=transpose_kernel, feature_group_count=feature_group_count
+        self.output_padding = output_padding
+        self.feature_group_count = feature_group_count
+        self.transpose_kernel = transpose_kernel
+        self.padding_convention = padding_convention
+        self.precision = canonical_precision(who, precision)
+        self.preferred_element_type = preferred_element_type
+        self.implementation = geo.choice(who, "implementation", implementation, IMPLEMENTATIONS)
+        geo.conv_transpose_geometry(  # refuses now what every call would refuse
+            who,
+            LARGE * rank,
+            self.kernel_size,
+            strides=self.strides,
+            padding=self.padding,
+            output_padding=output_padding,
+            kernel_dilation=self.kernel_dilation,
+            padding_convention=padding_convention,
         )
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype), **kernel_metadata)
-        self.bias = _bias(use_bias, bias_init, out_features, param_dtype, rngs, bias_metadata)
-        self.mask = _mask("ConvTranspose", mask, shape)
+        shape = _kernel_shape(self, who, transpose_kernel=transpose_kernel)
+        keep_variance = initializers.variance_scaling_transpose(
+            self.strides, transpose_kernel=transpose_kernel, feature_group_count=feature_group_count
+        )
+        _create(
+            self,
+            shape,
+            use_bias=use_bias,
+            mask=mask,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            kernel_init=kernel_init or keep_variance,
+            bias_init=bias_init,
+            promote_dtype=promote_dtype,
+            rngs=rngs,
+            kernel_metadata=kernel_metadata,
+            bias_metadata=bias_metadata,
+        )
 
     def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
         """Returns `conv_transpose(x, kernel) + bias`; see there for `output_shape`."""
-        x, kernel, bias = _promoted(self, x)
-        y = conv_transpose(x, kernel, output_shape=output_shape, **self.options)
-        return y if bias is None else y + _along_last_axis(bias, y.ndim)
+        return _apply(self, conv_transpose, x, TRANSPOSE_OPTIONS, output_shape=output_shape)
 
 
 class Conv(nnx.Module):
@@ -160,7 +200,7 @@ class Conv(nnx.Module):
       implementation: as in `conv`.
 
     Raises:
-      ValueError, TypeError: at construction, as `conv`.
+      ValueError, TypeError: at construction, for what every call of `conv` would refuse.
 
     Example:
       >>> from flax import nnx
@@ -193,27 +233,37 @@ class Conv(nnx.Module):
         bias_metadata: Mapping[str, Any] = NO_METADATA,
         implementation: Implementation = "auto",
     ) -> None:
-        k, s, d = _geometry("Conv", kernel_size, strides, kernel_dilation)
-        shape = _kernel_shape("Conv", k, in_features, out_features, feature_group_count)
-        self.options: dict[str, Any] = {
-            "strides": s,
-            "padding": geo.resolve_padding("Conv", padding, len(k)),
-            "kernel_dilation": d,
-            "feature_group_count": feature_group_count,
-            "precision": precision,
-            "preferred_element_type": preferred_element_type,
-            "implementation": implementation,
-        }
-        self.dtype, self.promote_dtype = dtype, promote_dtype
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype), **kernel_metadata)
-        self.bias = _bias(use_bias, bias_init, out_features, param_dtype, rngs, bias_metadata)
-        self.mask = _mask("Conv", mask, shape)
+        who, rank = "Conv", len(kernel_size) if isinstance(kernel_size, Sequence) else 1
+        self.in_features, self.out_features = in_features, out_features
+        self.kernel_size = geo.per_axis(who, "kernel_size", kernel_size, rank)
+        self.strides = geo.per_axis(who, "strides", 1 if strides is None else strides, rank)
+        self.padding = geo.resolve_padding(who, padding, rank)
+        self.kernel_dilation = geo.per_axis(
+            who, "kernel_dilation", 1 if kernel_dilation is None else kernel_dilation, rank
+        )
+        self.feature_group_count = feature_group_count
+        self.precision = canonical_precision(who, precision)
+        self.preferred_element_type = preferred_element_type
+        self.implementation = geo.choice(who, "implementation", implementation, IMPLEMENTATIONS)
+        shape = _kernel_shape(self, who)
+        _create(
+            self,
+            shape,
+            use_bias=use_bias,
+            mask=mask,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            promote_dtype=promote_dtype,
+            rngs=rngs,
+            kernel_metadata=kernel_metadata,
+            bias_metadata=bias_metadata,
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `conv(x, kernel) + bias`."""
-        x, kernel, bias = _promoted(self, x)
-        y = conv(x, kernel, **self.options)
-        return y if bias is None else y + _along_last_axis(bias, y.ndim)
+        return _apply(self, conv, x, CONV_OPTIONS)
 
 
 class ResizeConv(nnx.Module):
@@ -240,9 +290,10 @@ class ResizeConv(nnx.Module):
       rngs: of which `params` is used.
       kernel_metadata: keywords of the kernel's `nnx.Param`.
       bias_metadata: keywords of the bias's `nnx.Param`.
+      implementation: as in `resize_conv`.
 
     Raises:
-      ValueError, TypeError: at construction, as `resize_conv`.
+      ValueError, TypeError: at construction, for what every call of `resize_conv` would refuse.
 
     Example:
       >>> from flax import nnx
@@ -274,93 +325,101 @@ class ResizeConv(nnx.Module):
         rngs: nnx.Rngs,
         kernel_metadata: Mapping[str, Any] = NO_METADATA,
         bias_metadata: Mapping[str, Any] = NO_METADATA,
+        implementation: ResizeConvImplementation = "auto",
     ) -> None:
-        k, _, d = _geometry("ResizeConv", kernel_size, 1, kernel_dilation)
-        shape = _kernel_shape("ResizeConv", k, in_features, out_features, feature_group_count)
-        self.options: dict[str, Any] = {
-            "scale": geo.per_axis("ResizeConv", "scale", scale, len(k)),
-            "method": geo.choice("ResizeConv", "method", method, METHODS),
-            "padding": geo.resolve_padding("ResizeConv", padding, len(k)),
-            "kernel_dilation": d,
-            "feature_group_count": feature_group_count,
-            "precision": precision,
-            "preferred_element_type": preferred_element_type,
-        }
-        self.dtype, self.promote_dtype = dtype, promote_dtype
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype), **kernel_metadata)
-        self.bias = _bias(use_bias, bias_init, out_features, param_dtype, rngs, bias_metadata)
-        self.mask = _mask("ResizeConv", mask, shape)
+        who, rank = "ResizeConv", len(kernel_size) if isinstance(kernel_size, Sequence) else 1
+        self.in_features, self.out_features = in_features, out_features
+        self.kernel_size = geo.per_axis(who, "kernel_size", kernel_size, rank)
+        self.scale = geo.per_axis(who, "scale", scale, rank)
+        self.method = geo.choice(who, "method", method, METHODS)
+        self.padding = geo.resolve_padding(who, padding, rank)
+        self.kernel_dilation = geo.per_axis(
+            who, "kernel_dilation", 1 if kernel_dilation is None else kernel_dilation, rank
+        )
+        self.feature_group_count = feature_group_count
+        self.precision = canonical_precision(who, precision)
+        self.preferred_element_type = preferred_element_type
+        self.implementation = geo.choice(
+            who, "implementation", implementation, RESIZE_CONV_IMPLEMENTATIONS
+        )
+        shape = _kernel_shape(self, who)
+        _create(
+            self,
+            shape,
+            use_bias=use_bias,
+            mask=mask,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            promote_dtype=promote_dtype,
+            rngs=rngs,
+            kernel_metadata=kernel_metadata,
+            bias_metadata=bias_metadata,
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `resize_conv(x, kernel) + bias`."""
-        x, kernel, bias = _promoted(self, x)
-        y = resize_conv(x, kernel, **self.options)
-        return y if bias is None else y + _along_last_axis(bias, y.ndim)
+        return _apply(self, resize_conv, x, RESIZE_OPTIONS)
 
 
-def _geometry(
-    who: str, kernel_size: Ints, strides: Ints | None, kernel_dilation: Ints | None
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    rank = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
-    k = geo.per_axis(who, "kernel_size", kernel_size, rank)
-    s = geo.per_axis(who, "strides", 1 if strides is None else strides, rank)
-    d = geo.per_axis(
-        who, "kernel_dilation", 1 if kernel_dilation is None else kernel_dilation, rank
-    )
-    return k, s, d
-
-
-def _kernel_shape(
-    who: str,
-    kernel_size: tuple[int, ...],
-    in_features: int,
-    out_features: int,
-    groups: int,
-    *,
-    transpose_kernel: bool = False,
-) -> tuple[int, ...]:
-    groups = geo.positive_int(who, "feature_group_count", groups)
-    features = geo.ints(who, "in_features, out_features", (in_features, out_features), 1)
+def _kernel_shape(module: Any, who: str, *, transpose_kernel: bool = False) -> tuple[int, ...]:
+    groups = geo.positive_int(who, "feature_group_count", module.feature_group_count)
+    features = (module.in_features, module.out_features)
+    geo.ints(who, "(in_features, out_features)", features, minimum=1)
     if any(n % groups for n in features):
         raise ValueError(
             f"{who}: feature_group_count must divide in_features and out_features; got "
-            f"feature_group_count={groups}, in_features={in_features}, out_features={out_features}."
+            f"feature_group_count={groups}, in_features={features[0]}, out_features={features[1]}."
         )
-    if transpose_kernel:
-        return (*kernel_size, out_features // groups, in_features)
-    return (*kernel_size, in_features // groups, out_features)
+    source, target = reversed(features) if transpose_kernel else features
+    return (*module.kernel_size, source // groups, target)
 
 
-def _bias(
-    use_bias: bool,  # noqa: FBT001
-    init: Initializer,
-    features: int,
-    dtype: DTypeLike,
+def _create(
+    module: Any,
+    kernel_shape: tuple[int, ...],
+    *,
+    use_bias: bool,
+    mask: jax.Array | None,
+    dtype: DTypeLike | None,
+    param_dtype: DTypeLike,
+    kernel_init: Initializer,
+    bias_init: Initializer,
+    promote_dtype: Callable[..., Any],
     rngs: nnx.Rngs,
-    metadata: Mapping[str, Any],
-) -> nnx.Param[jax.Array] | None:
-    if not use_bias:
-        return nnx.data(None)
-    return nnx.Param(init(rngs.params(), (features,), dtype), **metadata)
-
-
-def _mask(who: str, mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array | None:
-    if mask is not None and mask.shape != shape:
+    kernel_metadata: Mapping[str, Any],
+    bias_metadata: Mapping[str, Any],
+) -> None:
+    """Gives a layer its parameters, in Flax's order of random draws."""
+    who = type(module).__name__
+    if mask is not None and jnp.shape(mask) != kernel_shape:
         raise ValueError(
-            f"{who}: mask must have the shape of the kernel; got {mask.shape}, kernel {shape}."
+            f"{who}: mask must have the shape of the kernel; got {jnp.shape(mask)}, kernel {kernel_shape}."
         )
-    return nnx.data(mask)
+    module.use_bias, module.param_dtype = use_bias, param_dtype
+    module.dtype, module.promote_dtype = dtype, promote_dtype
+    module.mask = nnx.data(None if mask is None else jnp.asarray(mask))
+    kernel = kernel_init(rngs.params(), kernel_shape, param_dtype)
+    module.kernel = nnx.Param(kernel, **kernel_metadata)
+    module.bias = nnx.data(None)
+    if use_bias:
+        bias = bias_init(rngs.params(), (module.out_features,), param_dtype)
+        module.bias = nnx.Param(bias, **bias_metadata)
 
 
-def _promoted(module: Any, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Returns input, masked kernel and bias in the dtype of the computation."""
+def _apply(
+    module: Any,
+    function: Callable[..., jax.Array],
+    x: jax.Array,
+    options: tuple[str, ...],
+    **at_call: Any,
+) -> jax.Array:
+    """Returns `function(x, masked kernel) + bias`, all in the dtype of the computation."""
     kernel = module.kernel[...]
     if module.mask is not None:
         kernel = kernel * module.mask
     bias = None if module.bias is None else module.bias[...]
     x, kernel, bias = module.promote_dtype((x, kernel, bias), dtype=module.dtype)
-    return x, kernel, bias
-
-
-def _along_last_axis(bias: jax.Array, ndim: int) -> jax.Array:
-    return bias.reshape((1,) * (ndim - 1) + (-1,))
+    y = function(x, kernel, **{name: getattr(module, name) for name in options}, **at_call)
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tconvjax.ops import lowerings
+
 
 @dataclass(frozen=True)
 class Case:
@@ -60,8 +62,8 @@ CASES = [
     row("unit kernel", (4, 3), (1, 1), (1, 1), 0),
     row("k = s, cropped on both sides", (6, 5), (2, 3), (2, 2), ((1, 1), (0, 0)), i=1, o=2),
 ]
+LOWERINGS = lowerings.IMPLEMENTATIONS
 FEW = [case for case in CASES if case.why in {"axes differ", "dilation", "groups", "three axes"}]
-LOWERINGS = ("auto", "matmul", "dilated", "linear_transpose")
 
 
 def each(name, values):

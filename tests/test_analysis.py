@@ -153,6 +153,15 @@ def test_variance_scaling_transpose_counts_groups(key):
         np.testing.assert_allclose(y.var(), 1, rtol=0.1)
 
 
+def test_adjoint_error_sees_a_transpose_that_is_not(key):
+    x, y = jax.random.normal(key, (2, 5))
+    assert analysis.adjoint_error(lambda u: jnp.roll(u, 1), lambda v: jnp.roll(v, -1), x, y) < 1e-6
+    assert analysis.adjoint_error(lambda u: jnp.roll(u, 1), lambda v: jnp.roll(v, 1), x, y) > 1e-2
+    assert analysis.adjoint_error(lambda u: u, lambda v: v, 0 * x, y) == 0
+    with pytest.raises(ValueError, match=r"got x \(5, 1\) -> \(5, 1\), y \(5,\) -> \(5,\)"):
+        analysis.adjoint_error(lambda u: u, lambda v: v, x[:, None], y)
+
+
 @pytest.mark.refuses
 @pytest.mark.parametrize(
     ("call", "message"),

@@ -61,7 +61,7 @@ def test_reports_all_errors_at_once_with_what_was_meant(tmp_path):
         "chunk_steps: expected int, got 1.5",
         "options.gama: unknown key; did you mean 'gamma'?",
         "latent: expected int, got True",
-        "b1: must be at most 1.0, got 3.0",
+        "options.b1: must be below 1.0, got 3.0",
         "samples: expected int, got 'many'",
         "variant.real.name: expected a unique identifier other than 'real', got 'real'",
         "unknown name 'nothing'",
@@ -88,6 +88,11 @@ def test_reports_all_errors_at_once_with_what_was_meant(tmp_path):
             "options.generator_features=[64,0,16]",
             "generator_features[1]: must be at least 1, got 0",
         ),
+        ("task=[1]", "task: expected str, got [1]"),
+        ("seeds=[99999999999]", "seeds[0]: must be at most 4294967295"),
+        ("options.learning_rate=1e400", "learning_rate: expected float, got inf"),
+        ("options.b2=1.0", "options.b2: must be below 1.0, got 1.0"),
+        ("options.upsamplers=3", "upsamplers: expected a list, got 3"),
         ("claims=[]", "did you mean '[[expect]]'?"),
         ("steps.x=1", "steps is not a table"),
         ("steps", "expected key.path=VALUE"),
@@ -127,6 +132,52 @@ def test_command_line_answers_bad_input_with_status_two(tmp_path):
     assert "data: unknown name 'x'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_shared_options_are_told_once_and_variants_cannot_change_them_all(tmp_path):
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(CHECKERBOARD, ["options.latent=true", "stepz=3", "chunk_steps=7"])
+    assert [e.partition(":")[0] for e in caught.value.errors] == [
+        "stepz",
+        "chunk_steps",
+        "options.latent",
+    ]
+    path = tmp_path / "c.toml"
+    text = CHECKERBOARD.read_text()
+    path.write_text(text.replace('name = "none"', 'name = "none"\nsamples = 8'))
+    with pytest.raises(config.ConfigError, match=r"variant\.none\.samples: must be the same"):
+        config.load(path)
+    path.write_text(text.replace("classifier_steps = 100", "classifer_steps = 100"))
+    with pytest.raises(config.ConfigError, match="classifer_steps: unknown key"):
+        config.load(path)  # a [quick] table is checked also without --quick
+    path.write_text(text.partition("[quick]")[0])
+    with pytest.raises(config.ConfigError, match=r"no \[quick\] table"):
+        config.load(path, quick=True)
+
+
+@pytest.mark.parametrize(
+    "relation",
+    [
+        "a > 1.2.3 * b at init",
+        "a > e * b at init",
+        "a > b + . at init",
+        "a > nan at init",
+        "real > 0.5 at init",
+        "b > b at init",
+        "a > c at init",
+        "a = b at init",
+        "a > b",
+    ],
+)
+def test_relations_that_cannot_be_computed_are_refused(relation):
+    assert Claim("c", "m", relation, "s").errors(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "relation", ["a > 1e-3 at init", "a < 2 * real + 1e-3 at final", "a > -1.5 at init"]
+)
+def test_relations_with_any_number(relation):
+    assert not Claim("c", "m", relation, "s").errors(["a", "b"])
 
 
 def verdict(relation, left, right, real=1.0):

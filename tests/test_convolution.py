@@ -198,7 +198,6 @@ def test_padding_one_moves_the_center_by_exactly_one_pixel():
 def test_derivatives_of_every_order_and_mode(case, implementation):
     x, kernel, y = arrays(case)
     options = case.options | {"implementation": implementation}
-    matrix = conv_matrix((*case.big, case.in_features), kernel, **case.options)
 
     def loss(x, w, how):
         if how == "ours":
@@ -226,7 +225,6 @@ def test_derivatives_of_every_order_and_mode(case, implementation):
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
-    assert matrix.dtype == jnp.float64
 
 
 @each("face", ("conv", "conv_transpose"))
@@ -345,6 +343,24 @@ def test_lowering_of_half_precision_does_not_change_the_numbers_of_its_gradient(
     np.testing.assert_allclose(*grads, rtol=2**-6, atol=2**-6)
 
 
+@each("operand", ("image", "kernel"))
+def test_vmap_over_nothing(operand, key):
+    x, kernel = jax.random.normal(key, (4, 4, 2)), jax.random.normal(key, (3, 3, 2, 5))
+    if operand == "image":
+        y = jax.vmap(lambda x: conv(x, kernel))(x[None][:0])
+    else:
+        y = jax.vmap(lambda w: conv(x, w))(kernel[None][:0])
+    assert y.shape == (0, 4, 4, 5)
+
+
+@each("configured", ("highest", "tensorfloat32", "F32_F32_F32"))
+def test_configured_precision_is_heeded_and_algorithms_do_no_harm(configured, key):
+    x, kernel = jax.random.normal(key, (4, 2)), jax.random.normal(key, (3, 2, 2))
+    with jax.default_matmul_precision(configured):
+        text = str(jax.make_jaxpr(lambda x: conv(x, kernel))(x))
+    assert ("HIGHEST" in text) == (configured == "highest")
+
+
 def test_lowers_for_every_platform_at_once(key):
     x, kernel = jax.random.normal(key, (2, 4, 4, 3)), jax.random.normal(key, (3, 3, 3, 5))
     run = jax.jit(jax.grad(lambda *a: jnp.sum(conv_transpose(*a, strides=2) ** 2), argnums=(0, 1)))
@@ -390,6 +406,7 @@ WRONG = [
     ({"kernel_dilation": -1}, "kernel_dilation must be at least 1"),
     ({"implementation": "matmull"}, "Did you mean 'matmul'?"),
     ({"precision": "hihg"}, "precision must be None, a jax.lax.Precision"),
+    ({"precision": (1, 2, 3)}, "precision must be None, a jax.lax.Precision"),
 ]
 WRONG_TRANSPOSE = [
     ({"output_shape": (18, 16), "padding": 1}, "valid sizes are {15..16} x {15..16}"),
@@ -405,6 +422,10 @@ WRONG_TYPE = [
     ({"strides": 2.0}, "strides must be an integer; got 2.0 of type float"),
     ({"strides": True}, "strides must be an integer; got the boolean True"),
     ({"padding": 1.5}, "padding must be an integer"),
+    ({"preferred_element_type": jnp.int32}, "preferred_element_type must be floating"),
+    ({"preferred_element_type": "foo"}, "got 'foo' for operands of float32"),
+    ({"preferred_element_type": jnp.complex64}, "preferred_element_type must be floating"),
+    ({"kernel": "abc"}, "x and kernel must be arrays; got x of type"),
     ({"x": jnp.zeros((8, 8, 4), int), "kernel": jnp.zeros((3, 3, 4, 6), int)}, "got x of int"),
 ]
 

@@ -28,7 +28,7 @@ TINY = [
     "--set=steps=6",
     "--set=chunk_steps=2",
     "--set=classifier_steps=3",
-    "--set=options.samples=8",
+    "--set=options.samples=6",
     "--set=options.batch_size=2",
     "--set=options.generator_features=[4,4,4]",
     "--set=options.discriminator_features=[4,4,4]",
@@ -65,7 +65,7 @@ def run(out, *more):
 def comparable(folder):
     """What must not depend on interruptions."""
     summary = records.read_json(folder / "summary.json")
-    del summary["minutes"]
+    summary.pop("minutes", None)  # of a run in one sitting
     return summary, (folder / "metrics.jsonl").read_text()
 
 
@@ -124,7 +124,7 @@ def test_a_run_leaves_everything_behind(straight):
     for link in pictures:
         Image.open(io.BytesIO(base64.b64decode(link.partition(",")[2]))).verify()
     assert "phase_mean_fraction_2" in printed
-    assert re.search(r"supported|undecided", printed)
+    assert re.search(r"^(supported|undecided|not supported) +c ", printed, re.MULTILINE)
 
 
 @pytest.mark.slow

@@ -118,6 +118,13 @@ def test_dtype_mask_and_gradients(cls, key):
     assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
 
+@each("cls", (tnn.Conv, tnn.ConvTranspose, tnn.ResizeConv))
+def test_graph_definitions_are_hashable_and_equal(cls):
+    one, two = (nnx.graphdef(cls(2, 3, (3,), 2, rngs=nnx.Rngs(i))) for i in (0, 1))
+    assert hash(one) == hash(two)
+    assert one == two
+
+
 @pytest.mark.refuses
 @pytest.mark.parametrize(
     ("cls", "args", "options", "message"),
@@ -129,6 +136,25 @@ def test_dtype_mask_and_gradients(cls, key):
             "in_features=4, out_features=6",
         ),
         (tnn.ConvTranspose, (4, 6, (3, 3), 0), {}, "ConvTranspose: strides must be at least 1"),
+        (
+            tnn.ConvTranspose,
+            (4, 6, (3, 3), 2),
+            {"output_padding": 1},
+            "output_padding goes with integer padding",
+        ),
+        (
+            tnn.ConvTranspose,
+            (4, 6, (3, 3), 2),
+            {"padding_convention": "forwards"},
+            "Did you mean 'forward'?",
+        ),
+        (
+            tnn.ConvTranspose,
+            (4, 6, (3, 3), 2),
+            {"implementation": "foo"},
+            "implementation must be one of",
+        ),
+        (tnn.Conv, (4, 6, (3, 3), 2), {"precision": "hihg"}, "precision must be None"),
         (tnn.Conv, (4, 6, (3, 3)), {"padding": "CIRCULAR"}, "Conv: padding must be one of"),
         (
             tnn.Conv,

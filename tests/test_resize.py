@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 from cases import each
 
@@ -19,7 +20,8 @@ def test_nearest_repeats_pixels(shape, key):
         want = np.repeat(want, r, axis)
     got = resize(x, scale)
     np.testing.assert_array_equal(got, want)
-    np.testing.assert_array_equal(resize((10 * x).astype(int), scale).shape, want.shape)
+    integers = (10 * x).astype(int)
+    np.testing.assert_array_equal(resize(integers, scale), (10 * want).astype(int))
 
 
 @each("scale", ((2,), (3,), (4,)))
@@ -48,8 +50,10 @@ def test_resize_conv_is_resize_then_conv_and_has_its_gradients(method, key):
     x = jax.random.normal(key, (2, 4, 5, 2))
     kernel = jax.random.normal(key, (3, 2, 2, 3))
     run = lambda x, w: resize_conv(x, w, scale=(2, 3), method=method, implementation="plain")
-    two = lambda x, w: conv(resize(x, (2, 3), method=method), w)
-    np.testing.assert_allclose(run(x, kernel), two(x, kernel), atol=1e-5)
+    enlarged = np.asarray(resize(x, (2, 3), method=method), np.float64)
+    pads = [oracles.conv_pads(n, k, 1, 1, "SAME") for n, k in ((8, 3), (15, 2))]
+    want = oracles.conv(enlarged, np.asarray(kernel, np.float64), (1, 1), pads, (1, 1), 1)
+    np.testing.assert_allclose(run(x, kernel), want, atol=1e-5)
     grads = jax.grad(lambda *a: jnp.sum(run(*a) ** 2), argnums=(0, 1))(x, kernel)
     for gradient, argument in zip(grads, (x, kernel), strict=True):
         np.testing.assert_allclose(
@@ -77,5 +81,12 @@ def test_refuses(scale, method, error, message):
 def test_refuses_to_interpolate_integers():
     with pytest.raises(TypeError, match="got dtype int32"):
         resize(jnp.zeros((4, 1), int), (2,), method="linear")
-    with pytest.raises(ValueError, match="implementation must be one of 'auto', 'plain'"):
-        resize_conv(jnp.zeros((4, 1)), jnp.zeros((3, 1, 1)), scale=2, implementation="fuse")
+    x, kernel = jnp.zeros((4, 1)), jnp.zeros((3, 1, 1))
+    for wrong, message in (
+        ({"implementation": "fuse"}, "implementation must be one of 'auto', 'plain'"),
+        ({"padding": "FULL"}, "padding must be one of"),
+        ({"method": "cubic"}, "method must be one of"),
+        ({"kernel": jnp.zeros((3, 2, 1))}, "got 1 channels"),
+    ):
+        with pytest.raises(ValueError, match=f"^resize_conv: .*{message}"):
+            resize_conv(x, **{"kernel": kernel, "scale": 2} | wrong)

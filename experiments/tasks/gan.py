@@ -38,6 +38,13 @@ METRICS = (
     "kernel_classifier_distance",
 )
 
+CURVES = {
+    "phase_mean_fraction_2": "phase-mean fraction, period 2",
+    "phase_mean_fraction_4": "phase-mean fraction, period 4",
+    "band_contrast_diagonal_2": "diagonal band contrast at period 2, dB",
+    "frechet_classifier_distance": "Fréchet classifier distance",
+}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -54,8 +61,8 @@ class Options:
     latent: int = field(default=64, metadata={"minimum": 1})
     gamma: float = field(default=1.0, metadata={"minimum": 0.0})  # weight of the gradient penalties
     learning_rate: float = field(default=2e-3, metadata={"minimum": 0.0})
-    b1: float = field(default=0.0, metadata={"minimum": 0.0, "maximum": 1.0})  # Adam's
-    b2: float = field(default=0.9, metadata={"minimum": 0.0, "maximum": 1.0})
+    b1: float = field(default=0.0, metadata={"minimum": 0.0, "below": 1.0})  # Adam's
+    b2: float = field(default=0.9, metadata={"minimum": 0.0, "below": 1.0})
     batch_size: int = field(default=16, metadata={"minimum": 1})
     samples: int = field(
         default=512, metadata={"minimum": 2, "maximum": 1000}
@@ -281,4 +288,4 @@ def halve(x: jax.Array) -> jax.Array:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
-KIND = Kind(Options, METRICS, prepare, make_task)
+KIND = Kind(Options, frozenset({"samples"}), METRICS, CURVES, prepare, make_task)

@@ -6,7 +6,7 @@ Both functions resolve what the user wrote into one `Geometry` and bind one face
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 from tconvjax import geometry as geo
 from tconvjax.geometry import Geometry, Ints, Padding, PaddingConvention
 from tconvjax.ops import faces, lowerings
-
-Implementation = Literal["auto", "matmul", "dilated", "linear_transpose"]
+from tconvjax.ops.lowerings import Implementation
 
 
 def conv(
@@ -74,7 +73,7 @@ def conv(
     )
     check_channels("conv", x.shape, kernel.shape, geometry.feature_group_count)
     options = (precision, preferred_element_type, implementation)
-    return _run("conv", "gather", x, kernel, geometry, *options)
+    return run_face("conv", "gather", x, kernel, geometry, *options)
 
 
 def conv_transpose(
@@ -161,7 +160,7 @@ def conv_transpose(
     if not transpose_kernel:
         kernel = lowerings.flip_and_swap(kernel, geometry.rank, groups)
     options = (precision, preferred_element_type, implementation)
-    return _run("conv_transpose", "paint", x, kernel, geometry, *options)
+    return run_face("conv_transpose", "paint", x, kernel, geometry, *options)
 
 
 def conv_matrix(
@@ -238,7 +237,11 @@ def conv_matrix(
 
 def operands(who: str, x: ArrayLike, kernel: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """Returns both operands as arrays of the dtype that JAX promotes them to."""
-    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    try:
+        x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    except (TypeError, ValueError):
+        kinds = f"x of type {type(x).__name__} and kernel of type {type(kernel).__name__}"
+        raise TypeError(f"{who}: x and kernel must be arrays; got {kinds}.") from None
     if not any(jnp.issubdtype(a.dtype, jnp.inexact) for a in (x, kernel)):
         raise TypeError(
             f"{who}: x or kernel must be floating or complex; got x of {x.dtype} and kernel of {kernel.dtype}. "
@@ -291,7 +294,7 @@ def check_channels(
         )
 
 
-def _run(
+def run_face(
     who: str,
     face: str,
     image: jax.Array,
@@ -303,11 +306,11 @@ def _run(
 ) -> jax.Array:
     """Binds a face that takes an image and a kernel, with any number of batch axes."""
     geo.choice(who, "implementation", implementation, lowerings.IMPLEMENTATIONS)
-    dtype = image.dtype if preferred_element_type is None else preferred_element_type
+    dtype = _result_dtype(who, image.dtype, preferred_element_type)
     options: dict[str, Any] = {
         "geometry": geometry,
         "dtype": jnp.dtype(dtype),
-        "precision": _precision(who, precision),
+        "precision": canonical_precision(who, precision) or _configured_precision(),
     }
     batch = image.shape[: -geometry.rank - 1]
     stacked = (image.reshape(1, prod(batch), *image.shape[len(batch) :]), kernel[None])
@@ -318,19 +321,44 @@ def _run(
     return out.reshape(*batch, *out.shape[2:])
 
 
-def _precision(
+def canonical_precision(
     who: str, precision: lax.PrecisionLike
 ) -> tuple[lax.Precision, lax.Precision] | None:
-    """Returns one precision per operand, resolving None to the configured default."""
-    if precision is None:
-        precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009
+    """Returns one precision per operand, or None, which is resolved to the configured default at every call."""
     if precision is None:
         return None
-    pair = precision if isinstance(precision, tuple) else (precision, precision)
+    pair = precision if isinstance(precision, tuple | list) else (precision, precision)
     try:
         lhs, rhs = (lax.Precision(p) for p in pair)
-    except ValueError:
+    except (ValueError, TypeError):
         raise ValueError(
             f"{who}: precision must be None, a jax.lax.Precision, its name, or a pair of these; got {precision!r}."
         ) from None
     return lhs, rhs
+
+
+def _configured_precision() -> tuple[lax.Precision, lax.Precision] | None:
+    """Returns what `jax.default_matmul_precision` asks for, where it is a precision and not an algorithm."""
+    configured = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009
+    try:
+        return configured and (lax.Precision(configured),) * 2
+    except ValueError:
+        return None
+
+
+def _result_dtype(
+    who: str, promoted: jnp.dtype, preferred_element_type: DTypeLike | None
+) -> jnp.dtype:
+    if preferred_element_type is None:
+        return promoted
+    try:
+        dtype = jax.dtypes.canonicalize_dtype(preferred_element_type)
+    except TypeError:
+        dtype = None
+    kind = jnp.complexfloating if jnp.issubdtype(promoted, jnp.complexfloating) else jnp.floating
+    if dtype is None or not jnp.issubdtype(dtype, kind):
+        raise TypeError(
+            f"{who}: preferred_element_type must be floating for floating operands and complex for complex ones; got "
+            f"{preferred_element_type!r} for operands of {promoted}."
+        )
+    return jnp.dtype(dtype)

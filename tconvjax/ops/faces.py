@@ -85,11 +85,10 @@ def _fold(array: jax.Array, axis: int, groups: int) -> jax.Array:
     return jnp.moveaxis(split, 0, axis + 1).reshape(*rest[:axis], n * rest[axis], *rest[axis + 1 :])
 
 
-def _unfold(array: jax.Array, axis: int, groups: int, n: int) -> jax.Array:
-    """Undoes `_fold`: (.., g·n·c, ..) -> (n, .., g·c, ..)."""
+def _unfold(array: jax.Array, axis: int, groups: int, n: int, size: int) -> jax.Array:
+    """Undoes `_fold`: (.., g·n·c, ..) -> (n, .., g·c, ..), where g·c is `size`."""
     shape = array.shape
     axis %= len(shape)
-    size = shape[axis] // n
     split = array.reshape(*shape[:axis], groups, n, size // groups, *shape[axis + 1 :])
     return jnp.moveaxis(split, axis + 1, 0).reshape(n, *shape[:axis], size, *shape[axis + 1 :])
 
@@ -124,7 +123,12 @@ def _batch(
         for role, operand in zip(roles, operands, strict=True)
     ]
     out = bind(face, *folded, geometry=geometry, **params)
-    return _unfold(out, *place(result), n), 0
+    lhs, rhs = (
+        mapped[role].shape[1:] if role in mapped else operand.shape
+        for role, operand in zip(roles, operands, strict=True)
+    )
+    axis, groups = place(result)
+    return _unfold(out, axis, groups, n, result_shape(face, lhs, rhs, geometry)[axis]), 0
 
 
 def _transpose(
@@ -157,9 +161,8 @@ def _define(face: str) -> Primitive:
     ad.defbilinear(primitive, partial(_transpose, face, 0), partial(_transpose, face, 1))
     batching.primitive_batchers[primitive] = partial(_batch, face)
     mlir.register_lowering(primitive, mlir.lower_fun(partial(lower, None), multiple_results=False))
-    for platform in ("cpu",):
-        rule = mlir.lower_fun(partial(lower, platform), multiple_results=False)
-        mlir.register_lowering(primitive, rule, platform=platform)
+    on_cpu = mlir.lower_fun(partial(lower, "cpu"), multiple_results=False)
+    mlir.register_lowering(primitive, on_cpu, platform="cpu")
     return primitive
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from math import prod
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ from jax import lax
 
 from tconvjax.geometry import Geometry
 
-IMPLEMENTATIONS = ("auto", "matmul", "dilated", "linear_transpose")
+Implementation = Literal["auto", "matmul", "dilated", "linear_transpose"]
+IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 # References that reach the user's program as JAX's own operations, without a primitive of ours.
 PLAIN = ("dilated", "linear_transpose")
 

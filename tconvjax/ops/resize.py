@@ -5,7 +5,7 @@ clamped. Both methods answer a constant with a constant, so no checkerboard exis
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ from jax.typing import ArrayLike, DTypeLike
 
 from tconvjax import geometry as geo
 from tconvjax.geometry import Ints, Padding
-from tconvjax.ops.convolution import conv, operands, spatial_shape
+from tconvjax.ops.convolution import check_channels, operands, run_face, spatial_shape
 
 Method = Literal["nearest", "linear"]
-METHODS = ("nearest", "linear")
-RESIZE_CONV_IMPLEMENTATIONS = ("auto", "plain")
+METHODS: tuple[str, ...] = get_args(Method)
+ResizeConvImplementation = Literal["auto", "plain"]
+RESIZE_CONV_IMPLEMENTATIONS: tuple[str, ...] = get_args(ResizeConvImplementation)
 
 
 def resize(x: ArrayLike, scale: Sequence[int], *, method: Method = "nearest") -> jax.Array:
@@ -94,7 +95,7 @@ def resize_conv(
     feature_group_count: int = 1,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: Literal["auto", "plain"] = "auto",
+    implementation: ResizeConvImplementation = "auto",
 ) -> jax.Array:
     """Enlarges, then convolves: the upsampling that starts without a checkerboard.
 
@@ -126,16 +127,21 @@ def resize_conv(
     References:
       Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003.
     """
-    geo.choice("resize_conv", "implementation", implementation, RESIZE_CONV_IMPLEMENTATIONS)
-    x, kernel = operands("resize_conv", x, kernel)
-    rank = len(spatial_shape("resize_conv", x.shape, kernel))
-    factors = geo.per_axis("resize_conv", "scale", scale, rank)
-    return conv(
-        resize(x, factors, method=method),
-        kernel,
+    who = "resize_conv"
+    geo.choice(who, "implementation", implementation, RESIZE_CONV_IMPLEMENTATIONS)
+    geo.choice(who, "method", method, METHODS)
+    x, kernel = operands(who, x, kernel)
+    small = spatial_shape(who, x.shape, kernel)
+    factors = geo.per_axis(who, "scale", scale, len(small))
+    geometry = geo.conv_geometry(
+        who,
+        tuple(r * n for r, n in zip(factors, small, strict=True)),
+        kernel.shape[:-2],
         padding=padding,
         kernel_dilation=kernel_dilation,
         feature_group_count=feature_group_count,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
     )
+    check_channels(who, x.shape, kernel.shape, geometry.feature_group_count)
+    enlarged = resize(x, factors, method=method)
+    options = (precision, preferred_element_type, "auto")
+    return run_face(who, "gather", enlarged, kernel, geometry, *options)
