@@ -52,9 +52,8 @@ def compute(
     precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Runs a face on stacked operands in plain JAX; half precision accumulates in float32."""
-    with jax.numpy_dtype_promotion(
-        "standard"
-    ):  # ours, whatever the caller allows in their own code
+    # Ours, whatever promotion the caller allows in their own code.
+    with jax.numpy_dtype_promotion("standard"):
         operand_dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
         wide = jnp.promote_types(operand_dtype, dtype)
     half = jnp.issubdtype(wide, jnp.floating) and jnp.finfo(wide).bits < 32
@@ -62,8 +61,6 @@ def compute(
     if implementation == "auto":
         implementation = choose(face, geometry, platform)
     one = LOWERINGS[implementation][face]
-    # On a CPU a stack runs one problem after another: the grouped convolution that `vmap` over kernels would make
-    # is several times slower there than its parts.
 
     def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
         return one(lhs, rhs, geometry, options)
@@ -72,6 +69,8 @@ def compute(
     if lhs.shape[0] == 1:
         out = run(lhs[0], rhs[0])[None]
     elif platform == "cpu":
+        # One problem after another: the grouped convolution that `vmap` over kernels would make is several times
+        # slower on a CPU than its parts.
         out = lax.map(lambda operands: run(*operands), (lhs, rhs))
     else:
         out = jax.vmap(run)(lhs, rhs)
