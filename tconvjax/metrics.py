@@ -121,8 +121,10 @@ def band_contrast(
     window = np.hanning(height + 1)[None, :-1, None, None] * np.hanning(width + 1)[:-1, None]
     spectrum = jnp.fft.fft2(x * jnp.asarray(window, x.dtype), axes=(1, 2))
     power = jnp.mean(jnp.abs(spectrum) ** 2, axis=(0, 3))
-    # What rounding alone leaves in a bin; no contrast is read off below it.
-    rounding = (4 * jnp.finfo(x.dtype).eps * window.sum()) ** 2 * square + jnp.finfo(x.dtype).tiny
+    # White noise of a few units in the last place of the pixels, which rounding alone may leave; below it no contrast
+    # is read off.
+    eps, tiny = jnp.finfo(x.dtype).eps, jnp.finfo(x.dtype).tiny
+    rounding = (4 * eps) ** 2 * square * (window**2).sum() + tiny
 
     reach = np.arange(-surround, surround + 1)
     ring = np.maximum(abs(reach)[:, None], abs(reach)) > radius

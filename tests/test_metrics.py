@@ -89,6 +89,14 @@ def test_an_exact_pattern_leaves_nothing_in_the_other_orientations():
     assert abs(contrast.vertical) < 3
 
 
+def test_contrast_is_read_off_faint_patterns_on_a_bright_ground():
+    """A pattern a hundred units in the last place high, on a ground of 1: far above rounding."""
+    faint = 1e-5 * (smooth(0) + 0.2 * BOARD)
+    alone, on_ground = (metrics.band_contrast(x.astype("float32"), 2) for x in (faint, faint + 1))
+    assert alone.diagonal > 5
+    np.testing.assert_allclose(np.stack(on_ground), np.stack(alone), atol=1)
+
+
 def test_phase_means_are_blind_to_a_pattern_with_changing_sign():
     fields, modulation = smooth(1, size=64), smooth(2, size=64)
     board = (np.indices((64, 64)).sum(0) % 2 - 0.5)[..., None]
