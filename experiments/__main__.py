@@ -1,6 +1,7 @@
 """Command line: `python -m experiments run CONFIG [--set key=VALUE] [--quick] [--out DIR]`, and `list`."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except config.ConfigError as error:
         return _fail(str(error), 2)
     if options.print_config:
-        print(engine.dumps(config.describe(resolved)))
+        print(json.dumps(config.describe(resolved), indent=2, ensure_ascii=False))
         return 0
     console = Console() if sys.stdout.isatty() else Console(width=120)
     engine.stop_at_once_on_signals(console)

@@ -1,6 +1,5 @@
 """Runs a config from start to end, or from where it stopped: train, measure, record, judge, report."""
 
-import json
 import os
 import signal
 import sys
@@ -209,8 +208,3 @@ def stop_at_once_on_signals(console: Console) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-
-
-def dumps(value: Any) -> str:
-    """Returns JSON for people."""
-    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -140,7 +140,7 @@ def phase_gains(kernel: ArrayLike, strides: Ints, *, transpose_kernel: bool = Fa
       Array([2., 1.], dtype=float32)
 
     References:
-      Sugawara, Shiota & Kiya 2018, arXiv:1806.02658, section 3.
+      Sugawara, Shiota & Kiya 2018, arXiv:1806.02658.
     """
     kernel = jnp.asarray(kernel)
     rank = kernel.ndim - 2
@@ -272,7 +272,7 @@ def adjoint_error(
       0.0
 
     References:
-      The dot-product test of Claerbout, Earth Soundings Analysis, 1992, chapter 5.
+      The dot-product test of Claerbout, Earth Soundings Analysis, 1992.
     """
     fx, fty = f(x), ft(y)
     if fx.shape != y.shape or fty.shape != x.shape:

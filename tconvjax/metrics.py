@@ -170,7 +170,7 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> jax.Array:
       9.00
 
     References:
-      Heusel et al. 2017, arXiv:1706.08500, equation 6.
+      Heusel et al. 2017, arXiv:1706.08500.
     """
     a, b = _features("frechet_distance", features_a, features_b)
     mean_a, mean_b = a.mean(0), b.mean(0)
@@ -208,7 +208,7 @@ def kernel_distance(features_a: ArrayLike, features_b: ArrayLike) -> jax.Array:
       True
 
     References:
-      Binkowski et al. 2018, arXiv:1801.01401, equation 4 and section 3.
+      Binkowski et al. 2018, arXiv:1801.01401.
     """
     a, b = _features("kernel_distance", features_a, features_b)
 
