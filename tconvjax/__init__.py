@@ -7,5 +7,10 @@ from tconvjax.geometry import conv_transpose_shape as conv_transpose_shape
 from tconvjax.ops.convolution import conv as conv
 from tconvjax.ops.convolution import conv_matrix as conv_matrix
 from tconvjax.ops.convolution import conv_transpose as conv_transpose
+from tconvjax.ops.filters import blur_pool as blur_pool
+from tconvjax.ops.filters import upfirdn as upfirdn
 from tconvjax.ops.resize import resize as resize
 from tconvjax.ops.resize import resize_conv as resize_conv
+from tconvjax.ops.subpixel import pixel_shuffle as pixel_shuffle
+from tconvjax.ops.subpixel import pixel_unshuffle as pixel_unshuffle
+from tconvjax.ops.subpixel import subpixel_conv as subpixel_conv

@@ -9,6 +9,9 @@ with zeros outside the big image. A convolution gathers along this relation from
 paints along it from small to big. A string, an integer or pairs of padding all end in one `Geometry`, and
 `Geometry` is all that the layers above know. The extent of the dilated kernel is `d(k − 1) + 1`.
 
+The sizes of images may be symbolic dimensions of `jax.export`, which calculate like integers but cannot always be
+compared: a rule that depends on an unknown size is not checked, and no size is computed with `max`.
+
 Formulas: Dumoulin & Visin 2016, arXiv:1603.07285, Relationships 6 and 14. This module imports neither JAX nor NumPy.
 """
 
@@ -21,9 +24,12 @@ from typing import Literal, get_args
 Ints = int | Sequence[int]
 Padding = str | int | Sequence[int | Sequence[int]]
 Pairs = tuple[tuple[int, int], ...]
+StringPadding = Literal["SAME", "SAME_LOWER", "VALID"]
+PaddingMode = Literal["zeros", "circular", "reflect", "replicate"]
 PaddingConvention = Literal["forward", "dilated"]
 
-STRING_PADDINGS = ("SAME", "VALID")
+STRING_PADDINGS: tuple[str, ...] = get_args(StringPadding)
+PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
 PADDING_CONVENTIONS: tuple[str, ...] = get_args(PaddingConvention)
 
 
@@ -92,7 +98,7 @@ def conv_geometry(
       spatial_shape: size of the big image, one integer per spatial axis.
       kernel_size: one integer per spatial axis; fixes the rank.
       strides: positive; an int serves all axes.
-      padding: 'SAME', 'VALID', an int, or one int or (low, high) pair per axis.
+      padding: 'SAME', 'SAME_LOWER', 'VALID', an int, or one int or (low, high) pair per axis.
       kernel_dilation: positive; an int serves all axes.
       feature_group_count: positive.
 
@@ -102,25 +108,24 @@ def conv_geometry(
     big, k, s, d = _common(who, spatial_shape, kernel_size, strides, kernel_dilation)
     extent = kernel_extent(k, d)
     pads = resolve_padding(who, padding, len(k))
-    if pads == "SAME":
-        small = tuple(-(-m // t) for m, t in zip(big, s, strict=True))
-        pads = tuple(
-            _same_split(t * (n - 1) + e - m)
-            for m, n, t, e in zip(big, small, s, extent, strict=True)
+    if pads == "SAME" or pads == "SAME_LOWER":
+        small = tuple((m + t - 1) // t for m, t in zip(big, s, strict=True))
+        lows = _same_lows(pads, big, s, extent)
+    else:
+        pairs = ((0, 0),) * len(k) if pads == "VALID" else pads
+        small = tuple(
+            (m + lo + hi - e) // t + 1
+            for m, (lo, hi), e, t in zip(big, pairs, extent, s, strict=True)
         )
-    elif pads == "VALID":
-        pads = ((0, 0),) * len(k)
-    small = tuple(
-        (m + lo + hi - e) // t + 1 for m, (lo, hi), e, t in zip(big, pads, extent, s, strict=True)
-    )
-    if any(n < 1 for n in small):
+        lows = tuple(lo for lo, _ in pairs)
+    if any(_known(n) and n < 1 for n in small):
         raise ValueError(
             f"{who}: the padded input must hold the dilated kernel along every axis; got spatial shape {big}, "
             f"padding={padding!r}, kernel_size={k}, kernel_dilation={d} (extent {extent}). "
             "Pad more or use a smaller kernel."
         )
     groups = positive_int(who, "feature_group_count", feature_group_count)
-    return Geometry(big, small, k, s, d, tuple(lo for lo, _ in pads), groups)
+    return Geometry(big, small, k, s, d, lows, groups)
 
 
 def conv_transpose_geometry(
@@ -140,14 +145,14 @@ def conv_transpose_geometry(
 
     The forward convolution maps `s` different sizes to the same small image, so the size of the big one is a
     choice. Without one, it is `s(n − 1) + extent − low − high + output_padding` for integer paddings, `s·n` for
-    'SAME' and `s·n + max(extent − s, 0)` for 'VALID', as in lax.
+    'SAME' and 'SAME_LOWER' and `s·n + max(extent − s, 0)` for 'VALID', as in lax.
 
     Args:
       who: name of the calling function, for error messages.
       spatial_shape: size of the small image, one integer per spatial axis.
       kernel_size: one integer per spatial axis; fixes the rank.
       strides: positive; an int serves all axes.
-      padding: 'SAME', 'VALID', an int, or one int or (low, high) pair per axis.
+      padding: 'SAME', 'SAME_LOWER', 'VALID', an int, or one int or (low, high) pair per axis.
       output_padding: extra pixels at the high end, `0 <= output_padding < max(strides, kernel_dilation)`;
         goes with integer paddings.
       output_shape: spatial shape of the big image, one of the sizes that the forward convolution maps back.
@@ -174,17 +179,15 @@ def conv_transpose_geometry(
         )
 
     if isinstance(pads, str):
-        # The sizes that a forward 'SAME' or 'VALID' convolution maps to `small`, and lax's choice among them.
-        if pads == "SAME":
-            smallest = tuple(t * (n - 1) + 1 for n, t in zip(small, s, strict=True))
-            default = tuple(t * n for n, t in zip(small, s, strict=True))
-        else:
+        # The sizes that the forward convolution maps to `small`, and lax's choice among them.
+        if pads == "VALID":
             smallest = full
             default = tuple(t * n + max(e - t, 0) for n, t, e in zip(small, s, extent, strict=True))
+        else:
+            smallest = tuple(t * (n - 1) + 1 for n, t in zip(small, s, strict=True))
+            default = tuple(t * n for n, t in zip(small, s, strict=True))
         big = _chosen_shape(who, output_shape, smallest, s) or default
-        lows = tuple(
-            _same_split(f - m)[0] if pads == "SAME" else 0 for f, m in zip(full, big, strict=True)
-        )
+        lows = (0,) * rank if pads == "VALID" else _same_lows(pads, big, s, extent)
     else:
         if padding_convention == "dilated":
             pads = tuple((e - 1 - a, e - 1 - b) for e, (a, b) in zip(extent, pads, strict=True))
@@ -194,7 +197,7 @@ def conv_transpose_geometry(
             m + op for m, op in zip(smallest, extra, strict=True)
         )
         lows = tuple(lo for lo, _ in pads)
-    if any(m < 1 for m in big):
+    if any(_known(m) and m < 1 for m in big):
         raise ValueError(
             f"{who}: the output must keep at least one pixel along every axis; got output shape {big} from "
             f"spatial shape {small}, kernel_size={k}, strides={s}, padding={padding!r}. Crop less."
@@ -215,8 +218,8 @@ def conv_transpose_shape(
 ) -> tuple[int, ...]:
     """Returns the spatial shape that `conv_transpose` with the same arguments produces.
 
-    `n_out = s(n_in − 1) + d(k − 1) + 1 − low − high + output_padding` for integer paddings; 'SAME' and 'VALID' as in
-    lax, `s·n_in` and `s·n_in + max(d(k − 1) + 1 − s, 0)`.
+    `n_out = s(n_in − 1) + d(k − 1) + 1 − low − high + output_padding` for integer paddings; strings as in lax:
+    `s·n_in` for 'SAME' and 'SAME_LOWER', `s·n_in + max(d(k − 1) + 1 − s, 0)` for 'VALID'.
 
     Args:
       spatial_shape: input pixels, one integer per spatial axis; fixes the rank.
@@ -269,12 +272,12 @@ def phase_tap_counts(kernel_size: int, stride: int) -> tuple[int, ...]:
     return tuple(max(0, -(-(kernel_size - p) // stride)) for p in range(stride))
 
 
-def resolve_padding(who: str, padding: Padding, rank: int) -> Literal["SAME", "VALID"] | Pairs:
-    """Returns 'SAME', 'VALID' or one (low, high) pair per axis; resolving twice changes nothing.
+def resolve_padding(who: str, padding: Padding, rank: int) -> StringPadding | Pairs:
+    """Returns 'SAME', 'SAME_LOWER', 'VALID' or one (low, high) pair per axis; resolving twice changes nothing.
 
     Args:
       who: name of the calling function, for error messages.
-      padding: 'SAME', 'VALID', an int, or one int or (low, high) pair per axis; lists serve as tuples.
+      padding: 'SAME', 'SAME_LOWER', 'VALID', an int, or one int or (low, high) pair per axis; lists serve as tuples.
       rank: number of spatial axes.
 
     Raises:
@@ -288,8 +291,8 @@ def resolve_padding(who: str, padding: Padding, rank: int) -> Literal["SAME", "V
         return ((p, p),) * rank
     if len(padding) != rank:
         raise ValueError(
-            f"{who}: padding must be 'SAME', 'VALID', an int, or one int or (low, high) pair per spatial axis; got "
-            f"padding={padding!r} for {rank} spatial axes."
+            f"{who}: padding must be a string ('SAME', 'SAME_LOWER', 'VALID'), an int, or one int or (low, high) pair per "
+            f"spatial axis; got padding={padding!r} for {rank} spatial axes."
         )
     pairs = []
     for entry in padding:
@@ -323,6 +326,19 @@ def ints(who: str, name: str, value: Sequence[int], minimum: int) -> tuple[int, 
     if any(v < minimum for v in result):
         raise ValueError(f"{who}: {name} must be at least {minimum}; got {name}={result}.")
     return result
+
+
+def sizes(who: str, name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """Returns `value` as a tuple of positive integers, symbolic dimensions of `jax.export` among them."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{who}: {name} must be a sequence of integers; got {name}={value!r}.")
+    numbers = ints(who, name, tuple(v if _known(v) else 1 for v in value), minimum=1)
+    return tuple(n if _known(v) else v for n, v in zip(numbers, value, strict=True))
+
+
+def _known(size: object) -> bool:
+    """Whether a size is a number, not a symbolic dimension, which is told by its conversion to an array."""
+    return not hasattr(type(size), "__jax_array__")
 
 
 def positive_int(who: str, name: str, value: int) -> int:
@@ -360,7 +376,7 @@ def _common(
     kernel_dilation: Ints,
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     k = ints(who, "kernel_size", kernel_size, minimum=1)
-    shape = ints(who, "spatial shape", spatial_shape, minimum=1)
+    shape = sizes(who, "spatial shape", spatial_shape)
     if len(shape) != len(k):
         raise ValueError(
             f"{who}: the input needs one spatial axis per kernel axis; got spatial shape {shape} with kernel_size={k}."
@@ -369,10 +385,23 @@ def _common(
     return shape, k, s, per_axis(who, "kernel_dilation", kernel_dilation, len(k))
 
 
-def _same_split(total: int) -> tuple[int, int]:
-    """Splits the padding of 'SAME' as lax does: the odd pixel goes to the high end."""
-    low = max(total, 0) // 2
-    return low, max(total, 0) - low
+def _same_lows(
+    kind: StringPadding, big: tuple[int, ...], strides: tuple[int, ...], extent: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Returns the low padding per axis of a 'SAME' convolution over `big`.
+
+    It pads by `max(extent − s + r, 0)` in total, where r pixels are missing from a whole number of strides; 'SAME' puts
+    the odd pixel at the high end, 'SAME_LOWER' at the low one.
+    """
+    odd = int(kind == "SAME_LOWER")
+    lows = []
+    for m, s, e in zip(big, strides, extent, strict=True):
+        r = -m % s
+        if e >= s:
+            lows.append((e - s + r + odd) // 2)
+        else:  # the same with the maximum: as many of the j as fit, each quotient is 0 or 1
+            lows.append(sum((r + e - 2 * j + odd) // s for j in range(1, (e - 1 + odd) // 2 + 1)))
+    return tuple(lows)
 
 
 def _output_padding(
@@ -397,15 +426,16 @@ def _chosen_shape(
 ) -> tuple[int, ...] | None:
     if output_shape is None:
         return None
-    shape = ints(who, "output_shape", output_shape, minimum=1)
+    shape = sizes(who, "output_shape", output_shape)
     if len(shape) != len(strides):
         raise ValueError(
             f"{who}: output_shape has spatial axes alone, one int for each; got output_shape={shape} for "
             f"{len(strides)} spatial axes."
         )
-    if any(not m <= n < m + s for n, m, s in zip(shape, smallest, strides, strict=True)):
+    extra = tuple(n - m for n, m in zip(shape, smallest, strict=True))
+    if any(_known(e) and not 0 <= e < s for e, s in zip(extra, strides, strict=True)):
         valid = " x ".join(
-            f"{m}" if s == 1 else f"{{{max(m, 1)}..{m + s - 1}}}"
+            f"{m}" if s == 1 else f"{{{max(m, 1) if _known(m) else m}..{m + s - 1}}}"
             for m, s in zip(smallest, strides, strict=True)
         )
         raise ValueError(

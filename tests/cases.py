@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from tconvjax import conv
 from tconvjax.ops import lowerings
 
 
@@ -21,10 +25,17 @@ class Case:
     feature_group_count: int
     in_features: int
     out_features: int
+    padding_mode: str = "zeros"
 
     @property
     def options(self) -> dict[str, Any]:
-        names = ("strides", "padding", "kernel_dilation", "feature_group_count")
+        names = (
+            "strides",
+            "padding",
+            "padding_mode",
+            "kernel_dilation",
+            "feature_group_count",
+        )
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -37,8 +48,8 @@ class Case:
         return (*self.kernel_size, per_group, self.out_features)
 
 
-def row(why, big, k, s, padding, d=None, g=1, i=2, o=3):
-    return Case(why, big, k, s, padding, d or (1,) * len(k), g, i, o)
+def row(why, big, k, s, padding, d=None, g=1, i=2, o=3, mode="zeros"):
+    return Case(why, big, k, s, padding, d or (1,) * len(k), g, i, o, mode)
 
 
 CASES = [
@@ -48,6 +59,8 @@ CASES = [
     row("SAME, odd sizes", (7, 9), (3, 2), (2, 3), "SAME"),
     row("SAME, s > k", (7, 8), (1, 2), (3, 3), "SAME"),
     row("VALID, pixels left over", (8, 9), (3, 2), (2, 2), "VALID"),
+    row("SAME_LOWER", (7, 8), (4, 3), (2, 3), "SAME_LOWER"),
+    row("SAME_LOWER, s > k", (8, 7), (2, 3), (5, 4), "SAME_LOWER"),
     row("stride 1", (5, 6), (3, 2), (1, 1), "SAME"),
     row("dilation", (9, 8), (3, 2), (2, 2), ((2, 1), (1, 1)), (2, 3)),
     row("gcd of stride and dilation", (11, 9), (3, 3), (4, 2), ((4, 3), (2, 2)), (2, 4)),
@@ -58,12 +71,37 @@ CASES = [
     row("one axis", (11,), (5,), (3,), ((2, 1),)),
     row("one axis, groups and dilation", (13,), (3,), (2,), ((1, 2),), (3,), g=2, i=2, o=4),
     row("three axes", (4, 5, 3), (2, 3, 2), (2, 1, 2), "SAME"),
+    row("four axes", (3, 4, 2, 3), (2, 3, 1, 2), (1, 2, 2, 1), ((0, 1), (1, 1), 0, (1, 0))),
+    row("circular, even kernel", (6, 8), (4, 2), (2, 2), "SAME", mode="circular"),
+    row(
+        "circular, wider than the image", (3, 4), (5, 3), (2, 1), ((5, 4), (2, 1)), mode="circular"
+    ),
+    row("circular, groups, dilation", (7, 6), (3, 2), (1, 2), 2, (2, 3), g=2, mode="circular", o=4),
+    row("reflect", (7, 5), (3, 4), (2, 1), ((1, 2), (3, 1)), mode="reflect"),
+    row("reflect, twice", (3, 2), (3, 3), (1, 1), ((4, 5), (2, 3)), mode="reflect"),
+    row(
+        "replicate, cropped on one side",
+        (6, 7),
+        (3, 3),
+        (2, 3),
+        ((3, -1), (-2, 2)),
+        mode="replicate",
+    ),
+    row("replicate, three axes", (3, 2, 4), (2, 3, 2), (1, 2, 2), 1, mode="replicate"),
     row("one pixel", (1, 1), (3, 3), (2, 2), 1),
     row("unit kernel", (4, 3), (1, 1), (1, 1), 0),
     row("k = s, cropped on both sides", (6, 5), (2, 3), (2, 2), ((1, 1), (0, 0)), i=1, o=2),
 ]
 LOWERINGS = lowerings.IMPLEMENTATIONS
 FEW = [case for case in CASES if case.why in {"axes differ", "dilation", "groups", "three axes"}]
+
+
+def arrays(case):
+    """Big image, forward kernel, small image; random, in float64."""
+    draw = np.random.default_rng(20161017).normal
+    x, kernel = draw(size=case.image_shape), draw(size=case.kernel_shape)
+    small = jax.eval_shape(lambda x, w: conv(x, w, **case.options), x, kernel)
+    return tuple(jnp.asarray(a) for a in (x, kernel, draw(size=small.shape)))
 
 
 def each(name, values):

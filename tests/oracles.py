@@ -11,19 +11,29 @@ def conv_pads(n, k, s, d, padding):
     extent = d * (k - 1) + 1
     if padding == "VALID":
         return 0, 0
-    if padding == "SAME":
+    if padding in {"SAME", "SAME_LOWER"}:
         total = max((ceil(n / s) - 1) * s + extent - n, 0)
-        return total // 2, total - total // 2
+        half = total // 2
+        return (half, total - half) if padding == "SAME" else (total - half, half)
     return padding
 
 
-def conv(x, kernel, strides, pads, dilation, groups):
+def sources(n, low, high, mode):
+    """Which of n pixels every pixel of the padded axis shows; -1 is none."""
+    how = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}.get(mode, "constant")
+    fill = {"constant_values": -1} if how == "constant" else {}
+    padded = np.pad(np.arange(n), (max(low, 0), max(high, 0)), how, **fill)
+    return padded[max(-low, 0) : len(padded) - max(-high, 0)]
+
+
+def conv(x, kernel, strides, pads, dilation, groups, mode="zeros"):
     """x (batch, *spatial, in), kernel (*k, in // groups, out), pads ((low, high), ..) -> (batch, *new, out)."""
     rank = kernel.ndim - 2
     k, per_group, out = kernel.shape[:rank], kernel.shape[-2], kernel.shape[-1]
-    x = np.pad(x, ((0, 0), *((max(lo, 0), max(hi, 0)) for lo, hi in pads), (0, 0)))
-    crop = (slice(max(-lo, 0), x.shape[i + 1] - max(-hi, 0)) for i, (lo, hi) in enumerate(pads))
-    x = x[(slice(None), *crop)]
+    for axis, (low, high) in enumerate(pads, start=1):
+        at = sources(x.shape[axis], low, high, mode)
+        column = [-1 if i == axis else 1 for i in range(x.ndim)]
+        x = np.take(x, np.maximum(at, 0), axis) * (at >= 0).reshape(column)
     new = [
         (n - d * (t - 1) - 1) // s + 1
         for n, t, s, d in zip(x.shape[1:-1], k, strides, dilation, strict=True)
@@ -43,10 +53,11 @@ def conv(x, kernel, strides, pads, dilation, groups):
     return y
 
 
-def paint(y, kernel, strides, lows, dilation, groups, big):
+def paint(y, kernel, strides, pads, dilation, groups, big, mode="zeros"):
     """Transpose of `conv`: y (batch, *small, out) and the forward kernel give (batch, *big, in)."""
     rank = kernel.ndim - 2
     k, per_group, out = kernel.shape[:rank], kernel.shape[-2], kernel.shape[-1]
+    seen = [sources(n, low, high, mode) for n, (low, high) in zip(big, pads, strict=True)]
     x = np.zeros((y.shape[0], *big, per_group * groups), np.result_type(y, kernel))
     for c in range(out):
         group = c // (out // groups)
@@ -54,10 +65,10 @@ def paint(y, kernel, strides, lows, dilation, groups, big):
         for o in product(*map(range, y.shape[1:-1])):
             for a in product(*map(range, k)):
                 at = tuple(
-                    s * i + d * t - p
-                    for s, i, d, t, p in zip(strides, o, dilation, a, lows, strict=True)
+                    shows[s * i + d * t]
+                    for shows, s, i, d, t in zip(seen, strides, o, dilation, a, strict=True)
                 )
-                if all(0 <= n < m for n, m in zip(at, big, strict=True)):
+                if min(at) >= 0:
                     x[(slice(None), *at, channels)] += (
                         y[(slice(None), *o, c)][:, None] * kernel[(*a, slice(None), c)]
                     )

@@ -66,7 +66,7 @@ def test_output_shape_takes_exactly_the_sizes_that_map_back(axis):
     st.integers(1, 6),
     st.integers(1, 6),
     st.integers(1, 3),
-    st.sampled_from(["SAME", "VALID"]),
+    st.sampled_from(["SAME", "SAME_LOWER", "VALID"]),
 )
 @settings(max_examples=1000, deadline=None)
 def test_strings_are_the_adjoint_of_the_forward_string_on_every_size(n, k, s, d, padding):
@@ -106,6 +106,19 @@ def test_default_sizes_are_those_of_lax(padding):
                         (n,), k, strides=s, padding=padding, kernel_dilation=d
                     )
                     assert got == (want,)
+
+
+@given(SIZES, st.integers(1, 6), st.integers(1, 6), st.integers(1, 3))
+@settings(max_examples=1000, deadline=None)
+def test_same_lower_is_same_in_the_mirror(m, k, s, d):
+    upper, lower = (
+        geometry.conv_geometry("conv", (m,), (k,), strides=s, padding=p, kernel_dilation=d)
+        for p in ("SAME", "SAME_LOWER")
+    )
+    assert lower.small == upper.small
+    total = max(s * (upper.small[0] - 1) + d * (k - 1) + 1 - m, 0)
+    assert upper.offset == (total // 2,)
+    assert lower.offset == (total - total // 2,)
 
 
 @given(st.lists(AXIS, min_size=1, max_size=3))

@@ -6,87 +6,218 @@ import numpy as np
 import oracles
 import pytest
 from cases import each
+from jax import export
 
-from tconvjax import conv, resize, resize_conv
+from tconvjax import conv, conv_transpose, resize, resize_conv
+from tconvjax.ops.resize import METHODS
 
-
-@each("shape", ((5, 2), (4, 3, 2), (2, 4, 3, 2), (2, 3, 2, 3, 1)))
-def test_nearest_repeats_pixels(shape, key):
-    x = jax.random.normal(key, shape)
-    rank = min(len(shape) - 1, 3)
-    scale = (2, 3, 1)[:rank]
-    want = np.asarray(x)
-    for axis, r in enumerate(scale, start=len(shape) - 1 - rank):
-        want = np.repeat(want, r, axis)
-    got = resize(x, scale)
-    np.testing.assert_array_equal(got, want)
-    integers = (10 * x).astype(int)
-    np.testing.assert_array_equal(resize(integers, scale), (10 * want).astype(int))
+pytestmark = pytest.mark.usefixtures("x64")
+FILTERS = [method for method in METHODS if method != "nearest"]
 
 
-@each("scale", ((2,), (3,), (4,)))
-def test_linear_is_half_pixel_centered_with_clamped_edges(scale):
-    n, r = 5, scale[0]
-    x = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
-    at = np.clip((np.arange(n * r) + 0.5) / r - 0.5, 0, n - 1)
-    want = np.stack([np.interp(at, np.arange(n), x[:, c]) for c in range(2)], -1)
-    np.testing.assert_allclose(resize(x, scale, method="linear"), want, atol=1e-6)
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(0.5, 1, shape)
 
 
-@each("method", ("nearest", "linear"))
-def test_keeps_constants_and_commutes_with_convolution_by_one(method, key):
+def kernel(method, d):
+    """Weight of an input pixel at distance d >= 0 from where an output pixel looks."""
+    if method == "linear":
+        return max(0, 1 - d)
+    if method == "cubic":
+        near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+        return near if d < 1 else far if d < 2 else 0
+    if d == 0 or d >= 3:
+        return float(d == 0)
+    return 3 * np.sin(np.pi * d) * np.sin(np.pi * d / 3) / (np.pi * d) ** 2
+
+
+def matrix(method, n, r):
+    """The weights of n input pixels for n·r output pixels, those of every output of sum 1."""
+    if (
+        method == "binomial"
+    ):  # as the painting of three ones(r) after another, cropped to the center
+        weights = np.zeros((n * r + 2 * (r - 1), n))
+        for i in range(n):
+            for a in np.ndindex(r, r, r):
+                weights[r * i + sum(a), i] += 1
+        weights = weights[r - 1 : r - 1 + n * r]
+    else:
+        at = (np.arange(n * r) + 0.5) / r - 0.5
+        weights = np.array([[kernel(method, abs(i - j)) for j in range(n)] for i in at])
+    return weights / weights.sum(1, keepdims=True)
+
+
+@each("method", FILTERS)
+def test_equals_the_definition_and_jax(method):
+    cases = [(1, 2), (3, 2), (7, 3), (1, 3), (2, 4), (7, 4), (3, 5), (9, 5)]
+    signals = [random(n, 2, seed=n) for n, _ in cases]
+
+    @jax.jit
+    def run(signals):
+        theirs = method if method != "binomial" else "linear"
+        return [
+            (resize(x, (r,), method=method), jax.image.resize(x, (n * r, 2), theirs))
+            for x, (n, r) in zip(signals, cases, strict=True)
+        ]
+
+    for x, (n, r), (got, jax_) in zip(signals, cases, run(signals), strict=True):
+        np.testing.assert_allclose(got, matrix(method, n, r) @ x, rtol=0, atol=1e-13)
+        if method != "binomial" or r == 2:
+            np.testing.assert_allclose(got, jax_, rtol=0, atol=1e-13)
+
+
+@each("method", METHODS)
+def test_axes_and_factors_do_not_mix(method):
+    x, scale = random(2, 3, 4, 5, 2), (3, 1, 2)
+    by_axis = x
+    for axis, r in enumerate(scale, start=1):
+        n = x.shape[axis]
+        m = np.repeat(np.eye(n), r, 0) if method == "nearest" else matrix(method, n, r)
+        by_axis = np.moveaxis(np.moveaxis(by_axis, axis, -1) @ m.T, -1, axis)
+    np.testing.assert_allclose(resize(x, scale, method=method), by_axis, rtol=0, atol=1e-13)
+    assert resize(x[:0], scale, method=method).shape == (0, 9, 4, 10, 2)
+
+
+def test_an_infinite_pixel_reaches_no_further_than_its_filter():
+    x = np.array([[1.0], [2.0], [np.inf], [4.0], [5.0]])
+    np.testing.assert_array_equal(resize(x, (3,), method="lanczos3")[1::3], x)
+    np.testing.assert_allclose(resize(x, (2,), method="linear")[:3, 0], (1, 1.25, 1.75))
+
+
+def test_nearest_repeats_pixels_of_any_kind():
+    x = np.random.default_rng(0).integers(-9, 9, (3, 4, 2))
+    want = x.repeat(2, 0).repeat(3, 1)
+    for kind in (np.int8, bool, np.float16, np.complex64):
+        got = resize(x.astype(kind), (2, 3))
+        assert got.dtype == kind
+        np.testing.assert_array_equal(got, want.astype(kind))
+
+
+@each("method", METHODS)
+def test_keeps_constants(method):
     assert jnp.ptp(resize(jnp.full((3, 4, 1), 0.7), (2, 3), method=method)) < 1e-6
-    x = jax.random.normal(key, (5, 4, 3))
-    kernel = jax.random.normal(key, (1, 1, 3, 2))
-    np.testing.assert_allclose(
-        resize(conv(x, kernel), (2, 2), method=method),
-        resize_conv(x, kernel, scale=2, method=method),
-        atol=1e-5,
+
+
+@each("r", (2, 3, 4))
+def test_binomial_passes_parabolas_without_ripple(r):
+    i = np.arange(9.0)[:, None]
+    rough = lambda method: abs(
+        np.diff(resize(3 * i**2 - i, (r,), method=method)[2 * r : -2 * r, 0], 3)
     )
+    assert rough("binomial").max() < 1e-12
+    assert r == 2 or rough("linear").max() > 0.1
 
 
-@each("method", ("nearest", "linear"))
-def test_resize_conv_is_resize_then_conv_and_has_its_gradients(method, key):
-    x = jax.random.normal(key, (2, 4, 5, 2))
-    kernel = jax.random.normal(key, (3, 2, 2, 3))
-    run = lambda x, w: resize_conv(x, w, scale=(2, 3), method=method, implementation="plain")
-    enlarged = np.asarray(resize(x, (2, 3), method=method), np.float64)
-    pads = [oracles.conv_pads(n, k, 1, 1, "SAME") for n, k in ((8, 3), (15, 2))]
-    want = oracles.conv(enlarged, np.asarray(kernel, np.float64), (1, 1), pads, (1, 1), 1)
-    np.testing.assert_allclose(run(x, kernel), want, atol=1e-5)
-    grads = jax.grad(lambda *a: jnp.sum(run(*a) ** 2), argnums=(0, 1))(x, kernel)
-    for gradient, argument in zip(grads, (x, kernel), strict=True):
-        np.testing.assert_allclose(
-            jnp.vdot(gradient, argument), 2 * jnp.sum(run(x, kernel) ** 2), rtol=1e-4
-        )  # the loss is quadratic in each argument
+@each("method", FILTERS)
+def test_is_linear_and_so_are_its_transformations(method):
+    x, u, y = random(2, 3, 4, 2), random(2, 3, 4, 2, seed=1), random(2, 6, 12, 2, seed=2)
+    run = lambda x: resize(x, (2, 3), method=method)
+
+    @jax.jit
+    def transformed(x, u, y):
+        return jax.vmap(run)(x), jax.jvp(run, (x,), (u,))[1], jax.vjp(run, x)[1](y)[0]
+
+    mapped, tangent, cotangent = transformed(x, u, y)
+    np.testing.assert_allclose(mapped, run(x), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(tangent, run(u), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(np.vdot(cotangent, u), np.vdot(y, run(u)), rtol=1e-12)
+    real, imaginary = map(np.asarray, (run(x), run(u)))
+    np.testing.assert_allclose(run(x + 2j * u), real + 2j * imaginary, rtol=0, atol=1e-13)
+
+
+def test_half_precision_calculates_in_float32():
+    x = jnp.asarray(random(4, 3, 2), jnp.bfloat16)
+    got = resize(x, (3, 2), method="lanczos3")
+    want = resize(x.astype(jnp.float32), (3, 2), method="lanczos3").astype(jnp.bfloat16)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(got.astype(jnp.float32), want.astype(jnp.float32))
+
+
+def test_exports_with_symbolic_sizes():
+    run = jax.jit(lambda x: resize(x, (2, 3), method="cubic"))
+    shape = jax.ShapeDtypeStruct(export.symbolic_shape("b, h, w, 2"), jnp.float32)
+    x = random(2, 1, 4, 2).astype(np.float32)
+    np.testing.assert_allclose(export.export(run)(shape).call(x), run(x), atol=1e-6)
+
+
+@each("mode", ("zeros", "circular", "reflect", "replicate"))
+def test_resize_conv_is_resize_then_conv(mode):
+    x, w, pads = random(1, 4, 3, 4), random(3, 2, 2, 6, seed=1), ((2, 1), (0, 3))
+    numpy_mode = {"zeros": "constant", "circular": "wrap", "replicate": "edge"}.get(mode, mode)
+    big = np.einsum("nh,mw,bhwc->bnmc", matrix("binomial", 4, 2), matrix("binomial", 3, 3), x)
+    big = np.pad(big, ((0, 0), *pads, (0, 0)), numpy_mode)
+    options = {"scale": (2, 3), "method": "binomial", "padding": pads, "padding_mode": mode}
+    got = resize_conv(x, w, kernel_dilation=(2, 1), feature_group_count=2, **options)
+    want = oracles.conv(big, w, (1, 1), ((0, 0), (0, 0)), (2, 1), 2)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
+
+
+def test_nearest_then_conv_is_one_transposed_convolution():
+    x, w = random(5, 4, 3), random(3, 2, 3, 2, seed=1)
+    hold = np.zeros((4, 4, 3, 2))  # the kernel, painted over two rows and three columns
+    for i in range(2):
+        for j in range(3):
+            hold[i : i + 3, j : j + 2] += w
+    got = resize_conv(x, w, scale=(2, 3), padding=((2, 2), (1, 1)))
+    want = conv_transpose(x, hold, strides=(2, 3), padding=0)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
+
+
+@each("method", ("nearest", "binomial"))
+def test_commutes_with_convolution_by_one(method):
+    x, w = random(5, 4, 3), random(1, 1, 3, 2, seed=1)
+    after = resize_conv(x, w, scale=2, method=method)
+    np.testing.assert_allclose(resize(conv(x, w), (2, 2), method=method), after, atol=1e-13)
+
+
+def test_resize_conv_is_linear_in_both_arguments_and_so_are_its_transformations():
+    x, w, y = random(2, 4, 3, 2), random(3, 2, 2, 3, seed=1), random(2, 8, 9, 3, seed=2)
+    run = lambda x, w: resize_conv(x, w, scale=(2, 3), method="cubic", padding_mode="reflect")
+
+    @jax.jit
+    def transformed(x, w):
+        return run(x, w), jax.vjp(run, x, w)[1](y), jax.vmap(run, (None, 0))(x, w[None])[0]
+
+    out, (to_x, to_w), mapped = transformed(x, w)
+    np.testing.assert_allclose(mapped, out, rtol=0, atol=1e-12)
+    u, v = random(*x.shape, seed=3), random(*w.shape, seed=4)
+    np.testing.assert_allclose(np.vdot(to_x, u), np.vdot(y, run(u, w)), rtol=1e-12)
+    np.testing.assert_allclose(np.vdot(to_w, v), np.vdot(y, run(x, v)), rtol=1e-12)
 
 
 @pytest.mark.refuses
 @pytest.mark.parametrize(
     ("scale", "method", "error", "message"),
     [
-        (2, "nearest", TypeError, r"Write \(2, 2\)"),
-        ((2, 0), "nearest", ValueError, "scale must be at least 1"),
+        (2, "nearest", TypeError, r"scale=2. Write \(2, 2\)"),
+        ("22", "nearest", TypeError, "scale='22'"),
+        ((2, 0), "nearest", ValueError, r"scale must be at least 1; got scale=\(2, 0\)"),
         ((2, 2.0), "nearest", TypeError, "scale must be an integer; got 2.0"),
-        ((2, 2), "liner", ValueError, "Did you mean 'linear'?"),
-        ((2,) * 4, "nearest", ValueError, "one spatial axis per entry of scale"),
+        ((2, 2), "bicubic", ValueError, "method='bicubic'. Did you mean 'cubic'?"),
+        ((2,) * 3, "nearest", ValueError, r"got shape \(4, 5, 1\) for scale=\(2, 2, 2\)"),
+        ((), "nearest", ValueError, r"at least one; got shape \(4, 5, 1\) for scale=\(\)"),
+        ((2, 2), "lanczos3", TypeError, "needs a floating or complex input; got dtype int32"),
     ],
 )
 def test_refuses(scale, method, error, message):
-    with pytest.raises(error, match=message):
-        resize(jnp.zeros((4, 4, 1)), scale, method=method)
+    with pytest.raises(error, match=f"^resize: .*{message}"):
+        resize(np.zeros((4, 5, 1), np.int32), scale, method=method)
+    with pytest.raises(TypeError, match=r"^resize: x must be an array; got x of type dict\."):
+        resize({}, (2,))
 
 
 @pytest.mark.refuses
-def test_refuses_to_interpolate_integers():
-    with pytest.raises(TypeError, match="got dtype int32"):
-        resize(jnp.zeros((4, 1), int), (2,), method="linear")
-    x, kernel = jnp.zeros((4, 1)), jnp.zeros((3, 1, 1))
-    for wrong, message in (
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
         ({"implementation": "fuse"}, "implementation must be one of 'auto', 'plain'"),
+        ({"method": "lanczos"}, "Did you mean 'lanczos3'?"),
+        ({"scale": (2, 2)}, r"scale=\(2, 2\) for 1 spatial axes"),
         ({"padding": "FULL"}, "padding must be one of"),
-        ({"method": "cubic"}, "method must be one of"),
-        ({"kernel": jnp.zeros((3, 2, 1))}, "got 1 channels"),
-    ):
-        with pytest.raises(ValueError, match=f"^resize_conv: .*{message}"):
-            resize_conv(x, **{"kernel": kernel, "scale": 2} | wrong)
+        ({"padding_mode": "wrap"}, "padding_mode must be one of"),
+        ({"kernel": np.zeros((3, 2, 1))}, "got 1 channels"),
+    ],
+)
+def test_resize_conv_refuses(wrong, message):
+    with pytest.raises(ValueError, match=f"^resize_conv: .*{message}"):
+        resize_conv(np.zeros((4, 1)), **{"kernel": np.zeros((3, 1, 1)), "scale": 2} | wrong)

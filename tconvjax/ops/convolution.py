@@ -5,6 +5,7 @@ Both functions resolve what the user wrote into one `Geometry` and bind one face
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -14,8 +15,8 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from tconvjax import geometry as geo
-from tconvjax.geometry import Geometry, Ints, Padding, PaddingConvention
-from tconvjax.ops import faces, lowerings
+from tconvjax.geometry import Geometry, Ints, Padding, PaddingConvention, PaddingMode, Pairs
+from tconvjax.ops import boundary, faces, lowerings, sharding
 from tconvjax.ops.lowerings import Implementation
 
 
@@ -25,6 +26,7 @@ def conv(
     *,
     strides: Ints = 1,
     padding: Padding = "SAME",
+    padding_mode: PaddingMode = "zeros",
     kernel_dilation: Ints = 1,
     feature_group_count: int = 1,
     precision: lax.PrecisionLike = None,
@@ -41,7 +43,10 @@ def conv(
       x: floating or complex, channels last; any number of leading batch axes, none included.
       kernel: fixes the rank.
       strides: s >= 1, input pixels per output pixel; an int serves all axes.
-      padding: 'SAME', 'VALID', an int, or one int or (low, high) pair of zeros per axis; may be negative.
+      padding: 'SAME', 'SAME_LOWER', 'VALID', an int, or one int or (low, high) pair of pixels per axis; negative
+        ones crop.
+      padding_mode: what the padding holds: 'zeros', or the image again: 'circular', 'reflect' (without repeating
+        the border pixel) or 'replicate'.
       kernel_dilation: d >= 1, input pixels between neighboring taps; an int serves all axes.
       feature_group_count: splits the channels into blocks with kernels of their own; divides `in` and `out`.
       precision: of the products, as in `jax.lax.conv_general_dilated`.
@@ -61,19 +66,19 @@ def conv(
       >>> conv(jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 16)), strides=2).shape
       (2, 4, 4, 16)
     """
-    x, kernel = operands("conv", x, kernel)
-    geometry = geo.conv_geometry(
+    return gather(
         "conv",
-        spatial_shape("conv", x.shape, kernel),
-        kernel.shape[:-2],
+        x,
+        kernel,
         strides=strides,
         padding=padding,
+        padding_mode=padding_mode,
         kernel_dilation=kernel_dilation,
         feature_group_count=feature_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        implementation=implementation,
     )
-    check_channels("conv", x.shape, kernel.shape, geometry.feature_group_count)
-    options = (precision, preferred_element_type, implementation)
-    return run_face("conv", "gather", x, kernel, geometry, *options)
 
 
 def conv_transpose(
@@ -82,6 +87,7 @@ def conv_transpose(
     *,
     strides: Ints = 1,
     padding: Padding = "SAME",
+    padding_mode: PaddingMode = "zeros",
     output_padding: Ints | None = None,
     output_shape: Sequence[int] | None = None,
     kernel_dilation: Ints = 1,
@@ -103,8 +109,10 @@ def conv_transpose(
       kernel: fixes the rank. By default the kernel of `jax.lax.conv_transpose`, which correlates with the
         zero-inserted input, so that it is painted *flipped*.
       strides: s >= 1, output pixels per input pixel; an int serves all axes.
-      padding: of the *forward* convolution, whose transpose this is: a larger padding crops more. 'SAME', 'VALID',
-        an int, or one int or (low, high) pair per axis.
+      padding: of the *forward* convolution, whose transpose this is: a larger padding crops more. 'SAME',
+        'SAME_LOWER', 'VALID', an int, or one int or (low, high) pair per axis.
+      padding_mode: of the forward convolution: what is painted beyond the border is lost ('zeros') or added to the
+        pixel that the forward convolution reads there ('circular', 'reflect', 'replicate').
       output_padding: pixels kept at the high end beyond the smallest size, `0 <= output_padding < max(s, d)`; goes
         with integer paddings.
       output_shape: spatial shape to produce, one of the sizes that the forward convolution maps back to the input.
@@ -140,10 +148,12 @@ def conv_transpose(
       the same integers, channels last, `transpose_kernel=True` and the ungrouped weight's axes `(in, out, *k)` moved to
       `(*k, out, in)`.
     """
-    x, kernel = operands("conv_transpose", x, kernel)
+    who = "conv_transpose"
+    x, kernel = operands(who, x, kernel)
+    geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
     geometry = geo.conv_transpose_geometry(
-        "conv_transpose",
-        spatial_shape("conv_transpose", x.shape, kernel),
+        who,
+        spatial_shape(who, x.shape, kernel),
         kernel.shape[:-2],
         strides=strides,
         padding=padding,
@@ -154,13 +164,26 @@ def conv_transpose(
         padding_convention=padding_convention,
     )
     groups = geometry.feature_group_count
-    check_channels(
-        "conv_transpose", x.shape, kernel.shape, groups, transpose_kernel=transpose_kernel
+    check_channels(who, x.shape, kernel.shape, groups, transpose_kernel=transpose_kernel)
+    boundary.check(who, geometry.big, geometry.padding, padding_mode)
+    options = face_options(who, x, precision, preferred_element_type, implementation)
+
+    def paint(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if not transpose_kernel:
+            kernel = lowerings.flip_and_swap(kernel, geometry.rank, groups)
+        if padding_mode == "zeros":
+            return run_face("paint", x, kernel, geometry, options)
+        padded = run_face("paint", x, kernel, _padded(geometry, geometry.padding), options)
+        return boundary.fold(padded, geometry.big, geometry.padding, padding_mode)
+
+    features = kernel.shape[-2] * groups if transpose_kernel else kernel.shape[-1]
+    return sharding.placed(
+        paint,
+        x,
+        kernel,
+        shape=(*x.shape[: -geometry.rank - 1], *geometry.big, features),
+        features=(kernel, -2 if transpose_kernel else -1),
     )
-    if not transpose_kernel:
-        kernel = lowerings.flip_and_swap(kernel, geometry.rank, groups)
-    options = (precision, preferred_element_type, implementation)
-    return run_face("conv_transpose", "paint", x, kernel, geometry, *options)
 
 
 def conv_matrix(
@@ -169,6 +192,7 @@ def conv_matrix(
     *,
     strides: Ints = 1,
     padding: Padding = "SAME",
+    padding_mode: PaddingMode = "zeros",
     kernel_dilation: Ints = 1,
     feature_group_count: int = 1,
 ) -> jax.Array:
@@ -182,6 +206,7 @@ def conv_matrix(
       kernel: `(*kernel_size, in // groups, out)`, as in `conv`, like all other arguments.
       strides: see there.
       padding: see there.
+      padding_mode: see there.
       kernel_dilation: see there.
       feature_group_count: see there.
 
@@ -199,6 +224,7 @@ def conv_matrix(
              [0., 0., 0., 1., 2.]], dtype=float32)
     """
     kernel = jnp.asarray(kernel)
+    geo.choice("conv_matrix", "padding_mode", padding_mode, geo.PADDING_MODES)
     shape = geo.ints("conv_matrix", "input_shape", input_shape, minimum=1)
     geometry = geo.conv_geometry(
         "conv_matrix",
@@ -216,6 +242,7 @@ def conv_matrix(
             f"kernel shape {kernel.shape}."
         )
     check_channels("conv_matrix", shape, kernel.shape, g)
+    boundary.check("conv_matrix", geometry.big, geometry.padding, padding_mode)
     # Group h maps its own inputs to its own outputs: a block diagonal in the channels.
     blocks = kernel.reshape(*kernel.shape[:-1], g, -1)
     matrix = jnp.einsum("...igo,gh->...hgio", blocks, jnp.eye(g, dtype=kernel.dtype))
@@ -223,28 +250,36 @@ def conv_matrix(
     for axis in range(
         rank
     ):  # taps of the leading axis become (small, big), moved behind all others
-        o, n, a = jnp.ogrid[
-            : geometry.small[axis], : geometry.big[axis], : geometry.kernel_size[axis]
-        ]
-        s, d, p = geometry.strides[axis], geometry.kernel_dilation[axis], geometry.offset[axis]
-        meets = (n == s * o + d * a - p).astype(kernel.dtype)
-        matrix = jnp.tensordot(matrix, meets, axes=((0,), (2,)), precision=lax.Precision.HIGHEST)
+        s, d, (low, high) = (
+            geometry.strides[axis],
+            geometry.kernel_dilation[axis],
+            geometry.padding[axis],
+        )
+        o, a = jnp.ogrid[: geometry.small[axis], : geometry.kernel_size[axis]]
+        # Row q of `read` marks the pixel that the padded axis shows at q: none or one.
+        read = boundary.pad(
+            jnp.eye(geometry.big[axis], dtype=kernel.dtype), ((low, high),), padding_mode
+        )
+        meets = read[s * o + d * a]  # (small, taps, big)
+        matrix = jnp.tensordot(matrix, meets, axes=((0,), (1,)), precision=lax.Precision.HIGHEST)
     # (in, out, small_1, big_1, small_2, big_2, ..) -> (small_1, .., out, big_1, .., in)
     small_axes, big_axes = range(2, 2 + 2 * rank, 2), range(3, 3 + 2 * rank, 2)
     matrix = matrix.transpose(*small_axes, 1, *big_axes, 0)
     return matrix.reshape(prod(geometry.small) * kernel.shape[-1], prod(shape))
 
 
-def operands(who: str, x: ArrayLike, kernel: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """Returns both operands as arrays of the dtype that JAX promotes them to."""
+def operands(
+    who: str, x: ArrayLike, kernel: ArrayLike, name: str = "kernel"
+) -> tuple[jax.Array, jax.Array]:
+    """Returns both operands as arrays of the dtype that JAX promotes them to; `name` is that of the second."""
     try:
         x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     except (TypeError, ValueError):
-        kinds = f"x of type {type(x).__name__} and kernel of type {type(kernel).__name__}"
-        raise TypeError(f"{who}: x and kernel must be arrays; got {kinds}.") from None
+        kinds = f"x of type {type(x).__name__} and {name} of type {type(kernel).__name__}"
+        raise TypeError(f"{who}: x and {name} must be arrays; got {kinds}.") from None
     if not any(jnp.issubdtype(a.dtype, jnp.inexact) for a in (x, kernel)):
         raise TypeError(
-            f"{who}: x or kernel must be floating or complex; got x of {x.dtype} and kernel of {kernel.dtype}. "
+            f"{who}: x or {name} must be floating or complex; got x of {x.dtype} and {name} of {kernel.dtype}. "
             "Convert one of them, for example with x.astype(jnp.float32)."
         )
     dtype = jnp.result_type(x, kernel)
@@ -294,30 +329,86 @@ def check_channels(
         )
 
 
-def run_face(
+def gather(
     who: str,
-    face: str,
-    image: jax.Array,
-    kernel: jax.Array,
-    geometry: Geometry,
+    x: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    strides: Ints = 1,
+    padding: Padding,
+    padding_mode: PaddingMode,
+    kernel_dilation: Ints,
+    feature_group_count: int,
     precision: lax.PrecisionLike,
     preferred_element_type: DTypeLike | None,
     implementation: str,
 ) -> jax.Array:
-    """Binds a face that takes an image and a kernel, with any number of batch axes."""
+    """`conv` in the name of `who`, which is what its errors say."""
+    x, kernel = operands(who, x, kernel)
+    geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
+    geometry = geo.conv_geometry(
+        who,
+        spatial_shape(who, x.shape, kernel),
+        kernel.shape[:-2],
+        strides=strides,
+        padding=padding,
+        kernel_dilation=kernel_dilation,
+        feature_group_count=feature_group_count,
+    )
+    check_channels(who, x.shape, kernel.shape, geometry.feature_group_count)
+    pads = geo.resolve_padding(who, padding, geometry.rank)
+    pads = geometry.padding if isinstance(pads, str) else pads
+    boundary.check(who, geometry.big, pads, padding_mode)
+    options = face_options(who, x, precision, preferred_element_type, implementation)
+
+    def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        if padding_mode == "zeros":
+            return run_face("gather", x, kernel, geometry, options)
+        padded = boundary.pad(x, pads, padding_mode)
+        return run_face("gather", padded, kernel, _padded(geometry, pads), options)
+
+    return sharding.placed(
+        run,
+        x,
+        kernel,
+        shape=(*x.shape[: -geometry.rank - 1], *geometry.small, kernel.shape[-1]),
+        features=(kernel, -1),
+    )
+
+
+def _padded(geometry: Geometry, pads: Pairs) -> Geometry:
+    """Returns the geometry that sees the padded image, and pads no more."""
+    big = tuple(m + lo + hi for m, (lo, hi) in zip(geometry.big, pads, strict=True))
+    return replace(geometry, big=big, offset=(0,) * geometry.rank)
+
+
+def face_options(
+    who: str,
+    image: jax.Array,
+    precision: lax.PrecisionLike,
+    preferred_element_type: DTypeLike | None,
+    implementation: str,
+) -> dict[str, Any]:
+    """Returns what a face takes beside arrays and geometry, or refuses it."""
     geo.choice(who, "implementation", implementation, lowerings.IMPLEMENTATIONS)
-    dtype = _result_dtype(who, image.dtype, preferred_element_type)
-    options: dict[str, Any] = {
-        "geometry": geometry,
-        "dtype": jnp.dtype(dtype),
+    return {
+        "dtype": jnp.dtype(_result_dtype(who, image.dtype, preferred_element_type)),
         "precision": canonical_precision(who, precision) or _configured_precision(),
+        "implementation": implementation,
     }
+
+
+def run_face(
+    face: str, image: jax.Array, kernel: jax.Array, geometry: Geometry, options: dict[str, Any]
+) -> jax.Array:
+    """Binds a face that takes an image and a kernel, with any number of batch axes."""
     batch = image.shape[: -geometry.rank - 1]
-    stacked = (image.reshape(1, prod(batch), *image.shape[len(batch) :]), kernel[None])
-    if implementation in lowerings.PLAIN:
-        out = lowerings.compute(face, *stacked, None, implementation, **options)
+    image = image.reshape(1, prod(batch), *image.shape[len(batch) :])
+    image, kernel = sharding.varying_alike(image, kernel[None])
+    if options["implementation"] in lowerings.PLAIN:
+        out = lowerings.compute(face, image, kernel, None, geometry=geometry, **options)
     else:
-        out = faces.bind(face, *stacked, implementation=implementation, **options)
+        out = faces.bind(face, image, kernel, geometry=geometry, **options)
     return out.reshape(*batch, *out.shape[2:])
 
 

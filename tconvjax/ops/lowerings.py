@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tconvjax.geometry import Geometry
+from tconvjax.geometry import Geometry, Pairs
+from tconvjax.ops import boundary, sharding
+from tconvjax.ops.boundary import pad_axis
 
 Implementation = Literal["auto", "matmul", "dilated", "linear_transpose"]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
@@ -127,9 +129,11 @@ def _roomy(geometry: Geometry) -> Geometry:
 
 
 def _dilated_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    geometry, pads = _integer_padding(geometry)
+    x = boundary.pad(x, pads, "zeros")
     roomy = _roomy(geometry)  # for the transpose that JAX may make of this
     for axis, (m, r) in enumerate(zip(geometry.big, roomy.big, strict=True), start=1):
-        x = _pad_axis(x, axis, 0, r - m)
+        x = pad_axis(x, axis, 0, r - m)
     return lax.conv_general_dilated(
         x,
         w,
@@ -142,7 +146,17 @@ def _dilated_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Opt
     )
 
 
+def _integer_padding(geometry: Geometry) -> tuple[Geometry, Pairs]:
+    """Splits off the padding where it depends on a symbolic size, which XLA's convolution does not take."""
+    pads = geometry.padding
+    if all(isinstance(p, int) for pair in pads for p in pair):
+        return geometry, ((0, 0),) * geometry.rank
+    big = tuple(m + lo + hi for m, (lo, hi) in zip(geometry.big, pads, strict=True))
+    return replace(geometry, big=big, offset=(0,) * geometry.rank), pads
+
+
 def _dilated_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    geometry, beyond = _integer_padding(geometry)
     roomy = _roomy(geometry)
     pads = tuple(
         (e - 1 - lo, e - 1 - hi) for e, (lo, hi) in zip(geometry.extent, roomy.padding, strict=True)
@@ -158,21 +172,29 @@ def _dilated_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Opti
         feature_group_count=geometry.feature_group_count,
         **options._asdict(),
     )
-    return out[(slice(None), *(slice(m) for m in geometry.big))]
+    for axis, (m, r) in enumerate(zip(geometry.big, roomy.big, strict=True), start=1):
+        out = pad_axis(out, axis, 0, m - r)
+    return boundary.fold(out, geometry.big, beyond, "zeros")
 
 
 def _dilated_correlate(
     x: jax.Array, y: jax.Array, geometry: Geometry, options: Options
 ) -> jax.Array:
-    # The batch is contracted like a feature, the small image is the kernel: strides and dilation change places.
+    geometry, pads = _integer_padding(geometry)
+    x = boundary.pad(x, pads, "zeros")
+    # The batch is contracted like a feature, the small image is the kernel: strides and dilation change places. Groups
+    # lie side by side as features: `batch_group_count`, which says the same of x as it is and which JAX's own gradient
+    # of a grouped convolution uses, gives wrong numbers where the batch is sharded (jaxlib 0.10.1 and 0.12.0).
+    g = geometry.feature_group_count
+    groups = jnp.moveaxis(x.reshape(*x.shape[:-1], g, x.shape[-1] // g), -2, 0)
     out = lax.conv_general_dilated(
-        x,
+        groups.reshape(-1, *groups.shape[2:]),
         y,
         geometry.kernel_dilation,
         geometry.padding,
         rhs_dilation=geometry.strides,
         dimension_numbers=_dimension_numbers(geometry.rank, "C*N", "I*O"),
-        batch_group_count=geometry.feature_group_count,
+        feature_group_count=g,
         **options._asdict(),
     )
     return jnp.moveaxis(out, 0, -2)
@@ -186,7 +208,7 @@ def _transposed_paint(
 ) -> jax.Array:
     y, w = (a.astype(options.preferred_element_type) for a in (y, w))
     in_features = w.shape[-2] * geometry.feature_group_count
-    x = jax.ShapeDtypeStruct((y.shape[0], *geometry.big, in_features), y.dtype)
+    x = sharding.like(y, (y.shape[0], *geometry.big, in_features), y.dtype)
     (out,) = jax.linear_transpose(lambda x: _dilated_gather(x, w, geometry, options), x)(y)
     return out
 
@@ -196,53 +218,50 @@ def _transposed_correlate(
 ) -> jax.Array:
     x, y = (a.astype(options.preferred_element_type) for a in (x, y))
     in_features = x.shape[-1] // geometry.feature_group_count
-    w = jax.ShapeDtypeStruct((*geometry.kernel_size, in_features, y.shape[-1]), x.dtype)
+    w = sharding.like(x, (*geometry.kernel_size, in_features, y.shape[-1]), x.dtype)
     (out,) = jax.linear_transpose(lambda w: _dilated_gather(x, w, geometry, options), w)(y)
     return out
 
 
-# matmul: patches times matrix. Groups are a batch axis of the product.
+# matmul: patches times matrix. Groups are a batch axis of the product; batch and space stay axes of their own, so that
+# their shards and symbolic sizes do.
 
 
 def _matmul_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    g, taps = geometry.feature_group_count, prod(geometry.kernel_size)
-    patches = extract_patches(x, geometry)
-    batch, rows = x.shape[0], x.shape[0] * prod(geometry.small)
+    patches, kernel = extract_patches(x, geometry), _taps(w, geometry)
     out = jnp.einsum(
-        "rtgi,tigo->rgo",
-        patches.reshape(rows, taps, g, x.shape[-1] // g),
-        w.reshape(taps, w.shape[-2], g, w.shape[-1] // g),
-        **options._asdict(),
+        "...tgi,tigo->...go", _grouped(patches, x, geometry), kernel, **options._asdict()
     )
-    return out.reshape(batch, *geometry.small, w.shape[-1])
+    return out.reshape(*out.shape[:-2], w.shape[-1])
 
 
 def _matmul_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    g, taps = geometry.feature_group_count, prod(geometry.kernel_size)
-    batch, rows = y.shape[0], y.shape[0] * prod(geometry.small)
-    painted = jnp.einsum(
-        "rgo,tigo->rtgi",
-        y.reshape(rows, g, y.shape[-1] // g),
-        w.reshape(taps, w.shape[-2], g, w.shape[-1] // g),
-        **options._asdict(),
-    )
+    g = geometry.feature_group_count
+    grouped = y.reshape(*y.shape[:-1], g, y.shape[-1] // g)
+    painted = jnp.einsum("...go,tigo->...tgi", grouped, _taps(w, geometry), **options._asdict())
     return overlap_add(
-        painted.reshape(batch, *geometry.small, *geometry.kernel_size, w.shape[-2] * g), geometry
+        painted.reshape(*y.shape[:-1], *geometry.kernel_size, w.shape[-2] * g), geometry
     )
 
 
 def _matmul_correlate(
     x: jax.Array, y: jax.Array, geometry: Geometry, options: Options
 ) -> jax.Array:
-    g, taps = geometry.feature_group_count, prod(geometry.kernel_size)
-    rows = x.shape[0] * prod(geometry.small)
-    out = jnp.einsum(
-        "rtgi,rgo->tigo",
-        extract_patches(x, geometry).reshape(rows, taps, g, x.shape[-1] // g),
-        y.reshape(rows, g, y.shape[-1] // g),
-        **options._asdict(),
-    )
+    g = geometry.feature_group_count
+    patches = _grouped(extract_patches(x, geometry), x, geometry)
+    grouped = y.reshape(*y.shape[:-1], g, y.shape[-1] // g)
+    out = jnp.einsum("...tgi,...go->tigo", patches, grouped, **options._asdict())
     return out.reshape(*geometry.kernel_size, x.shape[-1] // g, y.shape[-1])
+
+
+def _taps(w: jax.Array, geometry: Geometry) -> jax.Array:
+    g = geometry.feature_group_count
+    return w.reshape(prod(geometry.kernel_size), w.shape[-2], g, w.shape[-1] // g)
+
+
+def _grouped(patches: jax.Array, x: jax.Array, geometry: Geometry) -> jax.Array:
+    g, taps = geometry.feature_group_count, prod(geometry.kernel_size)
+    return patches.reshape(x.shape[0], *geometry.small, taps, g, x.shape[-1] // g)
 
 
 def extract_patches(x: jax.Array, geometry: Geometry) -> jax.Array:
@@ -278,7 +297,7 @@ def overlap_add(patches: jax.Array, geometry: Geometry) -> jax.Array:
         tap_axis = rank + 1  # the taps of `axis`; those before it are summed already
         width = s if d == 1 else 1
         blocks = -(-k // width)
-        x = _pad_axis(x, tap_axis, 0, blocks * width - k)
+        x = pad_axis(x, tap_axis, 0, blocks * width - k)
         cells = []
         for j in range(blocks):
             block = lax.slice_in_dim(x, j * width, (j + 1) * width, axis=tap_axis)
@@ -287,19 +306,9 @@ def overlap_add(patches: jax.Array, geometry: Geometry) -> jax.Array:
             # Pixel s·i + d·j·width + r − p, for r < width, is where entry width·i + r lands.
             start = d * j * width - p
             stop = geometry.big[axis] - start - (s * (n - 1) + width)
-            cells.append(
-                _pad_axis(cell, axis + 1, start, stop, interior=s - 1 if width == 1 else 0)
-            )
+            cells.append(pad_axis(cell, axis + 1, start, stop, interior=s - 1 if width == 1 else 0))
         x = reduce(jnp.add, cells)
     return x
-
-
-def _pad_axis(x: jax.Array, axis: int, low: int, high: int, interior: int = 0) -> jax.Array:
-    if low == high == interior == 0:
-        return x
-    pads = [(0, 0, 0)] * x.ndim
-    pads[axis] = (low, high, interior)
-    return lax.pad(x, jnp.zeros((), x.dtype), pads)
 
 
 def flip_and_swap(w: jax.Array, rank: int, groups: int) -> jax.Array:

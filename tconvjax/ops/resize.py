@@ -1,22 +1,26 @@
 """Resizing by whole factors, and resize-convolution: enlarge with a fixed kernel, then learn.
 
-Coordinates are half-pixel centered, as in `jax.image.resize`: output pixel n looks at input `(n + 1/2)/r − 1/2`, edges
-clamped. Both methods answer a constant with a constant, so no checkerboard exists before training.
+Coordinates are half-pixel centered, as in `jax.image.resize`: output pixel n looks at input `(n + 1/2)/r − 1/2`. What
+lies beyond the border does not count, and the weights of the rest are scaled to the sum 1. So all methods answer a
+constant with the same constant, and no checkerboard exists before training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from tconvjax import geometry as geo
-from tconvjax.geometry import Ints, Padding
-from tconvjax.ops.convolution import check_channels, operands, run_face, spatial_shape
+from tconvjax.geometry import Ints, Padding, PaddingMode
+from tconvjax.ops import boundary, sharding
+from tconvjax.ops.convolution import gather, operands, spatial_shape
 
-Method = Literal["nearest", "linear"]
+Method = Literal["nearest", "linear", "cubic", "lanczos3", "binomial"]
 METHODS: tuple[str, ...] = get_args(Method)
 ResizeConvImplementation = Literal["auto", "plain"]
 RESIZE_CONV_IMPLEMENTATIONS: tuple[str, ...] = get_args(ResizeConvImplementation)
@@ -27,61 +31,41 @@ def resize(x: ArrayLike, scale: Sequence[int], *, method: Method = "nearest") ->
 
     Args:
       x: channels last; any number of leading batch axes.
-      scale: output pixels per input pixel, >= 1, one factor per spatial axis; fixes the rank.
-      method: 'nearest' repeats pixels, any dtype; 'linear' interpolates, floating or complex.
+      scale: r >= 1, output pixels per input pixel, one factor per spatial axis; fixes the rank.
+      method: 'nearest' repeats pixels, any dtype. The others filter a floating or complex input, half precision in
+        float32: 'linear'; 'cubic', of Keys with a = −1/2; 'lanczos3', a sinc under a window of three pixels on either
+        side; 'binomial', r ones convolved with themselves twice, `[1, 3, 3, 1]` for r = 2. The zero order of
+        'binomial' is 3 for every r, so polynomials of degree 2 come out without ripple.
 
     Returns:
       The enlarged images, dtype kept.
 
     Raises:
       ValueError: for an unknown method, or fewer axes than `scale` asks for.
-      TypeError: for a scale that is not a sequence of integers, or linear interpolation of integers.
+      TypeError: for a scale that is not a sequence of integers, or a filter on integers.
 
     Example:
       >>> resize(jnp.array([[0.0], [4.0]]), (2,), method="linear")[:, 0]
       Array([0., 1., 3., 4.], dtype=float32)
 
     References:
-      Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003.
+      Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003; Keys 1981, doi:10.1109/TASSP.1981.1163711.
 
     PyTorch:
-      `torch.nn.Upsample(scale_factor=r, mode='nearest' | 'bilinear', align_corners=False)`.
+      `torch.nn.Upsample(scale_factor=r, mode='nearest' | 'bilinear', align_corners=False)`; 'cubic' is its 'bicubic'
+      with `antialias=True`, which changes a to −1/2.
     """
-    x = jnp.asarray(x)
-    if not isinstance(scale, Sequence) or isinstance(scale, str):
-        raise TypeError(
-            f"resize: scale must be a sequence with one factor per spatial axis; got scale={scale!r}. "
-            "Write (2, 2) for twice the height and width."
-        )
-    factors = geo.ints("resize", "scale", scale, minimum=1)
+    image, factors = image_and_factors("resize", x, "scale", scale)
     geo.choice("resize", "method", method, METHODS)
-    rank = len(factors)
-    if x.ndim < rank + 1:
-        raise ValueError(
-            f"resize: the input must have shape (*batch, *spatial, channels) with one spatial axis per entry of scale; "
-            f"got shape {x.shape} for scale={factors}."
-        )
-    first = x.ndim - rank - 1
-    if method == "nearest":
-        for axis, r in enumerate(factors, start=first):
-            shape = x.shape
-            x = jnp.broadcast_to(
-                jnp.expand_dims(x, axis + 1), (*shape[: axis + 1], r, *shape[axis + 1 :])
-            )
-            x = x.reshape(*shape[:axis], r * shape[axis], *shape[axis + 1 :])
-        return x
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise TypeError(
-            f"resize: linear interpolation needs a floating or complex input; got dtype {x.dtype}. "
-            "Convert it, for example with x.astype(jnp.float32)."
-        )
-    shape = (
-        *x.shape[:first],
-        *(r * n for r, n in zip(factors, x.shape[first:-1], strict=True)),
-        x.shape[-1],
+    if method != "nearest":
+        check_inexact("resize", image)
+    first = image.ndim - 1 - len(factors)
+    new = (r * n for r, n in zip(factors, image.shape[first:-1], strict=True))
+    return sharding.placed(
+        lambda x: _resize(x, factors, method),
+        image,
+        shape=(*image.shape[:first], *new, image.shape[-1]),
     )
-    enlarged: jax.Array = jax.image.resize(x, shape, "linear")
-    return enlarged
 
 
 def resize_conv(
@@ -91,6 +75,7 @@ def resize_conv(
     scale: Ints,
     method: Method = "nearest",
     padding: Padding = "SAME",
+    padding_mode: PaddingMode = "zeros",
     kernel_dilation: Ints = 1,
     feature_group_count: int = 1,
     precision: lax.PrecisionLike = None,
@@ -106,8 +91,9 @@ def resize_conv(
       x: floating or complex, channels last; any number of leading batch axes.
       kernel: fixes the rank; acts on the enlarged image.
       scale: output pixels per input pixel, >= 1; an int serves all axes.
-      method: 'nearest' or 'linear', as in `resize`.
+      method: as in `resize`.
       padding: of the convolution, in pixels of the enlarged image; as in `conv`, like all arguments below.
+      padding_mode: see there.
       kernel_dilation: see there.
       feature_group_count: see there.
       precision: see there.
@@ -131,17 +117,116 @@ def resize_conv(
     geo.choice(who, "implementation", implementation, RESIZE_CONV_IMPLEMENTATIONS)
     geo.choice(who, "method", method, METHODS)
     x, kernel = operands(who, x, kernel)
-    small = spatial_shape(who, x.shape, kernel)
-    factors = geo.per_axis(who, "scale", scale, len(small))
-    geometry = geo.conv_geometry(
+    factors = geo.per_axis(who, "scale", scale, len(spatial_shape(who, x.shape, kernel)))
+    return gather(
         who,
-        tuple(r * n for r, n in zip(factors, small, strict=True)),
-        kernel.shape[:-2],
+        resize(x, factors, method=method),
+        kernel,
         padding=padding,
+        padding_mode=padding_mode,
         kernel_dilation=kernel_dilation,
         feature_group_count=feature_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        implementation="auto",
     )
-    check_channels(who, x.shape, kernel.shape, geometry.feature_group_count)
-    enlarged = resize(x, factors, method=method)
-    options = (precision, preferred_element_type, "auto")
-    return run_face(who, "gather", enlarged, kernel, geometry, *options)
+
+
+def image_and_factors(
+    who: str, x: ArrayLike, name: str, value: Sequence[int]
+) -> tuple[jax.Array, tuple[int, ...]]:
+    """Returns an image and one positive integer for each of its spatial axes, or refuses what `who` was given."""
+    try:
+        image = jnp.asarray(x)
+    except (TypeError, ValueError):
+        raise TypeError(f"{who}: x must be an array; got x of type {type(x).__name__}.") from None
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(
+            f"{who}: {name} must be a sequence with one integer per spatial axis; got {name}={value!r}. "
+            "Write (2, 2) for two along height and width."
+        )
+    factors = geo.ints(who, name, value, minimum=1)
+    if not 1 <= len(factors) < image.ndim:
+        raise ValueError(
+            f"{who}: the input must have shape (*batch, *spatial, channels) with one spatial axis per entry of {name}, "
+            f"at least one; got shape {image.shape} for {name}={factors}."
+        )
+    return image, factors
+
+
+def check_inexact(who: str, image: jax.Array) -> None:
+    """Raises unless an image is floating or complex, as a filter needs it."""
+    if not jnp.issubdtype(image.dtype, jnp.inexact):
+        raise TypeError(
+            f"{who}: a filter needs a floating or complex input; got dtype {image.dtype}. "
+            "Convert it, for example with x.astype(jnp.float32)."
+        )
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """Returns `x` in the dtype to calculate in: float32 for half precision."""
+    half = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
+    return x.astype(jnp.float32) if half else x
+
+
+def filtered(x: jax.Array, axis: int, taps: Sequence[float], stride: int = 1) -> jax.Array:
+    """Returns `y[o] = Σ_a x[stride·o + a] · taps[a]` along one axis, as many as lie inside; no matrix product."""
+    count = x.shape[axis] - len(taps) + 1
+    return reduce(
+        jnp.add,
+        [
+            lax.slice_in_dim(x, a, a + count, stride, axis) * tap
+            for a, tap in enumerate(taps)
+            if abs(tap) > 1e-12  # not the rounding of a zero
+        ],
+    )
+
+
+@partial(jax.jit, static_argnames=("factors", "method"))
+def _resize(x: jax.Array, factors: tuple[int, ...], method: Method) -> jax.Array:
+    y = x if method == "nearest" else widened(x)
+    for axis, r in enumerate(factors, start=x.ndim - 1 - len(factors)):
+        if r == 1:
+            continue
+        before, n, after = y.shape[:axis], y.shape[axis], y.shape[axis + 1 :]
+        if method == "nearest":
+            y = jnp.broadcast_to(jnp.expand_dims(y, axis + 1), (*before, n, r, *after))
+        else:
+            y = jnp.stack(_phases(y, axis, _FOOTPRINTS[method](r), r), axis + 1)
+            # XLA would fuse the axes and compute the first anew for every tap of the second, which costs more.
+            y = lax.optimization_barrier(y)
+        y = y.reshape(*before, n * r, *after)
+    return y.astype(x.dtype)
+
+
+def _phases(x: jax.Array, axis: int, footprint: np.ndarray, r: int) -> list[jax.Array]:
+    """Returns the r phases of x under a footprint of whole blocks: what one input pixel paints, its own block central.
+
+    Output r·m + p lies at `footprint[r·t + p]` of input m + reach − t.
+    """
+    reach = len(footprint) // r // 2
+    ones = jnp.ones([n if i == axis else 1 for i, n in enumerate(x.shape)], x.dtype)
+    image, inside = (boundary.pad_axis(a, axis, reach, reach) for a in (x, ones))
+    phases = [tuple(map(float, footprint[p::r][::-1])) for p in range(r)]
+    return [filtered(image, axis, w) / filtered(inside, axis, w) for w in phases]
+
+
+def _sampled(kernel: Callable[[np.ndarray], np.ndarray], radius: int, r: int) -> np.ndarray:
+    """Returns the footprint of a kernel that is a function of the distance in input pixels, zero beyond `radius`."""
+    distance = np.abs((np.arange(-radius * r, (radius + 1) * r) + 0.5) / r - 0.5)
+    return np.where(distance < radius, kernel(distance), 0.0)
+
+
+def _keys(d: np.ndarray) -> np.ndarray:
+    """The cubic kernel of Keys 1981 with a = −1/2, for d < 2."""
+    return np.where(d < 1, (1.5 * d - 2.5) * d**2 + 1, ((2.5 - 0.5 * d) * d - 4) * d + 2)
+
+
+# What one input pixel paints, before the weights of every output are scaled to the sum 1: its own r output pixels and
+# whole blocks of r on both sides.
+_FOOTPRINTS: dict[str, Callable[[int], np.ndarray]] = {
+    "linear": partial(_sampled, lambda d: 1 - d, 1),
+    "cubic": partial(_sampled, _keys, 2),
+    "lanczos3": partial(_sampled, lambda d: np.sinc(d) * np.sinc(d / 3), 3),
+    "binomial": lambda r: np.pad(np.convolve(np.ones(r), np.convolve(np.ones(r), np.ones(r))), 1),
+}

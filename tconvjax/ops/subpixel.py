@@ -1,0 +1,198 @@
+"""Channels into space and back, and sub-pixel convolution: many channels at low resolution, then one shuffle.
+
+Output pixel `r·m + p` of an axis takes phase p of input pixel m. The phases of all axes count like the digits of a
+number, the last axis fastest.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from math import prod
+from typing import Literal, get_args
+
+import jax
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from tconvjax import geometry as geo
+from tconvjax.geometry import Ints, Padding, PaddingMode
+from tconvjax.ops import sharding
+from tconvjax.ops.convolution import gather, operands, spatial_shape
+from tconvjax.ops.lowerings import Implementation
+from tconvjax.ops.resize import image_and_factors
+
+Order = Literal["CRD", "DCR"]
+ORDERS: tuple[str, ...] = get_args(Order)
+
+
+def pixel_shuffle(x: ArrayLike, scale: Sequence[int], *, order: Order = "CRD") -> jax.Array:
+    """Moves channels into space: `(*batch, H, W, C·r²)` becomes `(*batch, H·r, W·r, C)`; any rank, any factors.
+
+    Args:
+      x: channels last, any dtype; the last `len(scale)` axes before them are spatial.
+      scale: r >= 1, output pixels per input pixel, one factor per spatial axis; fixes the rank.
+      order: input channel is `c·r² + phase` ('CRD') or `phase·C + c` ('DCR').
+
+    Returns:
+      The same values in new places; dtype kept.
+
+    Raises:
+      ValueError: if the product of `scale` does not divide the channels, or for an unknown order.
+      TypeError: for a scale that is not a sequence of integers.
+
+    Example:
+      >>> pixel_shuffle(jax.numpy.zeros((4, 5, 12)), (2, 2)).shape  # 12 = 3 · (2 · 2)
+      (8, 10, 3)
+
+    References:
+      Shi et al. 2016, arXiv:1609.05158.
+
+    PyTorch:
+      'CRD' is `torch.nn.PixelShuffle` with channels last; TensorFlow's `depth_to_space` is 'DCR'.
+    """
+    who = "pixel_shuffle"
+    y, factors = image_and_factors(who, x, "scale", scale)
+    geo.choice(who, "order", order, ORDERS)
+    channels, phases = y.shape[-1], prod(factors)
+    if channels % phases != 0:
+        raise ValueError(
+            f"{who}: prod(scale) must divide the channels; got channels={channels}, scale={factors} (product {phases})."
+        )
+    batch, spatial = y.shape[: -1 - len(factors)], y.shape[-1 - len(factors) : -1]
+    split = (channels // phases, *factors) if order == "CRD" else (*factors, channels // phases)
+    new = (*batch, *(n * r for n, r in zip(spatial, factors, strict=True)), channels // phases)
+
+    def shuffle(y: jax.Array) -> jax.Array:
+        y = y.reshape(*batch, *spatial, *split)
+        return y.transpose(_interleaved(y.ndim, len(factors), order)).reshape(new)
+
+    return sharding.placed(shuffle, y, shape=new)
+
+
+def pixel_unshuffle(x: ArrayLike, scale: Sequence[int], *, order: Order = "CRD") -> jax.Array:
+    """Undoes `pixel_shuffle`: `(*batch, H, W, C)` becomes `(*batch, H/r, W/r, C·r²)`.
+
+    Args:
+      x: channels last, any dtype; the last `len(scale)` axes before them are spatial.
+      scale: r >= 1, input pixels per output pixel, one factor per spatial axis; fixes the rank.
+      order: output channel is `c·r² + phase` ('CRD') or `phase·C + c` ('DCR').
+
+    Returns:
+      The same values in new places; dtype kept.
+
+    Raises:
+      ValueError: if an entry of `scale` does not divide its spatial axis, or for an unknown order.
+      TypeError: for a scale that is not a sequence of integers.
+
+    Example:
+      >>> pixel_unshuffle(jax.numpy.zeros((8, 10, 3)), (2, 2)).shape  # 12 = 3 · (2 · 2)
+      (4, 5, 12)
+
+    References:
+      Shi et al. 2016, arXiv:1609.05158.
+
+    PyTorch:
+      'CRD' is `torch.nn.PixelUnshuffle` with channels last; TensorFlow's `space_to_depth` is 'DCR'.
+    """
+    who = "pixel_unshuffle"
+    y, factors = image_and_factors(who, x, "scale", scale)
+    geo.choice(who, "order", order, ORDERS)
+    batch, spatial = y.shape[: -1 - len(factors)], y.shape[-1 - len(factors) : -1]
+    if any(n % r != 0 for n, r in zip(spatial, factors, strict=True)):
+        raise ValueError(
+            f"{who}: scale must divide the spatial shape; got spatial shape {spatial}, scale={factors}. "
+            "Crop or pad first."
+        )
+    small = tuple(n // r for n, r in zip(spatial, factors, strict=True))
+    new = (*batch, *small, y.shape[-1] * prod(factors))
+
+    def unshuffle(y: jax.Array) -> jax.Array:
+        y = y.reshape(*batch, *chain(*zip(small, factors, strict=True)), y.shape[-1])
+        axes = _interleaved(y.ndim, len(factors), order)
+        return y.transpose(sorted(range(y.ndim), key=axes.__getitem__)).reshape(new)
+
+    return sharding.placed(unshuffle, y, shape=new)
+
+
+def subpixel_conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    scale: Ints,
+    order: Order = "CRD",
+    padding: Padding = "SAME",
+    padding_mode: PaddingMode = "zeros",
+    kernel_dilation: Ints = 1,
+    feature_group_count: int = 1,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: Implementation = "auto",
+) -> jax.Array:
+    """Convolves, then shuffles: every phase of the output has a kernel of its own.
+
+    `(*batch, *spatial, in)` and `(*kernel_size, in // groups, out · prod(scale))` give
+    `(*batch, *(scale · spatial), out)` with 'SAME' padding.
+
+    Args:
+      x: floating or complex, channels last; any number of leading batch axes.
+      kernel: fixes the rank; acts on the image before it is enlarged.
+      scale: output pixels per input pixel, >= 1; an int serves all axes.
+      order: how `out` and the phases share the last axis of the kernel, as in `pixel_shuffle`.
+      padding: of the convolution, in input pixels; as in `conv`, like all arguments below.
+      padding_mode: see there.
+      kernel_dilation: see there.
+      feature_group_count: see there.
+      precision: see there.
+      preferred_element_type: see there.
+      implementation: see there.
+
+    Returns:
+      The enlarged images, in the promoted dtype.
+
+    Raises:
+      ValueError: if the product of `scale` does not divide the last axis of the kernel; else as `conv`.
+      TypeError: as `conv`.
+
+    Example:
+      >>> x, kernel = jax.numpy.zeros((4, 5, 3)), jax.numpy.zeros((3, 3, 3, 32))  # 32 = 8 · (2 · 2)
+      >>> subpixel_conv(x, kernel, scale=2).shape
+      (8, 10, 8)
+
+    References:
+      Shi et al. 2016, arXiv:1609.05158; Aitken et al. 2017, arXiv:1707.02937, for how to start it.
+
+    PyTorch:
+      `torch.nn.Sequential(Conv2d(in, out * r**2, k, padding=k // 2), PixelShuffle(r))`, k odd, is 'CRD'.
+    """
+    who = "subpixel_conv"
+    geo.choice(who, "order", order, ORDERS)
+    x, kernel = operands(who, x, kernel)
+    factors = geo.per_axis(who, "scale", scale, len(spatial_shape(who, x.shape, kernel)))
+    if kernel.shape[-1] % prod(factors) != 0:
+        raise ValueError(
+            f"{who}: prod(scale) must divide the last axis of the kernel, out · prod(scale); got "
+            f"kernel shape {kernel.shape}, scale={factors} (product {prod(factors)})."
+        )
+    phases = gather(
+        who,
+        x,
+        kernel,
+        padding=padding,
+        padding_mode=padding_mode,
+        kernel_dilation=kernel_dilation,
+        feature_group_count=feature_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        implementation=implementation,
+    )
+    return pixel_shuffle(phases, factors, order=order)
+
+
+def _interleaved(ndim: int, rank: int, order: Order) -> tuple[int, ...]:
+    """Returns the axes that bring phases behind their pixels, for an array of `ndim` axes with all phases split off.
+
+    From (*batch, H, W, C, r, r) or, in 'DCR', (*batch, H, W, r, r, C) to (*batch, H, r, W, r, C).
+    """
+    first = ndim - 1 - 2 * rank
+    spatial, last = range(first, first + rank), range(first + rank, ndim)
+    channel, phases = (last[0], last[1:]) if order == "CRD" else (last[-1], last[:-1])
+    return *range(first), *chain(*zip(spatial, phases, strict=True)), channel

@@ -1,0 +1,93 @@
+"""Programs that leave: several platforms at once, symbolic sizes, serialized bytes."""
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import LOWERINGS, each
+
+from tconvjax import conv, conv_transpose
+
+KERNEL = np.random.default_rng(20161017).normal(size=(3, 4, 2, 6)).astype("f")
+# padding, padding_mode, strides: every way in which a pad depends on a size
+ROWS = [
+    (1, "zeros", 2),
+    ("SAME", "zeros", 2),
+    ("SAME", "zeros", 5),
+    ("SAME_LOWER", "zeros", 2),
+    ("VALID", "zeros", 2),
+    (1, "circular", 1),
+    (1, "reflect", 2),
+    ("SAME", "replicate", 1),
+]
+
+
+def images(*shape):
+    return np.random.default_rng(1).normal(size=shape).astype("f")
+
+
+def export(f, constraints=()):
+    sizes = jax.export.symbolic_shape("b, h, w", constraints=constraints)
+    x = jax.ShapeDtypeStruct((*sizes, 4), jnp.float32)
+    return jax.export.export(jax.jit(f), platforms=("cpu", "cuda", "tpu"))(x)
+
+
+@pytest.mark.parametrize(("padding", "mode", "s"), ROWS)
+@each("function", (conv, conv_transpose))
+@each("implementation", ("auto", "dilated"))
+def test_symbolic_batch_and_space_with_gradients(function, implementation, padding, mode, s):
+    def run(x):
+        f = lambda x: function(
+            x,
+            KERNEL,
+            strides=s,
+            padding=padding,
+            padding_mode=mode,
+            feature_group_count=2,
+            implementation=implementation,
+        )
+        return f(x), jax.grad(lambda x: jnp.sum(jnp.sin(f(x))))(x)
+
+    # A convolution has output where its kernel fits, which the exporter must be told.
+    exported = export(run, ("h >= 3", "w >= 4") if function is conv else ())
+    for shape in ((2, 8, 6, 4), (3, 7, 9, 4)):
+        x = images(*shape)
+        for a, b in zip(exported.call(x), jax.jit(run)(x), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@each("implementation", LOWERINGS)
+def test_a_symbolic_encoder_and_decoder_meet(implementation):
+    """Sizes go down by a ceiling and come back through `output_shape`."""
+
+    def run(x):
+        down = conv(x, KERNEL, strides=2, feature_group_count=2, implementation=implementation)
+        return conv_transpose(
+            down,
+            KERNEL,
+            strides=2,
+            output_shape=x.shape[1:-1],
+            transpose_kernel=True,
+            feature_group_count=2,
+            implementation=implementation,
+        )
+
+    exported = export(run)
+    for shape in ((2, 8, 6, 4), (1, 7, 5, 4)):
+        x = images(*shape)
+        np.testing.assert_allclose(exported.call(x), jax.jit(run)(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_serialized_program_comes_back():
+    run = lambda x: conv_transpose(x, KERNEL, strides=2, feature_group_count=2)
+    x = images(2, 5, 3, 4)
+    again = jax.export.deserialize(export(run).serialize())
+    assert set(again.platforms) == {"cpu", "cuda", "tpu"}
+    np.testing.assert_allclose(again.call(x), run(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_border_that_depends_on_a_symbolic_size_is_refused():
+    run = lambda x: conv(x, KERNEL, strides=2, padding_mode="reflect", feature_group_count=2)
+    with pytest.raises(ValueError, match=r"^conv: padding_mode='reflect' needs a padding that"):
+        export(run, ("h >= 3", "w >= 4"))

@@ -1,0 +1,219 @@
+"""upfirdn and blur_pool."""
+
+from itertools import product
+from math import comb
+
+import jax
+import numpy as np
+import pytest
+from cases import each
+from jax import export
+from scipy import signal
+
+from tconvjax import blur_pool, geometry, resize, upfirdn
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(0.5, 1, shape)
+
+
+def defined(x, h, up, down, pads):
+    """Inserts zeros, pads or crops, convolves where the filter fits and subsamples; x (*spatial, channels)."""
+    z = np.zeros((*(n * u for n, u in zip(x.shape, up, strict=False)), x.shape[-1]))
+    z[tuple(slice(None, None, u) for u in up)] = x
+    z = np.pad(z, (*((max(lo, 0), max(hi, 0)) for lo, hi in pads), (0, 0)))
+    z = z[
+        tuple(
+            slice(max(-lo, 0), n - max(-hi, 0)) for (lo, hi), n in zip(pads, z.shape, strict=False)
+        )
+    ]
+    y = np.zeros((*(n - k + 1 for n, k in zip(z.shape, h.shape, strict=False)), x.shape[-1]))
+    for o in product(*map(range, y.shape[:-1])):
+        for a in product(*map(range, h.shape)):
+            y[o] += h[a] * z[tuple(i + k - 1 - t for i, k, t in zip(o, h.shape, a, strict=True))]
+    return y[tuple(slice(None, None, d) for d in down)]
+
+
+CASES = [  # up, down, padding, filter shape
+    ((2, 1), (1, 3), ((2, 1), (0, 1)), (4, 3)),
+    ((1, 1), (2, 3), ((-1, 2), (3, -1)), (3, 2)),
+    ((3, 2), (1, 1), ((2, 0), (-1, 4)), (2, 5)),
+    ((3, 2), (2, 2), ((0, 5), (2, -3)), (3, 4)),
+    ((1, 1), (1, 1), ((0, 0), (6, 7)), (1, 3)),
+    ((2,), (3,), ((4, 3),), (5,)),
+    ((2, 1, 1), (1, 2, 1), ((1, 1),) * 3, (2, 3, 1)),
+]
+
+
+@pytest.mark.parametrize(("up", "down", "padding", "size"), CASES)
+def test_upfirdn_is_its_four_steps(up, down, padding, size):
+    x, h = random(2, *(5, 4, 3)[: len(size)], 2), random(*size, seed=1)
+    want = [defined(image, h, up, down, padding) for image in x]
+    got = upfirdn(x, h, up=up, down=down, padding=padding)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "k"), [(1, 1, 4), (3, 1, 5), (1, 2, 3), (3, 2, 7), (4, 2, 2)]
+)
+def test_upfirdn_is_that_of_scipy(up, down, k):
+    x, h = random(7), random(k, seed=1)
+    got = upfirdn(x[:, None], h, up=up, down=down, padding=((k - 1, k - up),))
+    np.testing.assert_allclose(got[:, 0], signal.upfirdn(h, x, up, down), rtol=0, atol=1e-13)
+
+
+def test_upfirdn_is_a_filter_then_a_rate():
+    x, h = random(6, 5, 2), random(3, 4, seed=1)
+    every = upfirdn(x, h, padding=2)
+    np.testing.assert_allclose(upfirdn(x, h, down=(2, 3), padding=2), every[::2, ::3], atol=1e-13)
+    inner = resize(x, (2, 2), method="binomial")[2:-2, 2:-2]
+    hat = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 16
+    np.testing.assert_allclose(
+        upfirdn(x, hat, up=2, padding=((2, 1),) * 2)[2:-2, 2:-2], inner, atol=1e-13
+    )
+
+
+@pytest.mark.parametrize(("up", "down", "padding", "size"), CASES[1:4])
+def test_upfirdn_is_linear_in_both_arguments_and_so_are_its_transformations(
+    up, down, padding, size
+):
+    x, h = random(2, 4, 3, 2), random(*size, seed=1)
+    run = lambda x, h: upfirdn(x, h, up=up, down=down, padding=padding)
+    y = random(*jax.eval_shape(run, x, h).shape, seed=2)
+
+    @jax.jit
+    def transformed(x, h):
+        maps = jax.vmap(run, (3, None), 3)(x[..., None], h), jax.vmap(run, (None, 0))(x, h[None])
+        return run(x, h), jax.vjp(run, x, h)[1](y), maps
+
+    out, (to_x, to_h), (over_x, over_h) = transformed(x, h)
+    np.testing.assert_allclose(over_x[..., 0], out, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(over_h[0], out, rtol=0, atol=1e-12)
+    u, v = random(*x.shape, seed=3), random(*h.shape, seed=4)
+    np.testing.assert_allclose(np.vdot(to_x, u), np.vdot(y, run(u, h)), rtol=1e-12)
+    np.testing.assert_allclose(np.vdot(to_h, v), np.vdot(y, run(x, v)), rtol=1e-12)
+
+
+def up_two(x):
+    return upfirdn(x, np.array([[1, 2, 0.5], [3, 1, 1]], x.dtype), up=2)
+
+
+def pooled(x):
+    return blur_pool(x, (2, 2))
+
+
+@each("function", (up_two, pooled))
+def test_dtypes_are_kept_and_half_precision_calculates_in_float32(function):
+    x = random(2, 5, 4, 2)
+    for kind in (np.float32, np.complex64):
+        got = function(x.astype(kind))
+        assert got.dtype == kind
+        np.testing.assert_allclose(got, function(x), rtol=1e-5, atol=1e-5)
+    half = x.astype(np.float16)
+    want = np.asarray(function(half.astype(np.float32)), np.float16)
+    np.testing.assert_array_equal(function(half), want)
+    assert function(half).dtype == np.float16
+    assert function(x[:0]).shape[0] == 0
+
+
+@each("function", (up_two, pooled))
+def test_exports_with_symbolic_sizes(function):
+    sizes = export.symbolic_shape("b, h, w, c", constraints=("h >= 4", "w >= 4"))
+    exported = export.export(jax.jit(function))(jax.ShapeDtypeStruct(sizes, np.float64))
+    x = random(2, 5, 4, 2)
+    np.testing.assert_allclose(exported.call(x), function(x), rtol=0, atol=1e-13)
+
+
+NUMPY_MODES = {"zeros": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}
+
+
+@each("mode", geometry.PADDING_MODES)
+@pytest.mark.parametrize(("size", "strides"), [(4, (2, 3)), (3, (1, 2)), (1, (2, 2)), (6, (3, 1))])
+def test_blur_pool_is_blur_then_every_sth(mode, size, strides):
+    x = random(2, 5, 4, 2)
+    want = np.pad(x, ((0, 0), *(((size - 1) // 2, size // 2),) * 2, (0, 0)), NUMPY_MODES[mode])
+    taps = np.array([comb(size - 1, a) for a in range(size)]) / 2 ** (size - 1)
+    for axis in (1, 2):
+        want = np.apply_along_axis(np.convolve, axis, want, taps, "valid")
+    want = want[:, :: strides[0], :: strides[1]]
+    got = blur_pool(x, strides, filter_size=size, padding_mode=mode)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-13)
+
+
+def test_blur_pool_keeps_constants_and_removes_the_finest_pattern():
+    for mode in ("circular", "reflect", "replicate"):
+        assert np.ptp(blur_pool(np.full((5, 6, 1), 0.7), (2, 2), padding_mode=mode)) < 1e-15
+    board = np.indices((6, 8)).sum(0)[..., None] % 2 - 0.5
+    assert abs(blur_pool(board, (2, 2), padding_mode="circular")).max() < 1e-15
+
+
+def test_blur_pool_moves_with_the_stride():
+    x = random(8, 6, 2)
+    run = lambda x: blur_pool(x, (2, 3), padding_mode="circular")
+    moved = run(np.roll(x, (2, 3), (0, 1)))
+    np.testing.assert_allclose(moved, np.roll(run(x), (1, 1), (0, 1)), atol=1e-15)
+
+
+def test_blur_pool_is_linear_and_so_are_its_transformations():
+    x, u, y = random(2, 5, 4, 2), random(2, 5, 4, 2, seed=1), random(2, 3, 2, 2, seed=2)
+    run = lambda x: blur_pool(x, (2, 3))
+    mapped, cotangent = jax.jit(lambda x: (jax.vmap(run)(x), jax.vjp(run, x)[1](y)[0]))(x)
+    np.testing.assert_allclose(mapped, run(x), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(np.vdot(cotangent, u), np.vdot(y, run(u)), rtol=1e-12)
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (
+            {"filter": np.ones((9, 2))},
+            ValueError,
+            r"spatial shape \(4, 5\).*filter shape \(9, 2\). Pad more",
+        ),
+        ({"padding": (-2, 0)}, ValueError, r"padding=\(\(-2, -2\), \(0, 0\)\)"),
+        ({"padding": "no"}, ValueError, "must be an int, .* got padding='no'"),
+        ({"padding": (1, 2, 3)}, ValueError, r"got padding=\(1, 2, 3\) for 2 spatial axes"),
+        ({"padding": 1.5}, TypeError, "padding must be an integer; got 1.5"),
+        ({"up": 0}, ValueError, r"up must be at least 1; got up=\(0, 0\)"),
+        ({"down": (2,)}, ValueError, r"got down=\(2,\) for 2 spatial axes"),
+        (
+            {"filter": np.ones(())},
+            ValueError,
+            r"at least one; got shape \(4, 5, 1\) for filter shape \(\)",
+        ),
+        ({"filter": np.ones((2, 2, 2))}, ValueError, r"for filter shape \(2, 2, 2\)"),
+        ({"filter": np.ones((2, 0))}, ValueError, r"shape of filter must be at least 1"),
+        (
+            {"filter": np.ones((2, 2), int), "x": np.ones((4, 5, 1), int)},
+            TypeError,
+            "floating or complex",
+        ),
+        ({"filter": None}, TypeError, "must be arrays"),
+    ],
+)
+def test_upfirdn_refuses(wrong, error, message):
+    arguments = {"x": np.ones((4, 5, 1)), "filter": np.ones((3, 2))} | wrong
+    with pytest.raises(error, match=f"^upfirdn: .*{message}"):
+        upfirdn(arguments.pop("x"), arguments.pop("filter"), **arguments)
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"strides": 2}, TypeError, r"got strides=2. Write \(2, 2\)"),
+        ({"strides": (2, 0)}, ValueError, r"strides must be at least 1; got strides=\(2, 0\)"),
+        ({"strides": (2, 2, 2)}, ValueError, r"got shape \(4, 1, 1\) for strides=\(2, 2, 2\)"),
+        ({"filter_size": 0}, ValueError, "filter_size must be at least 1"),
+        ({"padding_mode": "reflection"}, ValueError, "Did you mean 'reflect'?"),
+        ({"strides": (2, 2)}, ValueError, r"needs at least 2 pixels .* got spatial shape \(4, 1\)"),
+        ({"x": np.ones((4, 1, 1), int)}, TypeError, "got dtype int"),
+    ],
+)
+def test_blur_pool_refuses(wrong, error, message):
+    arguments = {"x": np.ones((4, 1, 1)), "strides": (2,)} | wrong
+    with pytest.raises(error, match=f"^blur_pool: .*{message}"):
+        blur_pool(arguments.pop("x"), arguments.pop("strides"), **arguments)

@@ -1,0 +1,95 @@
+"""The case table crossed with JAX's transformations: each does to a face what it does to the explicit form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, FEW, LOWERINGS, arrays, each
+
+from tconvjax import conv, conv_matrix, conv_transpose
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def transformed(f, x, w):
+    """Every transformation of the bilinear `f(x, w)`, by name."""
+    loss = lambda x, w: jnp.sum(jnp.sin(f(x, w)))
+    gradient = jax.grad(loss, (0, 1))
+    dot = lambda a, b: sum(jnp.vdot(u, v) for u, v in zip(a, b, strict=True))
+    at, along = (x, w), (x[::-1], jnp.flip(w, (0, -2)))
+    c = jnp.cos(f(x, w))
+    pulled = lambda x, w: jax.vjp(f, x, w)[1](c)
+    two = lambda a: jnp.stack([a, -2 * jnp.flip(a, -2)])
+    step = lambda s: loss(x + s[0] * along[0], w + s[1] * along[1])
+    return {
+        "jvp": jax.jvp(f, at, along),
+        "vjp": pulled(x, w),
+        "linearize": jax.linearize(f, x, w)[1](*along),
+        "linear_transpose": (
+            jax.linear_transpose(lambda x: f(x, w), x)(c),
+            jax.linear_transpose(lambda w: f(x, w), w)(c),
+        ),
+        "forward over reverse": jax.jvp(gradient, at, along)[1],
+        "reverse over reverse": jax.grad(lambda *a: dot(gradient(*a), along), (0, 1))(*at),
+        "reverse over forward": jax.grad(lambda *a: jax.jvp(loss, a, along)[1], (0, 1))(*at),
+        "hessian": jax.hessian(step)(jnp.array([0.1, -0.2])),
+        "third order": jax.grad(lambda s: jax.hessian(step)(s).sum())(jnp.array([0.1, -0.2])),
+        "vmap over images": jax.vmap(pulled, (0, None))(two(x), w),
+        "vmap over kernels": jax.vmap(pulled, (None, 0))(x, two(w)),
+        "vmap over both": jax.vmap(pulled)(two(x), two(w)),
+        "vmap of vmap": jax.vmap(jax.vmap(f, (0, None)), (None, 0))(two(x), two(w)),
+        "vmap of a hessian": jax.vmap(lambda w: jax.jvp(gradient, (x, w), along)[1])(two(w)),
+        "vmap to the last axis": jax.vmap(f, (0, None), -1)(two(x), w),
+        "checkpoint": jax.grad(jax.checkpoint(loss), (0, 1))(x, w),
+        "scan": jax.grad(lambda w: jax.lax.scan(lambda s, x: (s + loss(x, w), s), 0.0, two(x))[0])(
+            w
+        ),
+    }
+
+
+# The rules of differentiation and batching are under test, not XLA's optimizer, which takes five times as long.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+def check(case, implementation):
+    x, kernel, y = arrays(case)
+    options = case.options | {"implementation": implementation}
+    matrix = lambda w: conv_matrix((*case.big, case.in_features), w, **case.options)
+    basis = jnp.eye(kernel.size).reshape(-1, *kernel.shape)
+    form = jax.jit(jax.vmap(matrix), compiler_options=QUICK)(basis)  # T(x, w, y) as (w, y, x)
+    paint = {"transpose_kernel": True, "output_shape": case.big}
+    pairs = [
+        (
+            lambda x, w: conv(x, w, **options),
+            lambda x, w: jnp.einsum("bx,w,wyx->by", x.reshape(2, -1), w.ravel(), form),
+            (x, kernel),
+            y.shape,
+        ),
+        (
+            lambda y, w: conv_transpose(y, w, **paint, **options),
+            lambda y, w: jnp.einsum("by,w,wyx->bx", y.reshape(2, -1), w.ravel(), form),
+            (y, kernel),
+            x.shape,
+        ),
+    ]
+    for face, by_form, operands, shape in pairs:
+        explicit = lambda a, w, f=by_form, shape=shape: f(a, w).reshape(shape)
+        got, want = (
+            jax.jit(lambda *a, f=f: transformed(f, *a), compiler_options=QUICK)(*operands)
+            for f in (face, explicit)
+        )
+        for name in want:
+            for a, b in zip(jax.tree.leaves(got[name]), jax.tree.leaves(want[name]), strict=True):
+                scale = 1 + np.abs(b).max()
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * scale, err_msg=name)
+
+
+@each("case", CASES)
+def test_every_transformation_of_every_case(case):
+    check(case, "auto")
+
+
+@each("implementation", [name for name in LOWERINGS if name != "auto"])
+@each("case", FEW[:2])
+def test_every_transformation_of_every_lowering(case, implementation):
+    check(case, implementation)
