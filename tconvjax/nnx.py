@@ -1,10 +1,10 @@
 """Layers for Flax NNX: parameters and one call of the function of the same name.
 
 Arguments are Flax's, in Flax's order, with Flax's names and defaults; ours follow, keyword-only. Parameters have Flax's
-names and shapes. What differs: integers in the `padding` of `ConvTranspose` mean the padding of the forward convolution
-(`padding_convention='dilated'` restores Flax's meaning); its default initializer keeps the variance of the input,
-whatever the strides; `Conv` has neither `input_dilation`, for which there is `ConvTranspose`, nor Flax's hook
-`conv_general_dilated`; the paddings 'CIRCULAR' and 'CAUSAL' are refused.
+names and shapes, so a Flax checkpoint loads unchanged. What differs: integers in the `padding` of `ConvTranspose` mean
+the padding of the forward convolution (`padding_convention='dilated'` restores Flax's meaning); its default initializer
+keeps the variance of the input, whatever the strides; `Conv` lacks Flax's hook `conv_general_dilated`, for which there
+is `implementation`. The Linen twins are in `tconvjax.linen`; both resolve their arguments in `tconvjax.layers`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,41 +19,16 @@ from jax import lax
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from tconvjax import geometry as geo
-from tconvjax import initializers
-from tconvjax.geometry import Ints, Padding, PaddingConvention
-from tconvjax.ops.convolution import canonical_precision, conv, conv_transpose
-from tconvjax.ops.lowerings import IMPLEMENTATIONS, Implementation
-from tconvjax.ops.resize import (
-    METHODS,
-    RESIZE_CONV_IMPLEMENTATIONS,
-    Method,
-    ResizeConvImplementation,
-    resize_conv,
-)
+from tconvjax import layers
+from tconvjax.geometry import Ints, Padding, PaddingConvention, PaddingMode
+from tconvjax.ops.convolution import conv_transpose
+from tconvjax.ops.filters import blur_pool
+from tconvjax.ops.lowerings import Implementation
+from tconvjax.ops.resize import Method, ResizeConvImplementation, resize_conv
+from tconvjax.ops.subpixel import Order, subpixel_conv
 
-default_kernel_init = jax.nn.initializers.lecun_normal()
 default_bias_init = jax.nn.initializers.zeros
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
-LARGE = (1 << 30,)  # pixels of an axis on which any layer has output
-
-# Attributes that a layer hands to its function.
-SHARED_OPTIONS = (
-    "padding",
-    "kernel_dilation",
-    "feature_group_count",
-    "precision",
-    "preferred_element_type",
-    "implementation",
-)
-CONV_OPTIONS = ("strides", *SHARED_OPTIONS)
-TRANSPOSE_OPTIONS = (
-    *CONV_OPTIONS,
-    "output_padding",
-    "transpose_kernel",
-    "padding_convention",
-)
-RESIZE_OPTIONS = ("scale", "method", *SHARED_OPTIONS)
 
 
 class ConvTranspose(nnx.Module):
@@ -64,7 +39,7 @@ class ConvTranspose(nnx.Module):
       out_features: channels of the output.
       kernel_size: one integer per spatial axis; an int is one axis, as in Flax.
       strides: output pixels per input pixel; an int serves all axes, None is 1.
-      padding: of the forward convolution, as in `conv_transpose`.
+      padding: of the forward convolution, as in `conv_transpose`; or Flax's 'CIRCULAR'.
       kernel_dilation: as in `conv_transpose`; None is 1.
       use_bias: whether to add one value per output channel.
       mask: multiplied with the kernel at every call; of its shape.
@@ -80,13 +55,14 @@ class ConvTranspose(nnx.Module):
       rngs: of which `params` is used.
       kernel_metadata: keywords of the kernel's `nnx.Param`.
       bias_metadata: keywords of the bias's `nnx.Param`.
+      padding_mode: as in `conv_transpose`.
       output_padding: as in `conv_transpose`.
       feature_group_count: as in `conv_transpose`.
       padding_convention: as in `conv_transpose`.
       implementation: as in `conv_transpose`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call of `conv_transpose` would refuse.
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> from flax import nnx
@@ -120,48 +96,40 @@ class ConvTranspose(nnx.Module):
         rngs: nnx.Rngs,
         kernel_metadata: Mapping[str, Any] = NO_METADATA,
         bias_metadata: Mapping[str, Any] = NO_METADATA,
+        padding_mode: PaddingMode = "zeros",
         output_padding: Ints | None = None,
         feature_group_count: int = 1,
         padding_convention: PaddingConvention = "forward",
         implementation: Implementation = "auto",
     ) -> None:
-        who, rank = "ConvTranspose", len(kernel_size) if isinstance(kernel_size, Sequence) else 1
-        self.in_features, self.out_features = in_features, out_features
-        self.kernel_size = geo.per_axis(who, "kernel_size", kernel_size, rank)
-        self.strides = geo.per_axis(who, "strides", 1 if strides is None else strides, rank)
-        self.padding = geo.resolve_padding(who, padding, rank)
-        self.kernel_dilation = geo.per_axis(
-            who, "kernel_dilation", 1 if kernel_dilation is None else kernel_dilation, rank
-        )
-        self.output_padding = output_padding
-        self.feature_group_count = feature_group_count
-        self.transpose_kernel = transpose_kernel
-        self.padding_convention = padding_convention
-        self.precision = canonical_precision(who, precision)
-        self.preferred_element_type = preferred_element_type
-        self.implementation = geo.choice(who, "implementation", implementation, IMPLEMENTATIONS)
-        geo.conv_transpose_geometry(  # refuses now what every call would refuse
-            who,
-            LARGE * rank,
-            self.kernel_size,
-            strides=self.strides,
-            padding=self.padding,
+        spec = layers.spec(
+            "ConvTranspose",
+            conv_transpose,
+            in_features,
+            out_features,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            padding_mode=padding_mode,
             output_padding=output_padding,
-            kernel_dilation=self.kernel_dilation,
+            kernel_dilation=kernel_dilation,
+            feature_group_count=feature_group_count,
+            transpose_kernel=transpose_kernel,
             padding_convention=padding_convention,
-        )
-        shape = _kernel_shape(self, who, transpose_kernel=transpose_kernel)
-        keep_variance = initializers.variance_scaling_transpose(
-            self.strides, transpose_kernel=transpose_kernel, feature_group_count=feature_group_count
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+            implementation=implementation,
         )
         _create(
             self,
-            shape,
+            spec,
+            in_features,
+            out_features,
             use_bias=use_bias,
             mask=mask,
             dtype=dtype,
             param_dtype=param_dtype,
-            kernel_init=kernel_init or keep_variance,
+            kernel_init=kernel_init,
             bias_init=bias_init,
             promote_dtype=promote_dtype,
             rngs=rngs,
@@ -171,7 +139,7 @@ class ConvTranspose(nnx.Module):
 
     def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
         """Returns `conv_transpose(x, kernel) + bias`; see there for `output_shape`."""
-        return _apply(self, conv_transpose, x, TRANSPOSE_OPTIONS, output_shape=output_shape)
+        return _apply(self, conv_transpose, x, output_shape=output_shape)
 
 
 class Conv(nnx.Module):
@@ -182,7 +150,9 @@ class Conv(nnx.Module):
       out_features: channels of the output.
       kernel_size: one integer per spatial axis; an int is one axis, as in Flax.
       strides: input pixels per output pixel; an int serves all axes, None is 1.
-      padding: as in `conv`.
+      padding: as in `conv`; or Flax's 'CIRCULAR', 'REFLECT' and, for one axis, 'CAUSAL'.
+      input_dilation: inserts `input_dilation − 1` zeros between input pixels; None is 1. `ConvTranspose` does the same
+        without multiplying zeros.
       kernel_dilation: as in `conv`; None is 1.
       feature_group_count: as in `conv`.
       use_bias: whether to add one value per output channel.
@@ -197,10 +167,11 @@ class Conv(nnx.Module):
       rngs: of which `params` is used.
       kernel_metadata: keywords of the kernel's `nnx.Param`.
       bias_metadata: keywords of the bias's `nnx.Param`.
+      padding_mode: as in `conv`.
       implementation: as in `conv`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call of `conv` would refuse.
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> from flax import nnx
@@ -217,6 +188,7 @@ class Conv(nnx.Module):
         strides: Ints | None = 1,
         *,
         padding: Padding = "SAME",
+        input_dilation: Ints | None = 1,
         kernel_dilation: Ints | None = 1,
         feature_group_count: int = 1,
         use_bias: bool = True,
@@ -224,31 +196,37 @@ class Conv(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         precision: lax.PrecisionLike = None,
-        kernel_init: Initializer = default_kernel_init,
+        kernel_init: Initializer | None = None,
         bias_init: Initializer = default_bias_init,
         promote_dtype: Callable[..., Any] = dtypes.promote_dtype,
         preferred_element_type: DTypeLike | None = None,
         rngs: nnx.Rngs,
         kernel_metadata: Mapping[str, Any] = NO_METADATA,
         bias_metadata: Mapping[str, Any] = NO_METADATA,
+        padding_mode: PaddingMode = "zeros",
         implementation: Implementation = "auto",
     ) -> None:
-        who, rank = "Conv", len(kernel_size) if isinstance(kernel_size, Sequence) else 1
-        self.in_features, self.out_features = in_features, out_features
-        self.kernel_size = geo.per_axis(who, "kernel_size", kernel_size, rank)
-        self.strides = geo.per_axis(who, "strides", 1 if strides is None else strides, rank)
-        self.padding = geo.resolve_padding(who, padding, rank)
-        self.kernel_dilation = geo.per_axis(
-            who, "kernel_dilation", 1 if kernel_dilation is None else kernel_dilation, rank
+        spec = layers.spec(
+            "Conv",
+            layers.strided_conv,
+            in_features,
+            out_features,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            padding_mode=padding_mode,
+            input_dilation=input_dilation,
+            kernel_dilation=kernel_dilation,
+            feature_group_count=feature_group_count,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+            implementation=implementation,
         )
-        self.feature_group_count = feature_group_count
-        self.precision = canonical_precision(who, precision)
-        self.preferred_element_type = preferred_element_type
-        self.implementation = geo.choice(who, "implementation", implementation, IMPLEMENTATIONS)
-        shape = _kernel_shape(self, who)
         _create(
             self,
-            shape,
+            spec,
+            in_features,
+            out_features,
             use_bias=use_bias,
             mask=mask,
             dtype=dtype,
@@ -263,7 +241,7 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `conv(x, kernel) + bias`."""
-        return _apply(self, conv, x, CONV_OPTIONS)
+        return _apply(self, layers.strided_conv, x)
 
 
 class ResizeConv(nnx.Module):
@@ -274,7 +252,7 @@ class ResizeConv(nnx.Module):
       out_features: channels of the output.
       kernel_size: one integer per spatial axis, on the enlarged image; an int is one axis, as in Flax.
       scale: output pixels per input pixel; an int serves all axes.
-      method: 'nearest' or 'linear', as in `resize`.
+      method: as in `resize`.
       padding: as in `resize_conv`.
       kernel_dilation: as in `resize_conv`.
       feature_group_count: as in `resize_conv`.
@@ -290,10 +268,11 @@ class ResizeConv(nnx.Module):
       rngs: of which `params` is used.
       kernel_metadata: keywords of the kernel's `nnx.Param`.
       bias_metadata: keywords of the bias's `nnx.Param`.
+      padding_mode: as in `resize_conv`.
       implementation: as in `resize_conv`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call of `resize_conv` would refuse.
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> from flax import nnx
@@ -318,34 +297,37 @@ class ResizeConv(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         precision: lax.PrecisionLike = None,
-        kernel_init: Initializer = default_kernel_init,
+        kernel_init: Initializer | None = None,
         bias_init: Initializer = default_bias_init,
         promote_dtype: Callable[..., Any] = dtypes.promote_dtype,
         preferred_element_type: DTypeLike | None = None,
         rngs: nnx.Rngs,
         kernel_metadata: Mapping[str, Any] = NO_METADATA,
         bias_metadata: Mapping[str, Any] = NO_METADATA,
+        padding_mode: PaddingMode = "zeros",
         implementation: ResizeConvImplementation = "auto",
     ) -> None:
-        who, rank = "ResizeConv", len(kernel_size) if isinstance(kernel_size, Sequence) else 1
-        self.in_features, self.out_features = in_features, out_features
-        self.kernel_size = geo.per_axis(who, "kernel_size", kernel_size, rank)
-        self.scale = geo.per_axis(who, "scale", scale, rank)
-        self.method = geo.choice(who, "method", method, METHODS)
-        self.padding = geo.resolve_padding(who, padding, rank)
-        self.kernel_dilation = geo.per_axis(
-            who, "kernel_dilation", 1 if kernel_dilation is None else kernel_dilation, rank
+        spec = layers.spec(
+            "ResizeConv",
+            resize_conv,
+            in_features,
+            out_features,
+            kernel_size,
+            scale=scale,
+            method=method,
+            padding=padding,
+            padding_mode=padding_mode,
+            kernel_dilation=kernel_dilation,
+            feature_group_count=feature_group_count,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+            implementation=implementation,
         )
-        self.feature_group_count = feature_group_count
-        self.precision = canonical_precision(who, precision)
-        self.preferred_element_type = preferred_element_type
-        self.implementation = geo.choice(
-            who, "implementation", implementation, RESIZE_CONV_IMPLEMENTATIONS
-        )
-        shape = _kernel_shape(self, who)
         _create(
             self,
-            shape,
+            spec,
+            in_features,
+            out_features,
             use_bias=use_bias,
             mask=mask,
             dtype=dtype,
@@ -360,60 +342,246 @@ class ResizeConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `resize_conv(x, kernel) + bias`."""
-        return _apply(self, resize_conv, x, RESIZE_OPTIONS)
+        return _apply(self, resize_conv, x)
 
 
-def _kernel_shape(module: Any, who: str, *, transpose_kernel: bool = False) -> tuple[int, ...]:
-    groups = geo.positive_int(who, "feature_group_count", module.feature_group_count)
-    features = (module.in_features, module.out_features)
-    geo.ints(who, "(in_features, out_features)", features, minimum=1)
-    if any(n % groups for n in features):
-        raise ValueError(
-            f"{who}: feature_group_count must divide in_features and out_features; got "
-            f"feature_group_count={groups}, in_features={features[0]}, out_features={features[1]}."
+class SubpixelConv(nnx.Module):
+    """Sub-pixel convolution, `tconvjax.subpixel_conv` with parameters `kernel` and `bias`.
+
+    Args:
+      in_features: channels of the input.
+      out_features: channels of the output; the kernel has `prod(scale)` times as many.
+      kernel_size: one integer per spatial axis, on the small image; an int is one axis, as in Flax.
+      scale: output pixels per input pixel; an int serves all axes.
+      order: as in `subpixel_conv`.
+      padding: as in `subpixel_conv`.
+      kernel_dilation: as in `subpixel_conv`.
+      feature_group_count: as in `subpixel_conv`.
+      use_bias: whether to add one value per channel of the kernel: output channels times phases, as a convolution
+        before the shuffle does.
+      mask: multiplied with the kernel at every call; of its shape.
+      dtype: of the computation; by default that to which input and parameters promote.
+      param_dtype: of the parameters.
+      precision: of the products, as in `jax.lax.conv_general_dilated`.
+      kernel_init: `jax.nn.initializers.lecun_normal()` by default.
+      bias_init: zeros by default.
+      promote_dtype: Flax's hook, `f((x, kernel, bias), dtype=dtype)`.
+      preferred_element_type: as in `conv`.
+      rngs: of which `params` is used.
+      kernel_metadata: keywords of the kernel's `nnx.Param`.
+      bias_metadata: keywords of the bias's `nnx.Param`.
+      padding_mode: as in `subpixel_conv`.
+      implementation: as in `subpixel_conv`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
+
+    Example:
+      >>> from flax import nnx
+      >>> layer = SubpixelConv(8, 3, (3, 3), 2, rngs=nnx.Rngs(0))
+      >>> layer(jnp.zeros((1, 16, 16, 8))).shape
+      (1, 32, 32, 3)
+
+    References:
+      Shi et al. 2016, arXiv:1609.05158.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: Ints,
+        scale: Ints,
+        *,
+        order: Order = "CRD",
+        padding: Padding = "SAME",
+        kernel_dilation: Ints | None = 1,
+        feature_group_count: int = 1,
+        use_bias: bool = True,
+        mask: jax.Array | None = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        kernel_init: Initializer | None = None,
+        bias_init: Initializer = default_bias_init,
+        promote_dtype: Callable[..., Any] = dtypes.promote_dtype,
+        preferred_element_type: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+        kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
+        padding_mode: PaddingMode = "zeros",
+        implementation: Implementation = "auto",
+    ) -> None:
+        spec = layers.spec(
+            "SubpixelConv",
+            subpixel_conv,
+            in_features,
+            out_features,
+            kernel_size,
+            scale=scale,
+            order=order,
+            padding=padding,
+            padding_mode=padding_mode,
+            kernel_dilation=kernel_dilation,
+            feature_group_count=feature_group_count,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+            implementation=implementation,
         )
-    source, target = reversed(features) if transpose_kernel else features
-    return (*module.kernel_size, source // groups, target)
+        _create(
+            self,
+            spec,
+            in_features,
+            out_features,
+            use_bias=use_bias,
+            mask=mask,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            kernel_init=kernel_init,
+            bias_init=bias_init,
+            promote_dtype=promote_dtype,
+            rngs=rngs,
+            kernel_metadata=kernel_metadata,
+            bias_metadata=bias_metadata,
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `subpixel_conv(x, kernel) + bias`."""
+        return _apply(self, subpixel_conv, x)
+
+
+class BlurPool(nnx.Module):
+    """Anti-aliased pooling, `tconvjax.blur_pool`; it has no parameters.
+
+    Args:
+      strides: as in `blur_pool`: one integer per spatial axis.
+      filter_size: as in `blur_pool`.
+      padding_mode: as in `blur_pool`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
+
+    Example:
+      >>> BlurPool((2, 2))(jnp.zeros((1, 16, 16, 8))).shape
+      (1, 8, 8, 8)
+
+    References:
+      Zhang 2019, arXiv:1904.11486.
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int],
+        *,
+        filter_size: int = 4,
+        padding_mode: PaddingMode = "reflect",
+    ) -> None:
+        options = layers.blur_options("BlurPool", strides, filter_size, padding_mode)
+        self.strides, self.filter_size, self.padding_mode = options
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `blur_pool(x)`."""
+        return blur_pool(
+            x, self.strides, filter_size=self.filter_size, padding_mode=self.padding_mode
+        )
+
+
+class Upsample(nnx.Module):
+    """Learned upsampling by whole factors with a switch between its kinds, for ablations.
+
+    Whatever the method, `(*batch, *spatial, in_features)` becomes `(*batch, *(scale · spatial), out_features)`, and the
+    parameters are those of the one layer inside, `layer`.
+
+    Args:
+      in_features: channels of the input.
+      out_features: channels of the output.
+      kernel_size: of the layer; an int is one axis, as in Flax. On the output's grid for 'conv_transpose' and the
+        resizing methods, on the input's for 'subpixel_conv'.
+      scale: output pixels per input pixel; an int serves all axes.
+      method: 'conv_transpose', 'subpixel_conv', or a method of `resize` for a resize-convolution.
+      order: as in `subpixel_conv`, and for this method alone; None is 'CRD'.
+      padding_mode: of the layer, whose padding is 'SAME'.
+      **options: other keywords of the layer, such as `use_bias`, `dtype` or `kernel_init`.
+      rngs: of which `params` is used.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
+
+    Example:
+      >>> from flax import nnx
+      >>> layer = Upsample(8, 3, (3, 3), 2, method="nearest", rngs=nnx.Rngs(0))
+      >>> layer(jnp.zeros((1, 16, 16, 8))).shape
+      (1, 32, 32, 3)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: Ints,
+        scale: Ints,
+        *,
+        method: layers.UpsampleMethod = "conv_transpose",
+        order: Order | None = None,
+        padding_mode: PaddingMode = "zeros",
+        rngs: nnx.Rngs,
+        **options: Any,
+    ) -> None:
+        name, own = layers.upsampler("Upsample", method, order)
+        self.layer = globals()[name](
+            in_features,
+            out_features,
+            kernel_size,
+            scale,
+            padding_mode=padding_mode,
+            rngs=rngs,
+            **own,
+            **options,
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the enlarged images."""
+        return self.layer(x)
 
 
 def _create(
     module: Any,
-    kernel_shape: tuple[int, ...],
+    spec: layers.Spec,
+    in_features: int,
+    out_features: int,
     *,
     use_bias: bool,
     mask: jax.Array | None,
     dtype: DTypeLike | None,
     param_dtype: DTypeLike,
-    kernel_init: Initializer,
+    kernel_init: Initializer | None,
     bias_init: Initializer,
     promote_dtype: Callable[..., Any],
     rngs: nnx.Rngs,
     kernel_metadata: Mapping[str, Any],
     bias_metadata: Mapping[str, Any],
 ) -> None:
-    """Gives a layer its parameters, in Flax's order of random draws."""
-    who = type(module).__name__
-    if mask is not None and jnp.shape(mask) != kernel_shape:
-        raise ValueError(
-            f"{who}: mask must have the shape of the kernel; got {jnp.shape(mask)}, kernel {kernel_shape}."
-        )
+    """Gives a layer its options as attributes and its parameters, in Flax's order of random draws."""
+    layers.check_mask(type(module).__name__, mask, spec.kernel_shape)
+    for name, value in spec.options.items():
+        setattr(module, name, value)
+    module.in_features, module.out_features = in_features, out_features
+    module.kernel_size, module.kernel_shape = spec.kernel_size, spec.kernel_shape
     module.use_bias, module.param_dtype = use_bias, param_dtype
     module.dtype, module.promote_dtype = dtype, promote_dtype
     module.mask = nnx.data(None if mask is None else jnp.asarray(mask))
-    kernel = kernel_init(rngs.params(), kernel_shape, param_dtype)
-    module.kernel = nnx.Param(kernel, **kernel_metadata)
+    init = kernel_init or spec.kernel_init
+    module.kernel = nnx.Param(
+        init(rngs.params(), spec.kernel_shape, param_dtype), **kernel_metadata
+    )
     module.bias = nnx.data(None)
     if use_bias:
-        bias = bias_init(rngs.params(), (module.out_features,), param_dtype)
+        bias = bias_init(rngs.params(), spec.bias_shape, param_dtype)
         module.bias = nnx.Param(bias, **bias_metadata)
 
 
 def _apply(
-    module: Any,
-    function: Callable[..., jax.Array],
-    x: jax.Array,
-    options: tuple[str, ...],
-    **at_call: Any,
+    module: Any, function: Callable[..., jax.Array], x: jax.Array, **at_call: Any
 ) -> jax.Array:
     """Returns `function(x, masked kernel) + bias`, all in the dtype of the computation."""
     kernel = module.kernel[...]
@@ -421,5 +589,5 @@ def _apply(
         kernel = kernel * module.mask
     bias = None if module.bias is None else module.bias[...]
     x, kernel, bias = module.promote_dtype((x, kernel, bias), dtype=module.dtype)
-    y = function(x, kernel, **{name: getattr(module, name) for name in options}, **at_call)
-    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    options = {name: getattr(module, name) for name in layers.option_names(function)}
+    return layers.apply(function, options | at_call, x, kernel, bias)

@@ -1,0 +1,282 @@
+"""What a layer is, apart from who holds its parameters: the one specification behind NNX and Linen.
+
+A layer is a public function with its options fixed and its kernel learned. `spec` turns a layer's arguments, Flax's
+words included, into the options of the function, canonical and hashable, and into the shape of the kernel; `apply` is
+the call. The module sets only make parameters.
+
+Flax's strings for borders mean, for a dilated kernel of extent e and strides s,
+
+    'CIRCULAR', 'REFLECT'   of Conv            padding ((e − 1)//2, e//2) with this padding_mode
+    'CAUSAL'                of Conv, one axis   padding (e − 1, 0)
+    'CIRCULAR'              of ConvTranspose   padding (low, e − s − low) with padding_mode='circular', where low is
+                                               max(e − s, 0)/2, rounded up for transpose_kernel and else down
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.nn.initializers import Initializer, lecun_normal
+from jax.typing import ArrayLike, DTypeLike
+
+from tconvjax import geometry as geo
+from tconvjax.geometry import Ints, Padding, PaddingMode, Pairs
+from tconvjax.initializers import variance_scaling_transpose
+from tconvjax.ops import boundary, lowerings
+from tconvjax.ops.convolution import canonical_precision, conv, conv_transpose
+from tconvjax.ops.lowerings import Implementation
+from tconvjax.ops.resize import METHODS, RESIZE_CONV_IMPLEMENTATIONS, Method, resize_conv
+from tconvjax.ops.subpixel import ORDERS, pixel_shuffle, subpixel_conv
+
+UpsampleMethod = Literal["conv_transpose", "subpixel_conv"] | Method
+UPSAMPLE_METHODS = ("conv_transpose", "subpixel_conv", *METHODS)
+LARGE = 1 << 30  # pixels of an axis on which any layer has output
+PER_AXIS = ("strides", "scale", "kernel_dilation", "input_dilation")
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "padding_mode": geo.PADDING_MODES,
+    "padding_convention": geo.PADDING_CONVENTIONS,
+    "method": METHODS,
+    "order": ORDERS,
+}
+
+
+def strided_conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    strides: Ints,
+    padding: Padding,
+    padding_mode: PaddingMode,
+    input_dilation: Ints,
+    kernel_dilation: Ints,
+    feature_group_count: int,
+    precision: lax.PrecisionLike,
+    preferred_element_type: DTypeLike | None,
+    implementation: Implementation,
+) -> jax.Array:
+    """`tconvjax.conv` behind Flax's `input_dilation`, which inserts zeros between the pixels of the input."""
+    x, rank = jnp.asarray(x), jnp.ndim(kernel) - 2
+    for axis, r in enumerate(geo.per_axis("Conv", "input_dilation", input_dilation, rank)):
+        x = boundary.pad_axis(x, x.ndim - 1 - rank + axis, 0, 0, interior=r - 1)
+    return conv(
+        x,
+        kernel,
+        strides=strides,
+        padding=padding,
+        padding_mode=padding_mode,
+        kernel_dilation=kernel_dilation,
+        feature_group_count=feature_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        implementation=implementation,
+    )
+
+
+class Spec(NamedTuple):
+    """A resolved layer.
+
+    Attributes:
+      kernel_size: one integer per spatial axis.
+      kernel_shape: of the parameter `kernel`.
+      bias_shape: of the parameter `bias`.
+      kernel_init: the default initializer.
+      options: keywords of the layer's function, canonical and hashable.
+    """
+
+    kernel_size: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
+    bias_shape: tuple[int, ...]
+    kernel_init: Initializer
+    options: dict[str, Any]
+
+
+def option_names(function: Callable[..., jax.Array]) -> tuple[str, ...]:
+    """Returns the keywords of a function that its layer fixes: all but the shape that is chosen at the call."""
+    parameters = inspect.signature(function).parameters.values()
+    keywords = (p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
+    return tuple(name for name in keywords if name != "output_shape")
+
+
+def spec(
+    who: str,
+    function: Callable[..., jax.Array],
+    in_features: int,
+    out_features: int,
+    kernel_size: Ints,
+    **options: Any,
+) -> Spec:
+    """Resolves the arguments of a layer, or refuses what every call would refuse.
+
+    Args:
+      who: name of the layer, for error messages.
+      function: what the layer computes.
+      in_features: channels of the input.
+      out_features: channels of the output.
+      kernel_size: one integer per spatial axis; an int is one axis, as in Flax.
+      **options: every keyword of `function`, Flax's None and strings allowed.
+
+    Raises:
+      ValueError, TypeError: for a value or kind that the function refuses.
+    """
+    rank = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
+    k = geo.per_axis(who, "kernel_size", kernel_size, rank)
+    for name in PER_AXIS:
+        if name in options:
+            value = 1 if options[name] is None else options[name]
+            options[name] = geo.per_axis(who, name, value, rank)
+    for name, allowed in CHOICES.items():
+        if name in options:
+            geo.choice(who, name, options[name], allowed)
+    known = RESIZE_CONV_IMPLEMENTATIONS if function is resize_conv else lowerings.IMPLEMENTATIONS
+    geo.choice(who, "implementation", options["implementation"], known)
+    options["precision"] = canonical_precision(who, options["precision"])
+    if options.get("output_padding") is not None:
+        options["output_padding"] = geo.per_axis(
+            who, "output_padding", options["output_padding"], rank, minimum=0
+        )
+    _resolve_border(who, function, k, options)
+    _refuse_geometry(who, function, k, options)
+    groups = geo.positive_int(who, "feature_group_count", options["feature_group_count"])
+    transpose_kernel = options.get("transpose_kernel", False)
+    init = lecun_normal()
+    if function is conv_transpose:
+        init = variance_scaling_transpose(
+            options["strides"],
+            transpose_kernel=transpose_kernel,
+            feature_group_count=groups,
+        )
+    source, target = _features(who, groups, in_features, out_features)
+    if function is subpixel_conv:
+        target *= prod(options["scale"])
+    channels = (target // groups, source) if transpose_kernel else (source // groups, target)
+    return Spec(k, (*k, *channels), (target,), init, options)
+
+
+def apply(
+    function: Callable[..., jax.Array],
+    options: Mapping[str, Any],
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+) -> jax.Array:
+    """Returns `function(x, kernel) + bias`, for arrays of the dtype of the computation."""
+    if bias is None:
+        return function(x, kernel, **options)
+    if function is subpixel_conv:  # a bias per phase, as that of a convolution before the shuffle
+        rest = dict(options)
+        scale, order = rest.pop("scale"), rest.pop("order")
+        return pixel_shuffle(apply(conv, rest, x, kernel, bias), scale, order=order)
+    y = function(x, kernel, **options)
+    return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def check_mask(who: str, mask: ArrayLike | None, kernel_shape: tuple[int, ...]) -> None:
+    """Raises unless a mask has the shape of the kernel."""
+    if mask is not None and jnp.shape(mask) != kernel_shape:
+        raise ValueError(
+            f"{who}: mask must have the shape of the kernel; got {jnp.shape(mask)}, kernel {kernel_shape}."
+        )
+
+
+def _features(who: str, groups: int, in_features: int, out_features: int) -> tuple[int, int]:
+    features = (in_features, out_features)
+    geo.ints(who, "(in_features, out_features)", features, minimum=1)
+    if any(n % groups for n in features):
+        raise ValueError(
+            f"{who}: feature_group_count must divide in_features and out_features; got "
+            f"feature_group_count={groups}, in_features={in_features}, out_features={out_features}."
+        )
+    return features
+
+
+def _resolve_border(
+    who: str,
+    function: Callable[..., jax.Array],
+    kernel_size: tuple[int, ...],
+    options: dict[str, Any],
+) -> None:
+    """Replaces Flax's border strings in `options` by a padding and a padding mode."""
+    padding, rank = options["padding"], len(kernel_size)
+    extent = geo.kernel_extent(kernel_size, options["kernel_dilation"])
+    if function is strided_conv:
+        modes = {"CIRCULAR": "circular", "REFLECT": "reflect", "CAUSAL": "zeros"}
+    elif function is conv_transpose:
+        modes = {"CIRCULAR": "circular"}
+    else:
+        modes = {}
+    if isinstance(padding, str):
+        allowed = (*geo.STRING_PADDINGS, *modes)
+        padding = geo.choice(who, "padding", padding, allowed)
+    if not isinstance(padding, str) or padding not in modes:
+        options["padding"] = geo.resolve_padding(who, padding, rank)
+        return
+    mode = modes[padding]
+    if options["padding_mode"] not in {"zeros", mode}:
+        raise ValueError(
+            f"{who}: padding={padding!r} already says what lies beyond the border; got "
+            f"padding_mode={options['padding_mode']!r}. Leave padding_mode at 'zeros'."
+        )
+    if padding == "CAUSAL":
+        if rank != 1:
+            raise ValueError(
+                f"{who}: padding='CAUSAL' is for one spatial axis; got kernel_size={kernel_size}. "
+                "Give (low, high) pairs."
+            )
+        pairs: Pairs = ((extent[0] - 1, 0),)
+    elif function is conv_transpose:
+        up = int(options["transpose_kernel"])
+        strides = options["strides"]
+        lows = ((max(e - s, 0) + up) // 2 for e, s in zip(extent, strides, strict=True))
+        pairs = tuple((low, e - s - low) for low, e, s in zip(lows, extent, strides, strict=True))
+        options["padding_convention"] = "forward"
+    else:
+        pairs = tuple(((e - 1) // 2, e // 2) for e in extent)
+    options["padding"], options["padding_mode"] = pairs, mode
+
+
+def _refuse_geometry(
+    who: str,
+    function: Callable[..., jax.Array],
+    kernel_size: tuple[int, ...],
+    options: Mapping[str, Any],
+) -> None:
+    shape = (LARGE,) * len(kernel_size)
+    resolve = geo.conv_geometry
+    names = ["strides", "padding", "kernel_dilation", "feature_group_count"]
+    if function is conv_transpose:
+        resolve = geo.conv_transpose_geometry
+        names += ["output_padding", "padding_convention"]
+    resolve(who, shape, kernel_size, **{n: options[n] for n in names if n in options})
+
+
+def blur_options(
+    who: str, strides: Sequence[int], filter_size: int, padding_mode: PaddingMode
+) -> tuple[tuple[int, ...], int, PaddingMode]:
+    """Returns the canonical arguments of `blur_pool`, or refuses what every call would refuse."""
+    if not isinstance(strides, Sequence):
+        raise TypeError(
+            f"{who}: strides must be a sequence with one integer per spatial axis; got strides={strides!r}. "
+            "Write (2, 2) for half the height and width."
+        )
+    size = geo.positive_int(who, "filter_size", filter_size)
+    geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
+    return geo.ints(who, "strides", strides, minimum=1), size, padding_mode
+
+
+def upsampler(who: str, method: str, order: str | None) -> tuple[str, dict[str, Any]]:
+    """Returns the name of the layer that a `method` of `Upsample` stands for, and the options that are its own."""
+    geo.choice(who, "method", method, UPSAMPLE_METHODS)
+    if method == "subpixel_conv":
+        return "SubpixelConv", {"order": order or "CRD"}
+    if order is not None:
+        raise ValueError(
+            f"{who}: order belongs to method='subpixel_conv'; got order={order!r} with method={method!r}. "
+            "Leave it out."
+        )
+    return (
+        ("ConvTranspose", {}) if method == "conv_transpose" else ("ResizeConv", {"method": method})
+    )

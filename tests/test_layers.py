@@ -1,0 +1,389 @@
+"""The layers of both module sets: against Flax, against each other, against their functions."""
+
+import dataclasses
+import inspect
+from itertools import product
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import each
+from flax import nnx
+
+import tconvjax
+from tconvjax import conv, conv_transpose, layers, linen, resize_conv, subpixel_conv
+from tconvjax import nnx as tnn
+
+NAMES = ("Conv", "ConvTranspose", "ResizeConv", "SubpixelConv")
+WITHOUT_KERNEL = ("BlurPool", "Upsample")
+
+
+def draw(*shape):
+    return jnp.asarray(np.random.default_rng(20161017).normal(size=shape).astype("f"))
+
+
+def twins(name, in_features, out_features, *args, **options):
+    """A layer of each set with the same random parameters, as functions of x."""
+    one = getattr(tnn, name)(in_features, out_features, *args, rngs=nnx.Rngs(0), **options)
+    if one.bias is not None:
+        one.bias[...] = draw(*one.bias.shape)
+    two = getattr(linen, name)(out_features, *args, **options)
+    params = {n: p[...] for n, p in (("kernel", one.kernel), ("bias", one.bias)) if p is not None}
+    return one, lambda x, **at_call: two.apply({"params": params}, x, **at_call)
+
+
+TABLE = [
+    ("Conv", (4, 6, (3, 2), (2, 1)), {"padding": ((1, 2), 0), "feature_group_count": 2}),
+    ("Conv", (4, 6, (3, 3)), {"padding": "CIRCULAR", "kernel_dilation": (1, 2), "use_bias": False}),
+    ("Conv", (4, 6, [3, 3]), {"padding": [2, [1, 0]], "input_dilation": (2, 1)}),
+    ("ConvTranspose", (4, 6, (3, 2), (2, 3)), {"padding": 1, "output_padding": (1, 2)}),
+    (
+        "ConvTranspose",
+        (4, 6, (4, 3), 2),
+        {"transpose_kernel": True, "feature_group_count": 2, "padding_mode": "reflect"},
+    ),
+    ("ConvTranspose", (4, 6, (3, 3), 2), {"padding": 1, "padding_convention": "dilated"}),
+    ("ResizeConv", (4, 6, (3, 3), (2, 3)), {"method": "cubic", "padding_mode": "replicate"}),
+    ("ResizeConv", (4, 6, (2, 3), 2), {"feature_group_count": 2, "implementation": "plain"}),
+    ("SubpixelConv", (4, 6, (3, 2), (2, 3)), {"order": "DCR"}),
+    ("SubpixelConv", (4, 6, (3, 3), 2), {"padding_mode": "circular", "use_bias": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "options"), TABLE)
+def test_both_sets_give_identical_numbers(name, args, options):
+    one, two = twins(name, *args, **options)
+    x = draw(2, 5, 6, 4)
+    np.testing.assert_array_equal(one(x), two(x))
+    fresh = getattr(linen, name)(*args[1:], **options).init(jax.random.key(0), x)["params"]
+    assert fresh["kernel"].shape == one.kernel.shape
+    for made in (fresh["kernel"], one.kernel[...]):  # the same initializer, if not the same draw
+        np.testing.assert_allclose(made.std(), one.kernel[...].std(), rtol=0.35)
+
+
+@each("name", (*NAMES, *WITHOUT_KERNEL))
+def test_both_sets_take_the_same_arguments(name):
+    parameters = inspect.signature(getattr(tnn, name).__init__).parameters
+    here = {n: p.default for n, p in parameters.items()}
+    for n in ("self", "in_features", "rngs", "kernel_metadata", "bias_metadata", "options"):
+        here.pop(n, None)
+    if "out_features" in here:
+        here = {"features": here.pop("out_features"), **here}
+    required = dataclasses.MISSING
+    there = {
+        f.name: inspect.Parameter.empty if f.default is required else f.default
+        for f in dataclasses.fields(getattr(linen, name))
+        if f.name not in {"parent", "name", "options"}
+    }
+    assert list(there) == list(here)
+    here.pop("promote_dtype", None)  # the hook of each Flax
+    assert {n: there[n] for n in here} == here
+
+
+@each("name", NAMES)
+def test_a_layer_has_every_option_of_its_function(name):
+    function = {
+        "Conv": conv,
+        "ConvTranspose": conv_transpose,
+        "ResizeConv": resize_conv,
+        "SubpixelConv": subpixel_conv,
+    }[name]
+    parameters = inspect.signature(getattr(tnn, name).__init__).parameters
+    assert set(layers.option_names(function)) <= set(parameters)
+
+
+@each("name", ("Conv", "ConvTranspose"))
+def test_arguments_are_those_of_flax_in_their_order(name):
+    ours, theirs = (
+        list(inspect.signature(getattr(m, name).__init__).parameters.values()) for m in (tnn, nnx)
+    )
+    theirs = [p for p in theirs if p.name != "conv_general_dilated"]
+    assert [p.name for p in ours][: len(theirs)] == [p.name for p in theirs]
+    for a, b in zip(ours, theirs, strict=False):
+        assert a.kind == b.kind
+        same = {"kernel_init", "bias_init"}  # other objects, or another initializer on purpose
+        assert a.default == b.default or a.name in same, a.name
+    assert all(p.kind == p.KEYWORD_ONLY for p in ours[len(theirs) :])
+    ours, theirs = (
+        [f for f in dataclasses.fields(getattr(m, name)) if f.name not in {"parent", "name"}]
+        for m in (linen, flax.linen)
+    )
+    theirs = [f for f in theirs if not f.name.startswith("conv_general_dilated")]
+    assert [f.name for f in ours][: len(theirs)] == [f.name for f in theirs]
+    for a, b in zip(ours, theirs, strict=False):
+        assert a.default == b.default or a.name in {"kernel_init", "bias_init"}, a.name
+
+
+# Everything that Flax accepts, in one dimension: every alignment of kernel, stride and period.
+FLAX = {
+    "Conv": [
+        {"padding": p, "strides": s, "kernel_dilation": d}
+        for p, s, d in product(
+            ("SAME", "VALID", "SAME_LOWER", "CIRCULAR", "REFLECT", "CAUSAL", 1, ((2, 0),)),
+            (1, 2),
+            (1, 2),
+        )
+    ]
+    + [{"padding": ((2, 1),), "input_dilation": 3, "strides": 2}],
+    "ConvTranspose": [
+        {"padding": p, "strides": s, "kernel_dilation": d, "transpose_kernel": t}
+        for p, s, d, t in product(
+            ("SAME", "VALID", "CIRCULAR", 1, ((2, 3),)), (1, 2, 3), (1, 2), (False, True)
+        )
+    ],
+}
+
+
+@each("k", (1, 2, 3, 5))
+@each("name", ("Conv", "ConvTranspose"))
+def test_equals_flax_for_every_call_that_is_valid_there(name, k):
+    """Also for kernels wider than a circular image; parameters are handed over unchanged."""
+    x = draw(2, 5, 3)
+    legacy = {"padding_convention": "dilated"} if name == "ConvTranspose" else {}
+    tested, theirs, ours, flax_twins = [], [], [], []
+    for options in FLAX[name]:
+        layer = getattr(nnx, name)(3, 4, (k,), rngs=nnx.Rngs(1), **options)
+        layer.bias[...] = jnp.arange(4.0)
+        try:
+            if jax.eval_shape(layer, x).size == 0:
+                continue  # nothing is left under this kernel
+        except ValueError:
+            continue  # nor here, says lax
+        tested.append(options)
+        mine = getattr(tnn, name)(3, 4, (k,), rngs=nnx.Rngs(0), **options, **legacy)
+        nnx.update(mine, nnx.state(layer))
+        theirs.append(layer)
+        ours.append(mine)
+        variables = {"params": {"kernel": layer.kernel[...], "bias": layer.bias[...]}}
+        flax_twins.append(
+            lambda x, o=options, v=variables: getattr(linen, name)(4, (k,), **o, **legacy).apply(
+                v, x
+            )
+        )
+    run = lambda fs: jax.jit(lambda x: [f(x) for f in fs])(x)
+    assert len(tested) > 0.8 * len(FLAX[name])
+    everything = zip(tested, run(theirs), run(ours), run(flax_twins), strict=True)
+    for options, want, got, got_linen in everything:
+        np.testing.assert_allclose(got, want, atol=2e-5, err_msg=str(options))
+        np.testing.assert_array_equal(got, got_linen, err_msg=str(options))
+
+
+@each("name", ("Conv", "ConvTranspose"))
+def test_equals_flax_in_two_dimensions_with_groups_and_mask(name):
+    x = draw(2, 5, 6, 4)
+    groups = {"feature_group_count": 2} if name == "Conv" else {"padding": "SAME"}
+    mask = jnp.asarray(np.arange(3 * 2 * (2 if name == "Conv" else 4) * 6) % 3 > 0)
+    for shape in ((3, 2, mask.size // 36, 6),):
+        options = groups | {"mask": mask.reshape(shape).astype(jnp.float32), "strides": (2, 3)}
+    theirs = getattr(nnx, name)(4, 6, (3, 2), rngs=nnx.Rngs(1), **options)
+    ours = getattr(tnn, name)(4, 6, (3, 2), rngs=nnx.Rngs(0), **options)
+    nnx.update(ours, nnx.state(theirs, nnx.Param))
+    np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
+    variables = getattr(flax.linen, name)(6, (3, 2), **options).init(jax.random.key(2), x)
+    want = getattr(flax.linen, name)(6, (3, 2), **options).apply(variables, x)
+    got = getattr(linen, name)(6, (3, 2), **options).apply(variables, x)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_layers_are_their_functions_plus_bias():
+    x = draw(5, 6, 4)
+    paint, _ = twins("ConvTranspose", 4, 6, (3, 3), 2, padding=1, feature_group_count=2)
+    want = conv_transpose(
+        x, paint.kernel[...], strides=2, padding=1, feature_group_count=2, output_shape=(10, 11)
+    )
+    bias = paint.bias[...].reshape(1, 1, 6)
+    np.testing.assert_allclose(paint(x, output_shape=(10, 11)), want + bias, atol=1e-5)
+    gather, _ = twins("Conv", 4, 6, (3, 3), (1, 2), kernel_dilation=2, use_bias=False)
+    want = conv(x, gather.kernel[...], strides=(1, 2), kernel_dilation=2)
+    np.testing.assert_allclose(gather(x), want, atol=1e-6)
+    enlarge, _ = twins("ResizeConv", 4, 6, (3, 3), (2, 3), method="linear")
+    want = resize_conv(x, enlarge.kernel[...], scale=(2, 3), method="linear")
+    np.testing.assert_allclose(enlarge(x), want + enlarge.bias[...].reshape(1, 1, 6), atol=1e-5)
+    shuffle, _ = twins("SubpixelConv", 4, 6, (3, 3), (2, 3), order="DCR")
+    assert shuffle.bias.shape == (36,)
+    phases = conv(x, shuffle.kernel[...]) + shuffle.bias[...].reshape(1, 1, 36)
+    want = tconvjax.pixel_shuffle(phases, (2, 3), order="DCR")
+    np.testing.assert_allclose(shuffle(x), want, atol=1e-5)
+    pool = tnn.BlurPool((2, 3), filter_size=3, padding_mode="circular")
+    want = tconvjax.blur_pool(x, (2, 3), filter_size=3, padding_mode="circular")
+    np.testing.assert_array_equal(pool(x), want)
+    np.testing.assert_array_equal(linen.BlurPool((2, 3), 3, "circular").apply({}, x), want)
+
+
+@each("method", layers.UPSAMPLE_METHODS)
+def test_upsample_switches_the_kind_and_keeps_the_size(method):
+    x = draw(2, 5, 6, 4)
+    one = tnn.Upsample(4, 6, (3, 2), (2, 3), method=method, padding_mode="replicate",
+                       rngs=nnx.Rngs(0))  # fmt: skip
+    assert one(x).shape == (2, 10, 18, 6)
+    name, own = layers.upsampler("", method, None)
+    alone = getattr(tnn, name)(
+        4, 6, (3, 2), (2, 3), padding_mode="replicate", rngs=nnx.Rngs(0), **own
+    )
+    np.testing.assert_array_equal(one(x), alone(x))
+    two = linen.Upsample(6, (3, 2), (2, 3), method, padding_mode="replicate")
+    params = {"kernel": alone.kernel[...], "bias": alone.bias[...]}
+    np.testing.assert_array_equal(two.apply({"params": {"layer": params}}, x), one(x))
+
+
+def test_upsample_hands_on_order_and_other_options():
+    x = draw(3, 4, 2)
+    one = tnn.Upsample(2, 4, (1, 1), 2, method="subpixel_conv", order="DCR", use_bias=False,
+                       rngs=nnx.Rngs(0))  # fmt: skip
+    want = subpixel_conv(x, one.layer.kernel[...], scale=2, order="DCR")
+    np.testing.assert_array_equal(one(x), want)
+    assert one.layer.bias is None
+
+
+@each("graph", (True, False))
+def test_trains_in_graph_mode_and_in_tree_mode(graph):
+    """The same losses; a warning of either mode would be an error here."""
+
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.layers = nnx.List(
+                [
+                    tnn.Conv(2, 3, (3,), 2, padding="REFLECT", rngs=rngs),
+                    tnn.Upsample(3, 4, (3,), 2, method="subpixel_conv", rngs=rngs),
+                    tnn.ConvTranspose(4, 4, (4,), 2, mask=jnp.ones((4, 4, 4)), rngs=rngs),
+                    tnn.BlurPool((2,)),
+                    tnn.ResizeConv(4, 1, (3,), 2, use_bias=False, rngs=rngs),
+                ]
+            )
+
+        def __call__(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    x = draw(2, 8, 2)
+    with nnx.set_graph_mode(graph), nnx.set_graph_updates(graph):
+        model = Model(nnx.Rngs(0))
+        optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+        def loss(params):
+            return jnp.mean((nnx.merge(graphdef, params, rest)(x) - 1.0) ** 2)
+
+        step = jax.jit(jax.value_and_grad(loss))
+        losses = []
+        for _ in range(3):
+            value, grads = step(params)
+            params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+            losses.append(float(value))
+        again, grads = nnx.jit(nnx.value_and_grad(lambda m: jnp.mean((m(x) - 1.0) ** 2)))(model)
+        optimizer.update(model, grads)
+        after = jnp.mean((model(x) - 1.0) ** 2)
+    assert losses[2] < losses[1] < losses[0]
+    np.testing.assert_allclose([again, after], losses[:2], rtol=1e-5)
+
+
+def test_default_initializer_keeps_the_variance_and_flax_loses_it(key):
+    x = jax.random.normal(key, (4, 16, 16, 64))
+    ours = tnn.ConvTranspose(64, 64, (4, 4), 2, rngs=nnx.Rngs(0))
+    theirs = nnx.ConvTranspose(64, 64, (4, 4), 2, rngs=nnx.Rngs(0))
+    inner = (slice(None), slice(4, -4), slice(4, -4))
+    np.testing.assert_allclose(ours(x)[inner].var(), 1, rtol=0.1)
+    np.testing.assert_allclose(theirs(x)[inner].var(), 1 / 4, rtol=0.1)
+    lecun = jax.nn.initializers.lecun_normal()
+    same = tnn.ConvTranspose(64, 64, (4, 4), 2, kernel_init=lecun, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(same.kernel[...], theirs.kernel[...])
+
+
+@each("name", NAMES)
+def test_dtype_mask_and_gradients(name):
+    size = 6 if name == "SubpixelConv" else 3
+    options = {"dtype": jnp.bfloat16, "mask": jnp.zeros((3, 2, size))}
+    one, two = twins(name, 2, 3, (3,), 2, **options)
+    x = draw(7, 2)
+    assert one(x).dtype == jnp.bfloat16
+    assert one.kernel[...].dtype == jnp.float32
+    np.testing.assert_array_equal(one(x), two(x))
+    want = one.bias[...].astype(jnp.bfloat16)  # all taps masked: the bias is left
+    np.testing.assert_array_equal(one(x)[0], want[::2] if name == "SubpixelConv" else want)
+    fresh = getattr(tnn, name)(2, 3, (3,), 2, rngs=nnx.Rngs(0))
+    graph, params, rest = nnx.split(fresh, nnx.Param, ...)
+    grads = jax.jit(jax.grad(lambda p: nnx.merge(graph, p, rest)(x).sum()))(params)
+    assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(grads))
+
+
+def test_an_attribute_that_is_changed_later_counts():
+    layer = tnn.ConvTranspose(2, 3, (3,), 2, rngs=nnx.Rngs(0))
+    layer.implementation = "dilated"
+    assert "tconv_" not in str(jax.make_jaxpr(lambda x: layer(x))(draw(7, 2)))
+
+
+@each("name", NAMES)
+def test_graph_definitions_are_hashable_and_equal(name):
+    make = lambda i: getattr(tnn, name)(2, 3, [3], 2, padding=[[1, 1]], rngs=nnx.Rngs(i))
+    one, two = (nnx.graphdef(make(i)) for i in (0, 1))
+    assert hash(one) == hash(two)
+    assert one == two
+
+
+def test_metadata_reaches_the_parameters():
+    layer = tnn.SubpixelConv(2, 3, (3,), 2, rngs=nnx.Rngs(0), kernel_metadata={"tag": "frozen"},
+                             bias_metadata={"tag": "free"})  # fmt: skip
+    assert (layer.kernel.tag, layer.bias.tag) == ("frozen", "free")
+
+
+WRONG = [
+    ("ConvTranspose", (4, 6, (3, 3), 2), {"feature_group_count": 4}, "out_features=6"),
+    ("ConvTranspose", (4, 6, (3, 3), 0), {}, "ConvTranspose: strides must be at least 1"),
+    ("ConvTranspose", (4, 6, (3, 3), 2), {"output_padding": 1}, "goes with integer padding"),
+    (
+        "ConvTranspose",
+        (4, 6, (3, 3), 2),
+        {"padding_convention": "forwards"},
+        "Did you mean 'forward'?",
+    ),
+    ("ConvTranspose", (4, 6, (3, 3)), {"padding": "CAUSAL"}, "must be one of 'SAME', 'SAME_LOWER'"),
+    ("ConvTranspose", (4, 6, (3, 3)), {"implementation": "foo"}, "implementation must be one of"),
+    ("Conv", (4, 6, (3, 3), 2), {"precision": "hihg"}, "precision must be None"),
+    ("Conv", (4, 6, (3, 3)), {"padding": "CIRCULR"}, "Did you mean 'CIRCULAR'?"),
+    ("Conv", (4, 6, (3, 3)), {"padding": "CAUSAL"}, "for one spatial axis; got kernel_size=(3, 3)"),
+    (
+        "Conv",
+        (4, 6, (3, 3)),
+        {"padding": "CIRCULAR", "padding_mode": "reflect"},
+        "got padding_mode='reflect'",
+    ),
+    ("Conv", (4, 6, (3, 3)), {"padding_mode": "wrap"}, "padding_mode must be one of"),
+    ("Conv", (4, 0, (3, 3)), {}, "(in_features, out_features) must be at least 1"),
+    ("ResizeConv", (4, 6, (3, 3), 2), {"method": "neares"}, "Did you mean 'nearest'?"),
+    ("ResizeConv", (4, 6, (3, 3), (2, 2, 2)), {}, "scale must be an int or one int per"),
+    ("SubpixelConv", (4, 6, (3, 3), 2), {"order": "CRDD"}, "Did you mean 'CRD'?"),
+    ("Upsample", (4, 6, (3, 3), 2), {"method": "bilinear"}, "method must be one of"),
+    ("Upsample", (4, 6, (3, 3), 2), {"order": "CRD"}, "order belongs to method='subpixel_conv'"),
+]
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(("name", "args", "options", "message"), WRONG)
+def test_both_sets_refuse_at_construction(name, args, options, message):
+    messages = []
+    for make in (
+        lambda: getattr(tnn, name)(*args, rngs=nnx.Rngs(0), **options),
+        lambda: getattr(linen, name)(*args[1:], **options),
+    ):
+        with pytest.raises(ValueError, match=r"^[A-Z]\w+: ") as caught:
+            make()
+        messages.append(str(caught.value))
+    assert all(message in m for m in messages), messages
+    assert messages[0] == messages[1] or "in_features" in messages[0]
+
+
+@pytest.mark.refuses
+def test_refuses_a_mask_of_another_shape_and_odd_pools():
+    with pytest.raises(ValueError, match=r"mask must have the shape of the kernel; got \(3, 3\)"):
+        tnn.Conv(4, 6, (3, 3), mask=jnp.ones((3, 3)), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"mask must have the shape of the kernel; got \(3, 3\)"):
+        linen.Conv(6, (3, 3), mask=jnp.ones((3, 3))).init(jax.random.key(0), draw(5, 5, 4))
+    for module in (tnn, linen):
+        with pytest.raises(TypeError, match="BlurPool: strides must be a sequence"):
+            module.BlurPool(2)
+        with pytest.raises(ValueError, match="BlurPool: filter_size must be at least 1"):
+            module.BlurPool((2,), filter_size=0)
