@@ -291,8 +291,8 @@ def resolve_padding(who: str, padding: Padding, rank: int) -> StringPadding | Pa
         return ((p, p),) * rank
     if len(padding) != rank:
         raise ValueError(
-            f"{who}: padding must be a string ('SAME', 'SAME_LOWER', 'VALID'), an int, or one int or (low, high) pair per "
-            f"spatial axis; got padding={padding!r} for {rank} spatial axes."
+            f"{who}: padding must be a string ('SAME', 'SAME_LOWER', 'VALID'), an int, or one int or (low, high) pair "
+            f"per spatial axis; got padding={padding!r} for {rank} spatial axes."
         )
     pairs = []
     for entry in padding:

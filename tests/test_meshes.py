@@ -132,3 +132,20 @@ def test_kernel_gradient_of_a_grouped_native_convolution_with_a_sharded_batch(me
     )
     put = lambda a: jax.device_put(a, NamedSharding(meshes[1], P("data")))
     agree(run(put(x), put(y)), run(x, y))
+
+
+@each("where", (P("data"), P("data", "model")))
+@each("name", ("conv", "conv_transpose"))
+@each("groups", (1, 2))
+def test_sharded_activations_are_never_gathered(groups, name, where, meshes):
+    """Batch shards stay at home, space shards exchange their borders, kernel gradients are summed."""
+    x, w = arrays()
+    w = w[:, :, : 4 // groups] if groups == 2 else np.concatenate([w, w], 2)
+    function = {"conv": conv, "conv_transpose": conv_transpose}[name]
+    f = lambda x, w: function(x, w, strides=2, feature_group_count=groups)
+    run = jax.jit(lambda x, w: (f(x, w), jax.grad(loss(f), (0, 1))(x, w)))
+    x = jax.device_put(x, NamedSharding(meshes[1], where))
+    text = run.lower(x, jax.device_put(w, NamedSharding(meshes[1], P()))).compile().as_text()
+    assert "all-gather" not in text
+    assert "all-reduce" in text
+    assert ("collective-permute" in text) == (where != P("data"))

@@ -1,0 +1,492 @@
+"""Layers of other libraries: their numbers, from files that they made, and their arguments, both ways."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import each
+from flax import nnx
+from golden import store
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tconvjax
+from tconvjax import interop
+from tconvjax import nnx as tnn
+
+FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
+
+
+def apply(converted, x):
+    """The layer as its function plus bias; channels last."""
+    if not converted.parameters:
+        return converted.to_nnx()(x)
+    names = {"ConvTranspose": "conv_transpose", "Conv": "conv", "SubpixelConv": "subpixel_conv"}
+    kernel = converted.parameters["kernel"]
+    kernel = kernel * np.asarray(converted.arguments.get("mask", 1), kernel.dtype)
+    if converted.layer != "SubpixelConv":
+        y = getattr(tconvjax, names[converted.layer])(x, kernel, **converted.options)
+        bias = converted.parameters.get("bias", np.zeros(y.shape[-1], np.float32))
+        return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    options = {n: v for n, v in converted.options.items() if n not in ("scale", "order")}
+    y = tconvjax.conv(x, kernel, **options) + converted.parameters["bias"][None, None, None]
+    return tconvjax.pixel_shuffle(y, **{n: converted.arguments[n] for n in ("scale", "order")})
+
+
+def last(x):
+    return np.moveaxis(x, 1, -1)
+
+
+def in_one_compilation(function, *args):
+    return jax.jit(function, compiler_options=FAST)(*args)
+
+
+def instance(name, **attributes):
+    """An object of a class of that name, as a peer might have it."""
+    return type(name, (SimpleNamespace,), {})(**attributes)
+
+
+def torch_layer(name, arguments, weights):
+    given = {n: arguments.get(n, default) for n, default in interop.TORCH.items()}
+    given |= {"transposed": "Transpose" in name, "bias": None}
+    return instance(name, **given | weights)
+
+
+def torch_case(case, name="ConvTranspose2d"):
+    return torch_layer(name, case["arguments"], {n: case[n] for n in ("weight", "bias")})
+
+
+TRANSPOSES = store.load("torch_transpose")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(6))
+def test_transposed_convolutions_and_their_gradients_are_those_of_torch(part):
+    cases = TRANSPOSES[part::6]
+    implementation = "auto" if part == 0 else "dilated"  # half as long to compile
+    layers = [interop.from_torch(torch_case(case)) for case in cases]
+
+    def run(arrays):
+        for (x, kernel, cotangent), layer in zip(arrays, layers, strict=True):
+            options = layer.options | {"implementation": implementation}
+            paint = lambda x, w, o=options: tconvjax.conv_transpose(x, w, **o)
+            y, pull = jax.vjp(paint, x, kernel)
+            yield y, *pull(cotangent)
+
+    arrays = [
+        (last(case["x"]), layer.parameters["kernel"], last(case["cotangent"]))
+        for case, layer in zip(cases, layers, strict=True)
+    ]
+    outputs = in_one_compilation(lambda arrays: list(run(arrays)), arrays)
+    for case, layer, (y, x_grad, kernel_grad) in zip(cases, layers, outputs, strict=True):
+        np.testing.assert_array_equal(np.asarray(y) + layer.parameters["bias"], last(case["y"]))
+        np.testing.assert_array_equal(x_grad, last(case["x_grad"]))
+        weight_grad = case["weight_grad"]  # (in, out/g, *k) to (*k, out/g, in)
+        np.testing.assert_array_equal(kernel_grad, np.moveaxis(weight_grad, (1, 0), (-2, -1)))
+
+
+def test_convolutions_are_those_of_torch_with_every_padding_mode():
+    cases = store.load("torch_conv")
+    layers = [interop.from_torch(torch_case(case, "Conv2d")) for case in cases]
+    run = lambda xs: [apply(layer, x) for layer, x in zip(layers, xs, strict=True)]
+    outputs = in_one_compilation(run, [last(case["x"]) for case in cases])
+    for case, y in zip(cases, outputs, strict=True):
+        np.testing.assert_array_equal(y, last(case["y"]), err_msg=str(case["arguments"]))
+
+
+def test_pixel_shuffles_are_those_of_torch():
+    for case in store.load("torch_shuffle"):
+        shuffle = interop.from_torch(instance("PixelShuffle", upscale_factor=case["factor"]))
+        np.testing.assert_array_equal(shuffle.to_nnx()(last(case["x"])), last(case["y"]))
+        back = interop.from_torch(instance("PixelUnshuffle", downscale_factor=case["factor"]))
+        np.testing.assert_array_equal(back.to_linen()[0](last(case["y"])), last(case["x"]))
+        for layer, name in ((shuffle, "PixelShuffle"), (back, "PixelUnshuffle")):
+            foreign = interop.to_torch(layer)
+            assert (foreign.name, list(foreign.arguments.values())) == (name, [case["factor"]])
+
+
+def test_layers_are_those_of_keras():
+    cases = store.load("keras")
+    attributes = [c["attributes"] | {n: c[n] for n in ("kernel", "bias")} for c in cases]
+    layers = [
+        interop.from_keras(instance(c["layer"], activation=None, **a))
+        for c, a in zip(cases, attributes, strict=True)
+    ]
+    run = lambda xs: [apply(layer, x) for layer, x in zip(layers, xs, strict=True)]
+    outputs = in_one_compilation(run, [case["x"] for case in cases])
+    for case, y in zip(cases, outputs, strict=True):
+        np.testing.assert_array_equal(y, case["y"], err_msg=f"{case['layer']} {case['attributes']}")
+
+
+def onnx_node(case):
+    inputs = ["x", *(n for n in "WB" if n in case)]
+    return {"op_type": case["operator"], "attributes": case["attributes"], "inputs": inputs}
+
+
+def from_onnx(case):
+    weights = {n: case[n] for n in "WB" if n in case}
+    shape = case["x"].shape[2:] if "output_shape" in case["attributes"] else None
+    return interop.from_onnx(onnx_node(case), weights, spatial_shape=shape)
+
+
+def test_nodes_are_those_of_onnx():
+    cases = store.load("onnx")
+    layers = [from_onnx(case) for case in cases]
+    run = lambda xs: [apply(layer, x) for layer, x in zip(layers, xs, strict=True)]
+    outputs = in_one_compilation(run, [last(case["x"]) for case in cases])
+    for case, y in zip(cases, outputs, strict=True):
+        what = f"{case['name']} {case['operator']} {case['attributes']}"
+        np.testing.assert_array_equal(y, last(case["y"]), err_msg=what)
+
+
+def test_messages_of_onnx_are_read_as_mappings_are():
+    values = lambda **v: SimpleNamespace(**{"f": 0.0, "i": 0, "s": b"", "ints": ()} | v)
+    attributes = [
+        values(name="strides", type=7, ints=[2, 1]),
+        values(name="group", type=2, i=2),
+        values(name="auto_pad", type=3, s=b"SAME_LOWER"),
+    ]
+    node = SimpleNamespace(op_type="ConvTranspose", input=["x", "w", ""], attribute=attributes)
+    weight = np.arange(4 * 3 * 4 * 2, dtype=np.float16).reshape(4, 3, 4, 2)
+    tensor = SimpleNamespace(dims=weight.shape, data_type=10, raw_data=weight.tobytes())
+    layer = interop.from_onnx(node, {"w": tensor})
+    assert layer.arguments == {
+        "in_features": 4,
+        "out_features": 6,
+        "kernel_size": (4, 2),
+        "use_bias": False,
+        "strides": (2, 1),
+        "padding": ((1, 1), (1, 0)),
+        "feature_group_count": 2,
+        "transpose_kernel": True,
+    }
+    np.testing.assert_array_equal(layer.parameters["kernel"][1, 0, 2, 3], weight[3, 2, 1, 0])
+    assert layer.parameters["kernel"].dtype == np.float16
+
+
+def test_arguments_and_weights_come_back_from_torch():
+    for case in TRANSPOSES:
+        rank = len(case["arguments"]["stride"])
+        foreign = interop.to_torch(interop.from_torch(torch_case(case)))
+        assert foreign.name == f"ConvTranspose{rank}d"
+        for name, value in case["arguments"].items():
+            assert foreign.arguments[name] == (value if name == "groups" else tuple(value)), name
+        assert foreign.arguments["in_channels"] == case["x"].shape[1]
+        assert foreign.arguments["out_channels"] == case["y"].shape[1]
+        for name in ("weight", "bias"):
+            np.testing.assert_array_equal(foreign.state[name], case[name])
+    for case in store.load("torch_conv"):
+        foreign = interop.to_torch(interop.from_torch(torch_case(case, "Conv2d")))
+        again = interop.from_torch(torch_layer("Conv2d", foreign.arguments, foreign.state))
+        assert again.layer == "Conv"
+        pads = lambda layer: interop._boundary("test", layer)
+        original = interop.from_torch(torch_case(case, "Conv2d"))
+        assert pads(again) == pads(original)
+        np.testing.assert_array_equal(foreign.state["weight"], case["weight"])
+
+
+small = st.integers(1, 4)
+
+
+@settings(deadline=None, max_examples=200)
+@given(k=small, s=small, d=small, low=st.integers(0, 9), high=st.integers(-3, 9))
+def test_crops_survive_onnx_and_torch_or_are_refused(k, s, d, low, high):
+    arguments = {"kernel_size": (k,), "strides": (s,), "kernel_dilation": (d,)}
+    arguments |= {"padding": ((low, high),), "transpose_kernel": True}
+    layer = interop.Converted("ConvTranspose", arguments, {"kernel": np.zeros((k, 2, 3))})
+    crops = lambda layer: interop._crops("test", layer)
+    if -high >= max(s, d):
+        with pytest.raises(ValueError, match="fewer pixels than max"):
+            interop.to_onnx(layer)
+    else:
+        node = interop.to_onnx(layer)
+        mapping = {"op_type": node.name, "attributes": node.arguments, "inputs": ["x", "W"]}
+        assert crops(interop.from_onnx(mapping, node.state)) == ((low, high),)
+    if 0 <= low - high < max(s, d):
+        foreign = interop.to_torch(layer)
+        again = interop.from_torch(torch_layer(foreign.name, foreign.arguments, foreign.state))
+        assert crops(again) == ((low, high),)
+    else:
+        with pytest.raises(ValueError, match=rf"which crops \(\({low}, {high}\),\)"):
+            interop.to_torch(layer)
+
+
+@each("library", (nnx, flax.linen))
+@each("transpose_kernel", (False, True))
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", 2, (1, 0), ((1, 2), (0, 3))])
+def test_transposed_convolutions_are_those_of_flax(library, transpose_kernel, padding, key):
+    x = jax.random.normal(key, (2, 5, 6, 3))
+    options = {"padding": padding, "transpose_kernel": transpose_kernel, "kernel_dilation": (1, 2)}
+    converted, want = flax_layer(library, "ConvTranspose", options, x)
+    np.testing.assert_allclose(converted.to_nnx()(x), want, atol=1e-5)
+    module, variables = converted.to_linen()
+    np.testing.assert_allclose(module.apply(variables, x), want, atol=1e-5)
+
+
+@each("library", (nnx, flax.linen))
+@pytest.mark.parametrize("padding", ["SAME", "CIRCULAR", "REFLECT", 1, ((1, 2), (0, 3))])
+def test_convolutions_are_those_of_flax(library, padding, key):
+    x = jax.random.normal(key, (2, 7, 6, 4))
+    options = {"padding": padding, "feature_group_count": 2, "use_bias": False}
+    converted, want = flax_layer(library, "Conv", options, x)
+    np.testing.assert_allclose(converted.to_nnx()(x), want, atol=1e-5)
+
+
+@each("padding", [2, ((1, 2), (0, 3))])
+def test_convolutions_of_flax_over_a_dilated_image_are_transposed_ones(padding, key):
+    x = jax.random.normal(key, (2, 5, 6, 4))
+    options = {"padding": padding, "feature_group_count": 2, "input_dilation": (3, 2)}
+    for strides, name in ((1, "ConvTranspose"), ((2, 1), "Conv")):
+        converted, want = flax_layer(nnx, "Conv", dict(options), x, strides=strides)
+        assert converted.layer == name
+        np.testing.assert_allclose(converted.to_nnx()(x), want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": "SAME"}, {"padding": 1, "padding_mode": "circular"}]
+)
+def test_other_convolutions_over_a_dilated_image_stay_what_they_are(options, key):
+    x = jax.random.normal(key, (2, 5, 4))
+    layer = tnn.Conv(4, 3, (3,), input_dilation=2, rngs=nnx.Rngs(0), **options)
+    converted = interop.from_flax(layer)
+    assert converted.layer == "Conv"
+    np.testing.assert_array_equal(converted.to_nnx()(x), layer(x))
+
+
+def flax_layer(library, name, options, x, strides=(2, 3)):
+    """Returns a layer of Flax with a mask, converted, and its output."""
+    groups, c = options.get("feature_group_count", 1), x.shape[-1]
+    shape = (3, 2, 6, c) if options.get("transpose_kernel") else (3, 2, c // groups, 6)
+    options |= {"mask": jax.random.bernoulli(jax.random.key(1), 0.7, shape).astype(jnp.float32)}
+    if options.get("use_bias", True):
+        options |= {"bias_init": jax.nn.initializers.normal()}
+    if library is nnx:
+        layer = nnx.__dict__[name](c, 6, (3, 2), strides, rngs=nnx.Rngs(0), **options)
+        return interop.from_flax(layer), layer(x)
+    module = getattr(flax.linen, name)(6, (3, 2), strides, **options)
+    want, variables = module.init_with_output(jax.random.key(0), x)
+    return interop.from_flax(module, variables), want
+
+
+def block(**arguments):
+    """Sequential(Conv2d, PixelShuffle)."""
+    random = np.random.default_rng(1)
+    weight, bias = random.normal(size=(12, 2, 3, 3)), random.normal(size=12)
+    case = {"arguments": {"padding": (1, 1)} | arguments, "weight": weight, "bias": bias}
+    shuffle = instance("PixelShuffle", upscale_factor=2)
+    return type("Sequential", (list,), {})([torch_case(case, "Conv2d"), shuffle])
+
+
+def test_a_convolution_and_its_shuffle_are_one_layer_both_ways(key):
+    layer = interop.from_torch(block())
+    sizes = {"in_features": 2, "out_features": 3, "kernel_size": (3, 3)}
+    shuffle = {"scale": (2, 2), "order": "CRD", "padding": (1, 1)}
+    assert (layer.layer, layer.arguments) == ("SubpixelConv", sizes | shuffle)
+    foreign = interop.to_torch(layer)
+    assert foreign.name == "Sequential"
+    assert [part.name for part in foreign.arguments.values()] == ["Conv2d", "PixelShuffle"]
+    assert foreign.arguments["0"].arguments["out_channels"] == 12
+    assert foreign.arguments["1"].arguments == {"upscale_factor": 2}
+    np.testing.assert_array_equal(foreign.state["0.weight"], block()[0].weight)
+    state = {"up.0.weight": block()[0].weight, "up.0.bias": block()[0].bias}
+    named = interop.from_torch(state, prefix="up.0.", padding=1, upscale_factor=2)
+    x = jax.random.normal(key, (1, 4, 5, 2))
+    np.testing.assert_array_equal(apply(named, x), apply(layer, x))
+    # The other order of channels is sorted on the way out.
+    other = interop.Converted("SubpixelConv", layer.arguments | {"order": "DCR"}, layer.parameters)
+    foreign = interop.to_torch(other)
+    parts = {n: v.astype(np.float32) for n, v in foreign.state.items()}
+    again = interop.from_torch(parts, prefix="0.", padding=1, upscale_factor=2)
+    np.testing.assert_allclose(apply(again, x), apply(other, x), atol=1e-5)
+
+
+def test_layers_of_ours_go_to_torch_with_their_masks_and_flips(key):
+    x = jax.random.normal(key, (1, 5, 4, 4))
+    mask = jax.random.bernoulli(key, 0.5, (4, 3, 2, 6)).astype(jnp.float32)
+    layer = tnn.ConvTranspose(
+        4, 6, (4, 3), (2, 1), feature_group_count=2, mask=mask, rngs=nnx.Rngs(0)
+    )
+    foreign = interop.to_torch(layer)
+    assert foreign.arguments["padding"] == (1, 1)  # 'SAME'
+    given = {n: foreign.arguments[n] for n in ("stride", "padding", "output_padding", "groups")}
+    again = interop.from_torch(foreign.state, **given)
+    np.testing.assert_allclose(again.to_nnx()(x), layer(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("k", "s", "d", "padding", "p", "op"),
+    [
+        (4, 2, 1, "SAME", 1, 0),
+        (3, 1, 1, "SAME", 1, 0),
+        (2, 4, 1, "SAME", 0, 2),  # s > k: the pixels behind are zeros
+        (2, 4, 1, "VALID", 0, 2),
+        (4, 2, 1, "VALID", 0, 0),
+        (3, 2, 1, ((1, 0),), 1, 1),
+        (3, 1, 2, ((3, 2),), 3, 1),
+        (3, 2, 1, "SAME_LOWER", 1, 1),
+    ],
+)
+def test_paddings_that_torch_has_too(k, s, d, padding, p, op):
+    arguments = {"strides": (s,), "kernel_dilation": (d,), "padding": padding}
+    layer = interop.Converted("ConvTranspose", arguments, {"kernel": np.zeros((k, 2, 3))})
+    foreign = interop.to_torch(layer).arguments
+    assert (foreign["padding"], foreign["output_padding"]) == ((p,), (op,))
+
+
+@pytest.mark.parametrize(
+    ("k", "s", "padding", "torch", "onnx"),
+    [
+        (3, 1, "SAME", ((1,), "zeros"), {"pads": (1, 1)}),
+        (4, 1, "SAME", ("same", "zeros"), {"pads": (1, 2)}),
+        (4, 1, "SAME_LOWER", None, {"pads": (2, 1)}),
+        (4, 2, "SAME", None, {"auto_pad": "SAME_UPPER"}),
+        (4, 2, "SAME_LOWER", None, {"auto_pad": "SAME_LOWER"}),
+        (4, 2, "VALID", ((0,), "zeros"), {"pads": (0, 0)}),
+        (3, 2, "CAUSAL", None, {"pads": (2, 0)}),
+        (3, 2, "CIRCULAR", ((1,), "circular"), None),
+        (4, 1, "REFLECT", ("same", "reflect"), None),
+        (3, 2, ((2, 1),), None, {"pads": (2, 1)}),
+    ],
+)
+def test_paddings_of_plain_convolutions_elsewhere(k, s, padding, torch, onnx):
+    layer = ours("Conv", (k,), strides=s, padding=padding)
+    if torch is None:
+        with pytest.raises(ValueError, match="pads both ends alike"):
+            interop.to_torch(layer)
+    else:
+        foreign = interop.to_torch(layer).arguments
+        assert (foreign["padding"], foreign["padding_mode"]) == torch
+    if onnx is None:
+        with pytest.raises(ValueError, match="ONNX pads with zeros"):
+            interop.to_onnx(layer)
+    else:
+        attributes = interop.to_onnx(layer).arguments
+        assert {n: v for n, v in attributes.items() if n in ("pads", "auto_pad")} == onnx
+
+
+def ours(layer="ConvTranspose", kernel_size=(3, 3), **arguments):
+    kernel = np.zeros((*kernel_size, 2, 4), np.float32)
+    return interop.Converted(layer, {"padding": 0, **arguments}, {"kernel": kernel})
+
+
+KERAS = {"kernel": np.zeros((3, 2, 4)), "bias": None, "strides": (2,), "padding": "same"}
+KERAS |= {"dilation_rate": (1,), "output_padding": None, "groups": 1}
+STATE = {"up.weight": np.zeros((4, 3, 2)), "up.bias": np.zeros(3)}
+NODE = {"op_type": "ConvTranspose", "inputs": ["x", "w"], "attributes": {"output_shape": (7,)}}
+TENSOR = SimpleNamespace(dims=(1,), data_type=7, raw_data=bytes(8))
+SPARSE = {**NODE, "attributes": {"auto_pad": "SAME_UPPER", "strides": (3,)}}
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: interop.to_torch(ours(strides=2, padding="SAME")),
+            r"crops \(\(0, 1\), \(0, 1\)\)",
+        ),
+        (lambda: interop.to_torch(ours(padding=((1, 2), (1, 1)))), r"crops \(\(1, 2\), \(1, 1\)\)"),
+        (lambda: interop.to_torch(ours(padding=-1)), r"crops \(\(-1, -1\)"),
+        (lambda: interop.to_torch(ours(padding_mode="circular")), "padding_mode='circular'"),
+        (lambda: interop.to_torch(ours(kernel_size=(2,) * 4)), "1 to 3 axes; got kernel_size"),
+        (lambda: interop.to_torch(ours("Conv", strides=2, padding="SAME")), "got padding='SAME'"),
+        (lambda: interop.to_torch(ours("Conv", padding=((0, 1), (1, 1)))), "pads both ends alike"),
+        (lambda: interop.to_torch(ours("Conv", padding="CAUSAL")), "got padding='CAUSAL'"),
+        (
+            lambda: interop.to_torch(
+                ours("SubpixelConv", scale=(2, 1), order="DCR", feature_group_count=2)
+            ),
+            "feature_group_count=2",
+        ),
+        (lambda: interop.to_torch(ours("SubpixelConv", scale=(2, 1))), r"got scale=\(2, 1\)"),
+        (
+            lambda: interop.to_torch(
+                interop.Converted("pixel_shuffle", {"scale": (2, 2), "order": "DCR"}, {})
+            ),
+            "got order='DCR'",
+        ),
+        (lambda: interop.to_torch(ours("Conv", input_dilation=(3, 3))), r"input_dilation=\(3, 3\)"),
+        (lambda: interop.to_onnx(ours("Conv", padding=-1)), "got padding=-1"),
+        (lambda: interop.to_onnx(ours("Conv", padding_mode="reflect")), "padding_mode='reflect'"),
+        (lambda: interop.from_torch(block()[0], stride=2), "got {'stride': 2} beside Conv2d"),
+        (lambda: interop.from_torch(block(stride=(2, 2))), r"transposed=False, stride=\(2, 2\)"),
+        (lambda: interop.from_torch(STATE), r"got prefix='', weights \['up.weight'\]"),
+        (lambda: interop.from_torch(STATE, prefix="up.", transposed=False), "for 3 input and 4"),
+        (
+            lambda: interop.from_torch({"weight": STATE["up.weight"]}, groups=3),
+            "3 groups and no bias",
+        ),
+        (lambda: interop.from_torch("model.pth"), "never unpickled; got 'model.pth'"),
+        (lambda: interop.from_keras(instance("Conv1D", kernel=None)), "got Conv1D without"),
+        (
+            lambda: interop.from_keras(instance("Conv1D", activation=jax.nn.relu, **KERAS)),
+            "got activation='relu'",
+        ),
+        (lambda: interop.from_flax(flax.linen.Conv(3, (2,))), "got Conv alone"),
+        (lambda: interop.from_onnx({**NODE, "op_type": "Gemm"}), "op_type='Gemm'"),
+        (lambda: interop.from_onnx(NODE, {"v": 0}), r"got no \['w'\], only \['v'\]"),
+        (lambda: interop.from_onnx(NODE, {"w": np.zeros((2, 3, 4))}), r"output_shape=\(7,\)"),
+        (lambda: interop.from_onnx(NODE, {"w": TENSOR}), "data_type=7, 8 bytes"),
+        (lambda: interop.from_onnx(SPARSE, {"w": np.zeros((2, 3, 2))}), r"strides=\(3,\)"),
+    ],
+)
+def test_refuses_what_has_no_counterpart(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: interop.from_torch(instance("Linear", weight=0)), "got Linear"),
+        (lambda: interop.from_torch(type("Sequential", (list,), {})([1, 2, 3])), "got Sequential"),
+        (lambda: interop.from_keras(instance("Dense")), "got Dense"),
+        (lambda: interop.from_flax(nnx.Embed(2, 3, rngs=nnx.Rngs(0))), "got Embed"),
+        (lambda: interop.to_torch(ours("ResizeConv")), "got ResizeConv"),
+    ],
+)
+def test_refuses_layers_of_another_kind(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_safetensors_are_read_and_pickles_never(tmp_path, monkeypatch):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    case = TRANSPOSES[0]
+    path = tmp_path / "model.safetensors"
+    tensors = {f"up.1.{name}": case[name] for name in ("weight", "bias")}
+    safetensors.save_file({**tensors, "other": np.zeros(2, jnp.bfloat16)}, path)
+    for source in (path, str(path)):
+        layer = interop.from_torch(source, prefix="up.1.", **case["arguments"])
+        np.testing.assert_array_equal(layer.parameters["bias"], case["bias"])
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(ValueError, match=r"tconvjax\[export\]"):
+        interop.from_torch(path)
+    monkeypatch.setattr("pickle.load", lambda *_: pytest.fail("unpickled"))
+    for name in ("model.pt", "model.pkl", "model.ckpt", "model.bin"):
+        (tmp_path / name).write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+        with pytest.raises(ValueError, match=f"never unpickled; got '{name}'"):
+            interop.from_torch(tmp_path / name)
+
+
+def test_weights_are_copied_in_their_dtype():
+    weight = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    layer = interop.from_torch({"weight": weight})
+    weight[:] = 0
+    assert layer.parameters["kernel"].max() == 23
+    made = layer.to_nnx(dtype=jnp.float32)
+    assert made.kernel[...].dtype == jnp.float16
+    assert made(jnp.ones((5, 2), jnp.float16)).dtype == jnp.float32
+    assert made.bias is None
+
+
+@pytest.mark.parametrize("module", ["flax", "torch", "safetensors"])
+def test_import_is_light(module):
+    code = f"import sys, tconvjax.interop; sys.exit('{module}' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,163 @@
+"""Against PyTorch where it is installed: random geometries with their gradients, and real modules both ways."""
+
+import pickle
+from collections import OrderedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import each
+from golden.make_torch import geometry
+
+import tconvjax
+from tconvjax import interop
+from tconvjax import nnx as tnn
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+
+FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
+TOLERANCE = 1e-5  # of the norm; float32 has 1.2e-7, a kernel gradient sums up to 800 products
+
+
+def last(x):
+    return np.moveaxis(np.asarray(x), 1, -1)
+
+
+def draw(random, *shape):
+    return random.standard_normal(shape).astype(np.float32)
+
+
+def distance(got, want):
+    got, want = np.float64(got), np.float64(want)
+    assert got.shape == want.shape
+    return np.linalg.norm(got - want) / max(np.linalg.norm(want), 1e-3)
+
+
+def in_torch(arguments, x, weight, cotangent):
+    """The transposed convolution and its two gradients, channels last; the kernel gradient in our layout."""
+    rank = x.ndim - 2
+    function = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)[rank - 1]
+    x, weight = (torch.tensor(a, requires_grad=True) for a in (x, weight))
+    y = function(x, weight, **arguments)
+    y.backward(torch.tensor(cotangent(y.shape)))
+    kernel_grad = np.moveaxis(weight.grad.numpy(), (1, 0), (-2, -1))
+    return last(y.detach()), last(x.grad), kernel_grad
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_random_transposed_convolutions_and_their_gradients(seed):
+    random = np.random.default_rng(seed)
+    inputs, layers, wanted = [], [], []
+    for i in range(54):
+        arguments, n, k, (inner, outer) = geometry(random, 1 + i % 3)
+        x = draw(random, 2, inner, *n)
+        weight = draw(random, inner, outer // arguments["groups"], *k)
+        seen = []
+        cotangent = lambda shape, seen=seen: seen.append(draw(random, *shape)) or seen[0]
+        wanted.append(in_torch(arguments, x, weight, cotangent))
+        layers.append(interop.from_torch({"weight": weight}, **arguments))
+        inputs.append((last(x), layers[-1].parameters["kernel"], last(seen[0])))
+
+    def run(inputs):
+        outputs = []
+        for (x, kernel, cotangent), layer in zip(inputs, layers, strict=True):
+            paint = lambda x, w, o=layer.options: tconvjax.conv_transpose(x, w, **o)
+            y, pull = jax.vjp(paint, x, kernel)
+            outputs.append((y, *pull(cotangent)))
+        return outputs
+
+    outputs = jax.jit(run, compiler_options=FAST)(inputs)
+    for layer, got, want in zip(layers, outputs, wanted, strict=True):
+        for face, a, b in zip(("output", "input", "kernel"), got, want, strict=True):
+            assert distance(a, b) < TOLERANCE, (face, layer.arguments)
+
+
+MODULES = {
+    "1d": lambda: torch.nn.ConvTranspose1d(4, 6, 5, stride=3, padding=2, output_padding=1),
+    "2d": lambda: torch.nn.ConvTranspose2d(
+        4, 6, (3, 4), stride=(2, 1), padding=(1, 2), output_padding=(1, 0), groups=2
+    ),
+    "2d, dilation": lambda: torch.nn.ConvTranspose2d(
+        4, 2, 3, stride=2, dilation=(3, 1), output_padding=(2, 1), bias=False
+    ),
+    "3d": lambda: torch.nn.ConvTranspose3d(4, 4, 2, stride=2, groups=4),
+    "conv 1d": lambda: torch.nn.Conv1d(4, 6, 4, padding="same", padding_mode="circular"),
+    "conv 2d": lambda: torch.nn.Conv2d(4, 6, 3, stride=2, padding=(1, 2), groups=2, dilation=2),
+    "reflect": lambda: torch.nn.Conv2d(4, 6, 3, stride=2, padding=2, padding_mode="reflect"),
+    "conv 3d": lambda: torch.nn.Conv3d(4, 2, 2, padding="valid", bias=False),
+    "subpixel": lambda: torch.nn.Sequential(
+        torch.nn.Conv2d(4, 18, 3, padding=1, groups=2), torch.nn.PixelShuffle(3)
+    ),
+    "shuffle": lambda: torch.nn.PixelShuffle(2),
+    "unshuffle": lambda: torch.nn.PixelUnshuffle(2),
+}
+
+
+def built(foreign):
+    """The module of torch that `to_torch` describes."""
+    if foreign.name == "Sequential":
+        children = OrderedDict((n, built(part)) for n, part in foreign.arguments.items())
+        return torch.nn.Sequential(children)
+    module = getattr(torch.nn, foreign.name)(**foreign.arguments)
+    module.load_state_dict({n: torch.from_numpy(np.array(v)) for n, v in foreign.state.items()})
+    return module
+
+
+@each("name", MODULES)
+def test_modules_there_and_back(name):
+    torch.manual_seed(0)
+    module = MODULES[name]()
+    rank = next((p.ndim for p in module.parameters()), 4) - 2
+    x = draw(np.random.default_rng(0), 2, 4, *(6, 8, 4)[:rank])
+    want = module(torch.tensor(x)).detach()
+    converted = interop.from_torch(module)
+    assert distance(converted.to_nnx()(last(x)), last(want)) < TOLERANCE
+    again = built(interop.to_torch(converted))
+    assert distance(again(torch.tensor(x)).detach(), want) < TOLERANCE
+    for ours, theirs in zip(again.parameters(), module.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("k", "s", "padding"), [(4, 2, "SAME"), (2, 5, "SAME"), (2, 5, "VALID"), (5, 3, ((2, 1),) * 2)]
+)
+def test_our_layers_in_torch(k, s, padding, key):
+    layer = tnn.ConvTranspose(4, 6, (k, k), s, padding=padding, rngs=tnn_rngs())
+    x = np.array(jax.random.normal(key, (2, 5, 4, 4)))
+    module = built(interop.to_torch(layer))
+    got = module(torch.tensor(np.moveaxis(x, -1, 1))).detach()
+    assert distance(last(got), layer(x)) < TOLERANCE
+
+
+def tnn_rngs():
+    from flax import nnx
+
+    return nnx.Rngs(0)
+
+
+def test_bfloat16_keeps_its_bits():
+    module = torch.nn.ConvTranspose1d(2, 3, 4).to(torch.bfloat16)
+    layer = interop.from_torch(module)
+    assert layer.parameters["kernel"].dtype == jnp.bfloat16
+    weight = module.weight.detach().float().numpy()
+    kernel = layer.parameters["kernel"].astype(np.float32)
+    np.testing.assert_array_equal(kernel, np.moveaxis(weight, (1, 0), (-2, -1)))
+
+
+def test_files_are_read_as_safetensors_and_never_unpickled(tmp_path, monkeypatch):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    module = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.ConvTranspose2d(4, 3, 4, 2, 1))
+    for dtype in (torch.float32, torch.bfloat16):
+        save_file(module.to(dtype).state_dict(), tmp_path / "model.safetensors")
+        layer = interop.from_torch(tmp_path / "model.safetensors", prefix="1.", stride=2, padding=1)
+        direct = interop.from_torch(module[1])
+        np.testing.assert_array_equal(layer.parameters["kernel"], direct.parameters["kernel"])
+    torch.save(module.state_dict(), tmp_path / "model.pt")
+    for reader in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, reader, lambda *_, **__: pytest.fail("unpickled"))
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
+    with pytest.raises(ValueError, match=r"never unpickled; got 'model.pt'"):
+        interop.from_torch(tmp_path / "model.pt", prefix="1.")
