@@ -261,6 +261,15 @@ def test_references_stay_in_plain_jax():
     assert "tconv_" not in names["linear_transpose"]
 
 
+def test_the_reference_pads_only_where_it_must():
+    """Exporters meet no negative padding, which ONNX lacks, unless the user crops."""
+    x, kernel = jnp.ones((8, 9, 2)), jnp.ones((3, 2, 2, 2))
+    for options in ({"padding": "VALID"}, {"padding": 1, "padding_mode": "reflect"}):
+        run = lambda x, o=options: conv(x, kernel, strides=2, implementation="dilated", **o)
+        (eqn,) = (e for e in jax.make_jaxpr(run)(x).eqns if "conv" in str(e.primitive))
+        assert min(p for pair in eqn.params["padding"] for p in pair) >= 0
+
+
 def test_jax_is_not_the_release_that_miscompiles():
     """jax-ml/jax#39103: jit of a vmapped product and reduction was wrong on CPU in 0.10.2."""
     n = 32_769

@@ -221,3 +221,13 @@ def test_refuses(scale, method, error, message):
 def test_resize_conv_refuses(wrong, message):
     with pytest.raises(ValueError, match=f"^resize_conv: .*{message}"):
         resize_conv(np.zeros((4, 1)), **{"kernel": np.zeros((3, 1, 1)), "scale": 2} | wrong)
+
+
+def test_plain_is_for_exporters_and_gives_the_same_numbers():
+    draw = np.random.default_rng(20161017).normal
+    x, kernel = draw(size=(2, 4, 3, 2)).astype("f"), draw(size=(3, 3, 2, 5)).astype("f")
+    run = lambda x, i: resize_conv(x, kernel, scale=(2, 3), method="cubic", implementation=i)
+    jaxprs = {i: str(jax.make_jaxpr(lambda x, i=i: run(x, i))(x)) for i in ("auto", "plain")}
+    assert "tconv_gather" in jaxprs["auto"]
+    assert "tconv_" not in jaxprs["plain"]
+    np.testing.assert_allclose(run(x, "plain"), run(x, "auto"), atol=1e-4)

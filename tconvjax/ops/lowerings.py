@@ -134,11 +134,16 @@ def _dilated_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Opt
     roomy = _roomy(geometry)  # for the transpose that JAX may make of this
     for axis, (m, r) in enumerate(zip(geometry.big, roomy.big, strict=True), start=1):
         x = pad_axis(x, axis, 0, r - m)
+    # Pixels that no window reaches may stay: a negative padding is for crops alone, and ONNX has none.
+    pads = tuple(
+        (lo, hi if hi >= 0 else min(hi + s - 1, 0))
+        for (lo, hi), s in zip(roomy.padding, geometry.strides, strict=True)
+    )
     return lax.conv_general_dilated(
         x,
         w,
         geometry.strides,
-        roomy.padding,
+        pads,
         rhs_dilation=geometry.kernel_dilation,
         dimension_numbers=_dimension_numbers(geometry.rank, "N*C", "*IO"),
         feature_group_count=geometry.feature_group_count,

@@ -98,7 +98,8 @@ def resize_conv(
       feature_group_count: see there.
       precision: see there.
       preferred_element_type: see there.
-      implementation: 'plain' makes the enlarged image and convolves it; 'auto' chooses.
+      implementation: 'auto', or 'plain', which is JAX's own operations without a primitive of ours, for exporters.
+        Never changes the result beyond rounding.
 
     Returns:
       The enlarged images, in the promoted dtype.
@@ -128,7 +129,7 @@ def resize_conv(
         feature_group_count=feature_group_count,
         precision=precision,
         preferred_element_type=preferred_element_type,
-        implementation="auto",
+        implementation="dilated" if implementation == "plain" else "auto",
     )
 
 
