@@ -19,7 +19,7 @@ import difflib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Ints = int | Sequence[int]
 Padding = str | int | Sequence[int | Sequence[int]]
@@ -286,6 +286,7 @@ def resolve_padding(who: str, padding: Padding, rank: int) -> StringPadding | Pa
     """
     if isinstance(padding, str):
         return choice(who, "padding", padding, STRING_PADDINGS)  # type: ignore[return-value]
+    padding = _listed(padding)
     if not isinstance(padding, Sequence):
         p = integer(who, "padding", padding)
         return ((p, p),) * rank
@@ -308,19 +309,21 @@ def resolve_padding(who: str, padding: Padding, rank: int) -> StringPadding | Pa
 
 def per_axis(who: str, name: str, value: Ints, rank: int, minimum: int = 1) -> tuple[int, ...]:
     """Returns `value` as `rank` integers that are at least `minimum`; an int serves all axes."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        value = (value,) * rank
-    if len(value) != rank:
+    listed = _listed(value)
+    if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
+        listed = (listed,) * rank
+    if len(listed) != rank:
         raise ValueError(
-            f"{who}: {name} must be an int or one int per spatial axis; got {name}={tuple(value)!r} for {rank} "
+            f"{who}: {name} must be an int or one int per spatial axis; got {name}={tuple(listed)!r} for {rank} "
             "spatial axes."
         )
-    return ints(who, name, value, minimum)
+    return ints(who, name, listed, minimum)
 
 
 def ints(who: str, name: str, value: Sequence[int], minimum: int) -> tuple[int, ...]:
     """Returns `value` as a tuple of integers that are at least `minimum`."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    value = _listed(value)
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{who}: {name} must be a sequence of integers; got {name}={value!r}.")
     result = tuple(integer(who, name, v) for v in value)
     if any(v < minimum for v in result):
@@ -330,10 +333,16 @@ def ints(who: str, name: str, value: Sequence[int], minimum: int) -> tuple[int, 
 
 def sizes(who: str, name: str, value: Sequence[int]) -> tuple[int, ...]:
     """Returns `value` as a tuple of positive integers, symbolic dimensions of `jax.export` among them."""
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    value = _listed(value)
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{who}: {name} must be a sequence of integers; got {name}={value!r}.")
     numbers = ints(who, name, tuple(v if _known(v) else 1 for v in value), minimum=1)
     return tuple(n if _known(v) else v for n, v in zip(numbers, value, strict=True))
+
+
+def _listed(value: Any) -> Any:
+    """Returns an array of integers as the list that it holds, anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _known(size: object) -> bool:
@@ -343,7 +352,10 @@ def _known(size: object) -> bool:
 
 def positive_int(who: str, name: str, value: int) -> int:
     """Returns `value` as an integer that is at least 1."""
-    return ints(who, name, (value,), 1)[0]
+    result = integer(who, name, value)
+    if result < 1:
+        raise ValueError(f"{who}: {name} must be at least 1; got {name}={result}.")
+    return result
 
 
 def integer(who: str, name: str, value: object) -> int:
@@ -360,7 +372,7 @@ def integer(who: str, name: str, value: object) -> int:
 
 def choice(who: str, name: str, value: str, allowed: Sequence[str]) -> str:
     """Returns `value` if it is one of `allowed`, else raises with the list and the nearest spelling."""
-    if value in allowed:
+    if isinstance(value, str) and value in allowed:
         return value
     listed = ", ".join(repr(a) for a in allowed)
     near = difflib.get_close_matches(str(value).lower(), [a.lower() for a in allowed], n=1)

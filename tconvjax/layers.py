@@ -27,7 +27,15 @@ from tconvjax import geometry as geo
 from tconvjax.geometry import Ints, Padding, PaddingMode, Pairs
 from tconvjax.initializers import variance_scaling_transpose
 from tconvjax.ops import boundary, lowerings
-from tconvjax.ops.convolution import canonical_precision, conv, conv_transpose
+from tconvjax.ops.convolution import (
+    as_array,
+    canonical_precision,
+    conv,
+    conv_transpose,
+    gather,
+    operands,
+    spatial_shape,
+)
 from tconvjax.ops.lowerings import Implementation
 from tconvjax.ops.resize import METHODS, RESIZE_CONV_IMPLEMENTATIONS, Method, resize_conv
 from tconvjax.ops.subpixel import ORDERS, pixel_shuffle, subpixel_conv
@@ -59,12 +67,21 @@ def strided_conv(
     implementation: Implementation,
 ) -> jax.Array:
     """`tconvjax.conv` behind Flax's `input_dilation`, which inserts zeros between the pixels of the input."""
-    x, rank = jnp.asarray(x), jnp.ndim(kernel) - 2
-    for axis, r in enumerate(geo.per_axis("Conv", "input_dilation", input_dilation, rank)):
-        x = boundary.pad_axis(x, x.ndim - 1 - rank + axis, 0, 0, interior=r - 1)
-    return conv(
+    x, kernel = operands("conv", x, kernel)
+    small = spatial_shape("conv", x.shape, kernel)
+    gaps = geo.per_axis("conv", "input_dilation", input_dilation, len(small))
+
+    def insert_zeros(x: jax.Array) -> jax.Array:
+        for axis, r in enumerate(gaps, start=x.ndim - 1 - len(gaps)):
+            x = boundary.pad_axis(x, axis, 0, 0, interior=r - 1)
+        return x
+
+    return gather(
+        "conv",
         x,
         kernel,
+        spatial=tuple(r * (n - 1) + 1 for r, n in zip(gaps, small, strict=True)),
+        before=insert_zeros,
         strides=strides,
         padding=padding,
         padding_mode=padding_mode,
@@ -104,9 +121,11 @@ def option_names(function: Callable[..., jax.Array]) -> tuple[str, ...]:
 def spec(
     who: str,
     function: Callable[..., jax.Array],
-    in_features: int,
+    in_features: int | None,
     out_features: int,
     kernel_size: Ints,
+    *,
+    out_name: str = "out_features",
     **options: Any,
 ) -> Spec:
     """Resolves the arguments of a layer, or refuses what every call would refuse.
@@ -114,9 +133,10 @@ def spec(
     Args:
       who: name of the layer, for error messages.
       function: what the layer computes.
-      in_features: channels of the input.
+      in_features: channels of the input; None where they are not known yet.
       out_features: channels of the output.
       kernel_size: one integer per spatial axis; an int is one axis, as in Flax.
+      out_name: what the layer calls `out_features`.
       **options: every keyword of `function`, Flax's None and strings allowed.
 
     Raises:
@@ -124,16 +144,20 @@ def spec(
     """
     rank = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
     k = geo.per_axis(who, "kernel_size", kernel_size, rank)
+    if not k:
+        raise ValueError(f"{who}: kernel_size must have at least one spatial axis; got ().")
     for name in PER_AXIS:
         if name in options:
-            value = 1 if options[name] is None else options[name]
-            options[name] = geo.per_axis(who, name, value, rank)
+            value = options[name]
+            absent = value is None and name != "scale"  # Flax's None
+            options[name] = geo.per_axis(who, name, 1 if absent else value, rank)
     for name, allowed in CHOICES.items():
         if name in options:
             geo.choice(who, name, options[name], allowed)
     known = RESIZE_CONV_IMPLEMENTATIONS if function is resize_conv else lowerings.IMPLEMENTATIONS
     geo.choice(who, "implementation", options["implementation"], known)
     options["precision"] = canonical_precision(who, options["precision"])
+    inexact(who, "preferred_element_type", options["preferred_element_type"])
     if options.get("output_padding") is not None:
         options["output_padding"] = geo.per_axis(
             who, "output_padding", options["output_padding"], rank, minimum=0
@@ -149,7 +173,8 @@ def spec(
             transpose_kernel=transpose_kernel,
             feature_group_count=groups,
         )
-    source, target = _features(who, groups, in_features, out_features)
+    features = {"in_features": in_features, out_name: out_features}
+    source, target = _features(who, groups, features)
     if function is subpixel_conv:
         target *= prod(options["scale"])
     channels = (target // groups, source) if transpose_kernel else (source // groups, target)
@@ -174,7 +199,30 @@ def apply(
     return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
-def check_mask(who: str, mask: ArrayLike | None, kernel_shape: tuple[int, ...]) -> None:
+def inexact(who: str, name: str, dtype: DTypeLike | None) -> None:
+    """Raises unless a dtype is floating, complex or left open."""
+    try:
+        good = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.inexact)
+    except TypeError:
+        good = False
+    if not good:
+        raise TypeError(f"{who}: {name} must be a floating or complex dtype; got {name}={dtype!r}.")
+
+
+def check_parameters(
+    who: str,
+    mask: ArrayLike | None,
+    kernel_shape: tuple[int, ...],
+    dtype: DTypeLike | None,
+    param_dtype: DTypeLike,
+) -> None:
+    """Raises unless a mask has the shape of the kernel, and dtypes can hold parameters."""
+    inexact(who, "dtype", dtype)
+    inexact(who, "param_dtype", param_dtype)
+    _check_mask(who, mask, kernel_shape)
+
+
+def _check_mask(who: str, mask: ArrayLike | None, kernel_shape: tuple[int, ...]) -> None:
     """Raises unless a mask has the shape of the kernel."""
     if mask is not None and jnp.shape(mask) != kernel_shape:
         raise ValueError(
@@ -182,15 +230,26 @@ def check_mask(who: str, mask: ArrayLike | None, kernel_shape: tuple[int, ...]) 
         )
 
 
-def _features(who: str, groups: int, in_features: int, out_features: int) -> tuple[int, int]:
-    features = (in_features, out_features)
-    geo.ints(who, "(in_features, out_features)", features, minimum=1)
-    if any(n % groups for n in features):
+def image(who: str, x: ArrayLike) -> jax.Array:
+    """Returns the input of a layer as an array with at least channels, or refuses it."""
+    array = as_array(who, "x", x)
+    if array.ndim == 0:
         raise ValueError(
-            f"{who}: feature_group_count must divide in_features and out_features; got "
-            f"feature_group_count={groups}, in_features={in_features}, out_features={out_features}."
+            f"{who}: the input must have shape (*batch, *spatial, channels); got shape ()."
         )
-    return features
+    return array
+
+
+def _features(who: str, groups: int, features: dict[str, int | None]) -> tuple[int, int]:
+    """Returns the channels in and out; unknown ones count as the fewest possible."""
+    known = {name: geo.positive_int(who, name, n) for name, n in features.items() if n is not None}
+    if any(n % groups for n in known.values()):
+        listed = ", ".join(f"{name}={n}" for name, n in known.items())
+        raise ValueError(
+            f"{who}: feature_group_count must divide {' and '.join(known)}; got feature_group_count={groups}, {listed}."
+        )
+    source, target = (known.get(name, groups) for name in features)
+    return source, target
 
 
 def _resolve_border(
@@ -267,11 +326,20 @@ def blur_options(
     return geo.ints(who, "strides", strides, minimum=1), size, padding_mode
 
 
-def upsampler(who: str, method: str, order: str | None) -> tuple[str, dict[str, Any]]:
+def upsampler(
+    who: str, kernel_size: Ints, scale: Ints, method: str, order: str | None, options: Any
+) -> tuple[str, dict[str, Any]]:
     """Returns the name of the layer that a `method` of `Upsample` stands for, and the options that are its own."""
     geo.choice(who, "method", method, UPSAMPLE_METHODS)
+    geo.per_axis(who, "scale", scale, len(kernel_size) if isinstance(kernel_size, Sequence) else 1)
+    taken = {"strides", "scale", "method", "order", "padding", "padding_mode"}
+    if not isinstance(options, Mapping) or taken & options.keys():
+        raise TypeError(
+            f"{who}: options are keywords of the layer inside, except those that {who} sets; got {options!r}. "
+            f"{', '.join(sorted(taken))} are not among them."
+        )
     if method == "subpixel_conv":
-        return "SubpixelConv", {"order": order or "CRD"}
+        return "SubpixelConv", {"order": "CRD" if order is None else order}
     if order is not None:
         raise ValueError(
             f"{who}: order belongs to method='subpixel_conv'; got order={order!r} with method={method!r}. "

@@ -4,13 +4,13 @@ As in Linen, `features` stands for the channels of the output, those of the inpu
 live outside. Flax's fields come first, in Flax's order; ours follow. `tconvjax.nnx` says what differs from Flax.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn.initializers import Initializer
@@ -234,10 +234,11 @@ class Upsample(nn.Module):
     method: layers.UpsampleMethod = "conv_transpose"
     order: Order | None = None
     padding_mode: PaddingMode = "zeros"
-    options: Any = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = FrozenDict()
 
     def __post_init__(self) -> None:
         self._layer(parent=None)
+        self.options = FrozenDict(self.options)  # as hashable as any other layer
         super().__post_init__()
 
     @nn.compact
@@ -246,7 +247,9 @@ class Upsample(nn.Module):
         return self._layer(name="layer")(x)
 
     def _layer(self, **place: Any) -> nn.Module:
-        name, own = layers.upsampler("Upsample", self.method, self.order)
+        name, own = layers.upsampler(
+            "Upsample", self.kernel_size, self.scale, self.method, self.order, self.options
+        )
         return globals()[name](
             self.features,
             self.kernel_size,
@@ -258,24 +261,29 @@ class Upsample(nn.Module):
         )
 
 
-def _spec(module: Any, function: Callable[..., jax.Array], in_features: int) -> layers.Spec:
+def _spec(module: Any, function: Callable[..., jax.Array], in_features: int | None) -> layers.Spec:
+    who = type(module).__name__
     options = {name: getattr(module, name) for name in layers.option_names(function)}
-    return layers.spec(
-        type(module).__name__, function, in_features, module.features, module.kernel_size, **options
+    features = in_features, module.features
+    resolved = layers.spec(
+        who, function, *features, module.kernel_size, out_name="features", **options
     )
+    mask = module.mask if in_features else None  # whose shape is not known without them
+    layers.check_parameters(who, mask, resolved.kernel_shape, module.dtype, module.param_dtype)
+    return resolved
 
 
 def _refuse(module: Any, function: Callable[..., jax.Array]) -> None:
-    """Raises at construction for what every call would refuse, with the fewest possible channels in."""
-    _spec(module, function, module.feature_group_count)
+    """Raises at construction for what every call would refuse."""
+    _spec(module, function, None)
 
 
 def _apply(
     module: Any, function: Callable[..., jax.Array], x: jax.Array, **at_call: Any
 ) -> jax.Array:
     """Returns `function(x, masked kernel) + bias`, all in the dtype of the computation."""
+    x = layers.image(type(module).__name__, x)
     spec = _spec(module, function, x.shape[-1])
-    layers.check_mask(type(module).__name__, module.mask, spec.kernel_shape)
     init = module.kernel_init or spec.kernel_init
     kernel = module.param("kernel", init, spec.kernel_shape, module.param_dtype)
     if module.mask is not None:

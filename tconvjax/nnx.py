@@ -501,7 +501,8 @@ class Upsample(nnx.Module):
       method: 'conv_transpose', 'subpixel_conv', or a method of `resize` for a resize-convolution.
       order: as in `subpixel_conv`, and for this method alone; None is 'CRD'.
       padding_mode: of the layer, whose padding is 'SAME'.
-      **options: other keywords of the layer, such as `use_bias`, `dtype` or `kernel_init`.
+      **options: other keywords of the layer, such as `use_bias`, `dtype` or `kernel_init`; in Linen, which has no
+        such arguments, the mapping `options`.
       rngs: of which `params` is used.
 
     Raises:
@@ -527,7 +528,7 @@ class Upsample(nnx.Module):
         rngs: nnx.Rngs,
         **options: Any,
     ) -> None:
-        name, own = layers.upsampler("Upsample", method, order)
+        name, own = layers.upsampler("Upsample", kernel_size, scale, method, order, options)
         self.layer = globals()[name](
             in_features,
             out_features,
@@ -562,7 +563,8 @@ def _create(
     bias_metadata: Mapping[str, Any],
 ) -> None:
     """Gives a layer its options as attributes and its parameters, in Flax's order of random draws."""
-    layers.check_mask(type(module).__name__, mask, spec.kernel_shape)
+    who = type(module).__name__
+    layers.check_parameters(who, mask, spec.kernel_shape, dtype, param_dtype)
     for name, value in spec.options.items():
         setattr(module, name, value)
     module.in_features, module.out_features = in_features, out_features
@@ -584,7 +586,7 @@ def _apply(
     module: Any, function: Callable[..., jax.Array], x: jax.Array, **at_call: Any
 ) -> jax.Array:
     """Returns `function(x, masked kernel) + bias`, all in the dtype of the computation."""
-    kernel = module.kernel[...]
+    x, kernel = layers.image(type(module).__name__, x), module.kernel[...]
     if module.mask is not None:
         kernel = kernel * module.mask
     bias = None if module.bias is None else module.bias[...]

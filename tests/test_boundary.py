@@ -23,8 +23,8 @@ def test_pad_is_numpys_and_fold_its_adjoint(mode, n):
     x = np.random.default_rng(n).normal(size=(2, n, 3)).astype("f")
     pairs = [
         (low, high)
-        for low, high in product((-1, 0, 1, n, 2 * n + 3), (-1, 0, 2, 3 * n))
-        if n + min(low, 0) + min(high, 0) > 0
+        for low, high in product((-n - 2, -1, 0, 1, n, 2 * n + 3), (-n - 1, -1, 0, 2, 3 * n))
+        if n + low + high > 0  # also crops that reach into the other border
     ]
     run = jax.jit(lambda x: [boundary.pad(x, (pair,), mode) for pair in pairs])
     padded = run(jnp.asarray(x))

@@ -130,6 +130,30 @@ def test_equals_lax_where_lax_has_an_answer(k, s, d, padding, transpose_kernel, 
     close(got, want, 3 * k)
 
 
+def test_arrays_of_integers_serve_as_sequences():
+    x, kernel = jnp.ones((8, 9, 2)), jnp.ones((3, 2, 2, 2))
+    y = conv(x, kernel, strides=np.array([2, 1]), padding=np.array([[0, 1], [2, 0]]))
+    np.testing.assert_array_equal(y, conv(x, kernel, strides=(2, 1), padding=((0, 1), (2, 0))))
+
+
+@each("mode", ("circular", "reflect", "replicate"))
+def test_folding_a_border_adds_in_float32(mode, key):
+    """Many taps fall on few pixels: rounding before they are added would show."""
+    x = jax.random.normal(key, (64, 3, 16)).astype(jnp.bfloat16)
+    kernel = jax.random.normal(key, (9, 16, 16)).astype(jnp.bfloat16)
+    options = {"strides": 2, "padding": 4, "padding_mode": mode}
+    want = conv_transpose(x, kernel, preferred_element_type=jnp.float32, **options)
+    got = conv_transpose(x, kernel, **options)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(got, want.astype(jnp.bfloat16))
+
+
+def test_one_pixel_can_be_replicated_to_one_side():
+    kernel = jnp.array([2.0, 3.0]).reshape(2, 1, 1)
+    y = conv(jnp.full((1, 1), 5.0), kernel, padding_mode="replicate")  # SAME pads (0, 1)
+    np.testing.assert_array_equal(y, [[25.0]])
+
+
 def test_padding_means_the_forward_convolution(key):
     x = jax.random.normal(key, (5, 4, 2))
     kernel = jax.random.normal(key, (3, 3, 2, 3))
@@ -285,7 +309,10 @@ WRONG = [
     ({"kernel": K[0, 0]}, "at least one spatial axis; got kernel shape (4, 6)"),
     ({"x": X[..., :3]}, "got 3 channels for kernel shape (3, 3, 4, 6)"),
     ({"feature_group_count": 4, "x": jnp.zeros((8, 8, 16))}, "must divide the last axis"),
-    ({"feature_group_count": 0}, "feature_group_count must be at least 1; got"),
+    (
+        {"feature_group_count": 0},
+        "feature_group_count must be at least 1; got feature_group_count=0",
+    ),
     ({"strides": 0}, "strides must be at least 1; got strides=(0, 0)"),
     ({"strides": (2, 2, 2)}, "strides must be an int or one int per spatial axis"),
     ({"padding": "SAMEE"}, "Did you mean 'SAME'?"),
@@ -315,7 +342,13 @@ WRONG_TYPE = [
     ({"preferred_element_type": jnp.int32}, "preferred_element_type must be floating"),
     ({"preferred_element_type": "foo"}, "got 'foo' for operands of float32"),
     ({"preferred_element_type": jnp.complex64}, "preferred_element_type must be floating"),
-    ({"kernel": "abc"}, "x and kernel must be arrays; got x of type"),
+    ({"kernel": "abc"}, "kernel must be an array; got kernel of type str"),
+    ({"x": None}, "x must be an array; got x of type NoneType"),
+    ({"x": [2**70]}, "x must be an array; got x of type list"),
+    ({"x": jax.random.key(0)}, "x must be an array"),
+    ({"x": X.astype(jnp.float8_e4m3fn)}, "must have dtypes that JAX promotes; got float8_e4m3fn"),
+    ({"preferred_element_type": jnp.float8_e4m3fn}, "of 16 bits or more"),
+    ({"strides": b"ab"}, "strides must be an integer; got b'ab'"),
     ({"x": jnp.zeros((8, 8, 4), int), "kernel": jnp.zeros((3, 3, 4, 6), int)}, "got x of int"),
 ]
 

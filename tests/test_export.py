@@ -18,6 +18,7 @@ ROWS = [
     ("SAME_LOWER", "zeros", 2),
     ("VALID", "zeros", 2),
     (1, "circular", 1),
+    ("VALID", "circular", 2),
     (1, "reflect", 2),
     ("SAME", "replicate", 1),
 ]

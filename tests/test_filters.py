@@ -191,7 +191,7 @@ def test_blur_pool_is_linear_and_so_are_its_transformations():
             TypeError,
             "floating or complex",
         ),
-        ({"filter": None}, TypeError, "must be arrays"),
+        ({"filter": None}, TypeError, "filter must be an array; got filter of type NoneType"),
     ],
 )
 def test_upfirdn_refuses(wrong, error, message):

@@ -219,7 +219,7 @@ def test_upsample_switches_the_kind_and_keeps_the_size(method):
     one = tnn.Upsample(4, 6, (3, 2), (2, 3), method=method, padding_mode="replicate",
                        rngs=nnx.Rngs(0))  # fmt: skip
     assert one(x).shape == (2, 10, 18, 6)
-    name, own = layers.upsampler("", method, None)
+    name, own = layers.upsampler("", (3, 2), (2, 3), method, None, {})
     alone = getattr(tnn, name)(
         4, 6, (3, 2), (2, 3), padding_mode="replicate", rngs=nnx.Rngs(0), **own
     )
@@ -310,6 +310,18 @@ def test_dtype_mask_and_gradients(name):
     assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
 
+def test_linen_layers_are_hashable_and_serve_as_static_arguments():
+    layer = linen.Upsample(3, (3,), 2, method="nearest", options={"use_bias": False})
+    assert hash(layer) == hash(layer.copy())
+    init = jax.jit(lambda layer, x: layer.init(jax.random.key(0), x), static_argnums=0)
+    assert list(init(layer, draw(5, 2))["params"]["layer"]) == ["kernel"]
+
+
+def test_a_list_of_numbers_is_an_image():
+    one, two = twins("Conv", 2, 3, (1,))
+    np.testing.assert_array_equal(one([[1.0, 2.0]]), two([[1.0, 2.0]]))
+
+
 def test_an_attribute_that_is_changed_later_counts():
     layer = tnn.ConvTranspose(2, 3, (3,), 2, rngs=nnx.Rngs(0))
     layer.implementation = "dilated"
@@ -331,7 +343,7 @@ def test_metadata_reaches_the_parameters():
 
 
 WRONG = [
-    ("ConvTranspose", (4, 6, (3, 3), 2), {"feature_group_count": 4}, "out_features=6"),
+    ("ConvTranspose", (4, 6, (3, 3), 2), {"feature_group_count": 4}, "features=6"),
     ("ConvTranspose", (4, 6, (3, 3), 0), {}, "ConvTranspose: strides must be at least 1"),
     ("ConvTranspose", (4, 6, (3, 3), 2), {"output_padding": 1}, "goes with integer padding"),
     (
@@ -352,11 +364,14 @@ WRONG = [
         "got padding_mode='reflect'",
     ),
     ("Conv", (4, 6, (3, 3)), {"padding_mode": "wrap"}, "padding_mode must be one of"),
-    ("Conv", (4, 0, (3, 3)), {}, "(in_features, out_features) must be at least 1"),
+    ("Conv", (4, 0, (3, 3)), {}, "features must be at least 1; got "),
+    ("Conv", (4, 6, ()), {}, "kernel_size must have at least one spatial axis"),
     ("ResizeConv", (4, 6, (3, 3), 2), {"method": "neares"}, "Did you mean 'nearest'?"),
     ("ResizeConv", (4, 6, (3, 3), (2, 2, 2)), {}, "scale must be an int or one int per"),
     ("SubpixelConv", (4, 6, (3, 3), 2), {"order": "CRDD"}, "Did you mean 'CRD'?"),
     ("Upsample", (4, 6, (3, 3), 2), {"method": "bilinear"}, "method must be one of"),
+    ("Upsample", (4, 6, (3, 3), 0), {}, "Upsample: scale must be at least 1; got scale=(0, 0)"),
+    ("Upsample", (4, 6, (3, 3), 2), {"method": "subpixel_conv", "order": ""}, "order must be one"),
     ("Upsample", (4, 6, (3, 3), 2), {"order": "CRD"}, "order belongs to method='subpixel_conv'"),
 ]
 
@@ -373,7 +388,7 @@ def test_both_sets_refuse_at_construction(name, args, options, message):
             make()
         messages.append(str(caught.value))
     assert all(message in m for m in messages), messages
-    assert messages[0] == messages[1] or "in_features" in messages[0]
+    assert messages[0] == messages[1] or "features" in messages[0]
 
 
 @pytest.mark.refuses
@@ -382,6 +397,38 @@ def test_refuses_a_mask_of_another_shape_and_odd_pools():
         tnn.Conv(4, 6, (3, 3), mask=jnp.ones((3, 3)), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"mask must have the shape of the kernel; got \(3, 3\)"):
         linen.Conv(6, (3, 3), mask=jnp.ones((3, 3))).init(jax.random.key(0), draw(5, 5, 4))
+    for name, options, message in (
+        ("Upsample", {"scale": None}, "Upsample: scale must be an integer; got None"),
+        ("ResizeConv", {"scale": None}, "ResizeConv: scale must be an integer; got None"),
+        (
+            "Conv",
+            {"dtype": "foo"},
+            "Conv: dtype must be a floating or complex dtype; got dtype='foo'",
+        ),
+        ("Conv", {"param_dtype": jnp.int32}, "Conv: param_dtype must be a floating or complex"),
+        (
+            "Conv",
+            {"preferred_element_type": "i4"},
+            "Conv: preferred_element_type must be a floating",
+        ),
+    ):
+        with pytest.raises(TypeError, match=message):
+            getattr(tnn, name)(4, 6, kernel_size=(3, 3), rngs=nnx.Rngs(0), **options)
+        with pytest.raises(TypeError, match=message):
+            getattr(linen, name)(6, kernel_size=(3, 3), **options)
+    with pytest.raises(
+        TypeError, match="Upsample: options are keywords of the layer inside, except"
+    ):
+        tnn.Upsample(4, 6, (3, 3), 2, strides=2, rngs=nnx.Rngs(0))
+    with pytest.raises(
+        TypeError, match="Upsample: options are keywords of the layer inside, except"
+    ):
+        linen.Upsample(6, (3, 3), 2, options=None)
+    for x, error in ((None, TypeError), ("text", TypeError), (jnp.ones(()), ValueError)):
+        with pytest.raises(error, match="Conv: "):
+            tnn.Conv(4, 6, (3,), rngs=nnx.Rngs(0))(x)
+        with pytest.raises(error, match="Conv: "):
+            linen.Conv(6, (3,)).init(jax.random.key(0), x)
     for module in (tnn, linen):
         with pytest.raises(TypeError, match="BlurPool: strides must be a sequence"):
             module.BlurPool(2)

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import LOWERINGS, each
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tconvjax import conv, conv_transpose
+from tconvjax import nnx as tnn
 
 P = PartitionSpec
 AUTO = (AxisType.Auto,) * 2
@@ -96,6 +98,26 @@ def test_explicit_axes_that_do_not_fit_are_given_up(meshes):
         assert jax.typeof(odd).sharding.spec == P("data", None, None, "model")
 
 
+def test_input_dilation_and_resizing_on_explicit_axes(meshes):
+    x, _ = arrays()
+    rngs = nnx.Rngs(0)
+    made = [
+        tnn.Conv(4, 8, (3, 3), input_dilation=2, rngs=rngs),
+        tnn.ResizeConv(4, 8, (3, 3), 2, method="linear", padding_mode="reflect", rngs=rngs),
+        tnn.SubpixelConv(4, 8, (3, 3), 2, order="DCR", rngs=rngs),
+        tnn.BlurPool((2, 2)),
+    ]
+    for layer in made:
+        want = layer(x)
+        with jax.set_mesh(meshes[0]):
+            spread = jax.device_put(x, P("data", "model"))
+            got = layer(spread)
+            assert jax.typeof(got).sharding.spec[0] == "data"
+            agree(got, want)
+            agree(jax.jit(jax.grad(lambda x, f=layer: jnp.sum(jnp.sin(f(x)))))(spread),
+                  jax.grad(lambda x, f=layer: jnp.sum(jnp.sin(f(x))))(x))  # fmt: skip
+
+
 def test_explicit_arrays_without_a_mesh_in_scope_and_under_vmap(meshes):
     x, w = arrays()
     f = operator("conv_transpose")
@@ -110,7 +132,7 @@ def test_explicit_arrays_without_a_mesh_in_scope_and_under_vmap(meshes):
 @each("name", ("conv", "conv_transpose"))
 @each("where", (P("data"), P(None, None, None, "data"), P("data", "model")))
 def test_auto_axes_give_the_same_numbers_and_gradients(where, name, meshes):
-    """With groups and a sharded batch, XLA's own gradient of a grouped convolution is wrong; see `lowerings`."""
+    """Where XLA's own gradient of a grouped convolution is wrong; see `lowerings`."""
     x, w = arrays()
     for implementation in PRIMITIVES:
         f = operator(name, implementation)

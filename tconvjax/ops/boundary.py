@@ -52,13 +52,11 @@ def pad(x: jax.Array, pads: Pairs, mode: PaddingMode) -> jax.Array:
         if mode == "zeros":
             x = pad_axis(x, axis, low, high)
         elif (low, high) != (0, 0):
-            x = jnp.concatenate(
-                [
-                    _repeat(_slice(x, axis, start, stop, flipped), axis, copies)
-                    for start, stop, flipped, copies in _segments(x.shape[axis], low, high, mode)
-                ],
-                axis,
-            )
+            pieces = [
+                _repeat(_slice(x, axis, start, stop, flipped), axis, copies)
+                for start, stop, flipped, copies in _segments(x.shape[axis], low, high, mode)
+            ]
+            x = pad_axis(jnp.concatenate(pieces, axis), axis, min(low, 0), min(high, 0))
     return x
 
 
@@ -69,6 +67,7 @@ def fold(y: jax.Array, shape: Sequence[int], pads: Pairs, mode: PaddingMode) -> 
         if mode == "zeros":
             y = pad_axis(y, axis, -low, -high)
         elif (low, high) != (0, 0):
+            y = pad_axis(y, axis, max(-low, 0), max(-high, 0))
             at, parts = 0, []
             for start, stop, flipped, copies in _segments(n, low, high, mode):
                 end = at + (stop - start) * copies
@@ -90,21 +89,22 @@ def pad_axis(x: jax.Array, axis: int, low: int, high: int, interior: int = 0) ->
 
 
 def _segments(n: int, low: int, high: int, mode: PaddingMode) -> list[Segment]:
-    """Where the pixels of a padded axis of n pixels come from, in order."""
-    middle = (max(-low, 0), n - max(-high, 0), False, 1)
+    """Where the pixels of a padded axis of n pixels come from, in order, before any crop."""
     before = list(_beyond(n, low, mode, high_end=False))
-    return [*reversed(before), middle, *_beyond(n, high, mode, high_end=True)]
+    return [*reversed(before), (0, n, False, 1), *_beyond(n, high, mode, high_end=True)]
 
 
 def _beyond(n: int, amount: int, mode: PaddingMode, *, high_end: bool) -> Iterator[Segment]:
     """The segments beyond one border, from the border outward; a symbolic n counts as large."""
-    if mode == "replicate" and amount > 0:
+    if amount <= 0:
+        return
+    if mode == "replicate":
         edge = n - 1 if high_end else 0
         yield edge, edge + 1, False, amount
         return
     rises = high_end == (mode == "circular")  # whether the source index rises on the way outward
     length = n if mode == "circular" else n - 1
-    assert not isinstance(n, int) or length > 0, "`check` refuses this"
+    assert not isinstance(n, int) or length > 0, "refused by `check`"
     while amount > 0:
         size = min(amount, length) if isinstance(n, int) else amount
         if mode == "circular":

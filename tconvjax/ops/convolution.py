@@ -4,7 +4,7 @@ Both functions resolve what the user wrote into one `Geometry` and bind one face
 `tconvjax.ops.faces`. The reference implementations 'dilated' and 'linear_transpose' stay in plain JAX.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -173,8 +173,10 @@ def conv_transpose(
             kernel = lowerings.flip_and_swap(kernel, geometry.rank, groups)
         if padding_mode == "zeros":
             return run_face("paint", x, kernel, geometry, options)
-        padded = run_face("paint", x, kernel, _padded(geometry, geometry.padding), options)
-        return boundary.fold(padded, geometry.big, geometry.padding, padding_mode)
+        wide = options | {"dtype": lowerings.accumulator(options["dtype"])}  # folding adds, too
+        padded = run_face("paint", x, kernel, _padded(geometry, geometry.padding), wide)
+        folded = boundary.fold(padded, geometry.big, geometry.padding, padding_mode)
+        return folded.astype(options["dtype"])
 
     features = kernel.shape[-2] * groups if transpose_kernel else kernel.shape[-1]
     return sharding.placed(
@@ -223,7 +225,7 @@ def conv_matrix(
              [0., 1., 2., 3., 0.],
              [0., 0., 0., 1., 2.]], dtype=float32)
     """
-    kernel = jnp.asarray(kernel)
+    kernel = as_array("conv_matrix", "kernel", kernel)
     geo.choice("conv_matrix", "padding_mode", padding_mode, geo.PADDING_MODES)
     shape = geo.ints("conv_matrix", "input_shape", input_shape, minimum=1)
     geometry = geo.conv_geometry(
@@ -272,18 +274,33 @@ def operands(
     who: str, x: ArrayLike, kernel: ArrayLike, name: str = "kernel"
 ) -> tuple[jax.Array, jax.Array]:
     """Returns both operands as arrays of the dtype that JAX promotes them to; `name` is that of the second."""
-    try:
-        x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    except (TypeError, ValueError):
-        kinds = f"x of type {type(x).__name__} and {name} of type {type(kernel).__name__}"
-        raise TypeError(f"{who}: x and {name} must be arrays; got {kinds}.") from None
+    x, kernel = as_array(who, "x", x), as_array(who, name, kernel)
     if not any(jnp.issubdtype(a.dtype, jnp.inexact) for a in (x, kernel)):
         raise TypeError(
             f"{who}: x or {name} must be floating or complex; got x of {x.dtype} and {name} of {kernel.dtype}. "
             "Convert one of them, for example with x.astype(jnp.float32)."
         )
-    dtype = jnp.result_type(x, kernel)
+    try:
+        dtype = jnp.result_type(x, kernel)
+    except ValueError:
+        raise TypeError(
+            f"{who}: x and {name} must have dtypes that JAX promotes; got {x.dtype} and {kernel.dtype}. Convert one."
+        ) from None
     return x.astype(dtype), kernel.astype(dtype)
+
+
+def as_array(who: str, name: str, value: ArrayLike) -> jax.Array:
+    """Returns `value` as an array of numbers, or refuses it by `name`."""
+    try:
+        array = jnp.asarray(value)
+        number = jnp.issubdtype(array.dtype, jnp.number) or array.dtype == jnp.bool_
+    except (TypeError, ValueError, OverflowError):
+        number = False
+    if not number:
+        raise TypeError(
+            f"{who}: {name} must be an array; got {name} of type {type(value).__name__}."
+        )
+    return array
 
 
 def spatial_shape(who: str, shape: Sequence[int], kernel: jax.Array) -> tuple[int, ...]:
@@ -342,13 +359,15 @@ def gather(
     precision: lax.PrecisionLike,
     preferred_element_type: DTypeLike | None,
     implementation: str,
+    spatial: tuple[int, ...] | None = None,
+    before: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """`conv` in the name of `who`, which is what its errors say."""
+    """`conv` in the name of `who`, which is what its errors say, of `before(x)`, which has the shape `spatial`."""
     x, kernel = operands(who, x, kernel)
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
     geometry = geo.conv_geometry(
         who,
-        spatial_shape(who, x.shape, kernel),
+        spatial_shape(who, x.shape, kernel) if spatial is None else spatial,
         kernel.shape[:-2],
         strides=strides,
         padding=padding,
@@ -356,12 +375,14 @@ def gather(
         feature_group_count=feature_group_count,
     )
     check_channels(who, x.shape, kernel.shape, geometry.feature_group_count)
-    pads = geo.resolve_padding(who, padding, geometry.rank)
-    pads = geometry.padding if isinstance(pads, str) else pads
+    resolved = geo.resolve_padding(who, padding, geometry.rank)
+    pads = geometry.padding if isinstance(resolved, str) else resolved
+    pads = ((0, 0),) * geometry.rank if resolved == "VALID" else pads  # not even a derived crop
     boundary.check(who, geometry.big, pads, padding_mode)
     options = face_options(who, x, precision, preferred_element_type, implementation)
 
     def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        x = x if before is None else before(x)
         if padding_mode == "zeros":
             return run_face("gather", x, kernel, geometry, options)
         padded = boundary.pad(x, pads, padding_mode)
@@ -447,9 +468,9 @@ def _result_dtype(
     except TypeError:
         dtype = None
     kind = jnp.complexfloating if jnp.issubdtype(promoted, jnp.complexfloating) else jnp.floating
-    if dtype is None or not jnp.issubdtype(dtype, kind):
+    if dtype is None or not jnp.issubdtype(dtype, kind) or jnp.finfo(dtype).bits < 16:
         raise TypeError(
-            f"{who}: preferred_element_type must be floating for floating operands and complex for complex ones; got "
-            f"{preferred_element_type!r} for operands of {promoted}."
+            f"{who}: preferred_element_type must be floating for floating operands and complex for complex ones, of 16 "
+            f"bits or more; got {preferred_element_type!r} for operands of {promoted}."
         )
     return jnp.dtype(dtype)

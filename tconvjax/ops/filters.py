@@ -43,7 +43,7 @@ def upfirdn(
 
     Raises:
       ValueError: if no output pixel is left, or for values that do not fit together.
-      TypeError: for integer operands, or options of the wrong kind.
+      TypeError: for two integer operands, or options of the wrong kind.
 
     Example:
       >>> x = jnp.array([[1.0], [2.0], [3.0]])
@@ -117,8 +117,8 @@ def blur_pool(
     Args:
       x: floating or complex, channels last; any number of leading batch axes.
       strides: s >= 1, input pixels per output pixel, one per spatial axis; fixes the rank.
-      filter_size: f >= 1, taps along each axis. Even ones keep the center of the image where it is, odd ones move it
-        by half an input pixel.
+      filter_size: f >= 1, taps along each axis. The center of the image moves by `1 − s/2` input pixels for even ones,
+        not at all at s = 2, and by `(1 − s)/2` for odd ones.
       padding_mode: what the blur sees beyond the border, `(f − 1) // 2` pixels before and `f // 2` after: 'zeros',
         'circular', 'reflect' (without repeating the border pixel) or 'replicate'.
 

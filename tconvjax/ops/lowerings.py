@@ -58,8 +58,7 @@ def compute(
     with jax.numpy_dtype_promotion("standard"):
         operand_dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
         wide = jnp.promote_types(operand_dtype, dtype)
-    half = jnp.issubdtype(wide, jnp.floating) and jnp.finfo(wide).bits < 32
-    options = Options(precision, jnp.dtype(jnp.float32) if half else wide)
+    options = Options(precision, accumulator(wide))
     if implementation == "auto":
         implementation = choose(face, geometry, platform)
     one = LOWERINGS[implementation][face]
@@ -77,6 +76,12 @@ def compute(
     else:
         out = jax.vmap(run)(lhs, rhs)
     return out.astype(dtype)
+
+
+def accumulator(dtype: jnp.dtype) -> jnp.dtype:
+    """Returns the dtype in which sums of `dtype` are taken: float32 for half precision."""
+    half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return jnp.dtype(jnp.float32) if half else jnp.dtype(dtype)
 
 
 def choose(face: str, geometry: Geometry, platform: str | None) -> str:
@@ -189,7 +194,8 @@ def _dilated_correlate(
     x = boundary.pad(x, pads, "zeros")
     # The batch is contracted like a feature, the small image is the kernel: strides and dilation change places. Groups
     # lie side by side as features: `batch_group_count`, which says the same of x as it is and which JAX's own gradient
-    # of a grouped convolution uses, gives wrong numbers where the batch is sharded (jaxlib 0.10.1 and 0.12.0).
+    # of a grouped convolution uses, gives wrong numbers where the batch is sharded over one axis of a mesh that has
+    # others (jaxlib 0.10.1 and 0.12.0).
     g = geometry.feature_group_count
     groups = jnp.moveaxis(x.reshape(*x.shape[:-1], g, x.shape[-1] // g), -2, 0)
     out = lax.conv_general_dilated(

@@ -18,7 +18,8 @@ from jax.typing import ArrayLike, DTypeLike
 from tconvjax import geometry as geo
 from tconvjax.geometry import Ints, Padding, PaddingMode
 from tconvjax.ops import boundary, sharding
-from tconvjax.ops.convolution import gather, operands, spatial_shape
+from tconvjax.ops.convolution import as_array, gather, operands, spatial_shape
+from tconvjax.ops.lowerings import accumulator
 
 Method = Literal["nearest", "linear", "cubic", "lanczos3", "binomial"]
 METHODS: tuple[str, ...] = get_args(Method)
@@ -118,11 +119,14 @@ def resize_conv(
     geo.choice(who, "implementation", implementation, RESIZE_CONV_IMPLEMENTATIONS)
     geo.choice(who, "method", method, METHODS)
     x, kernel = operands(who, x, kernel)
-    factors = geo.per_axis(who, "scale", scale, len(spatial_shape(who, x.shape, kernel)))
+    small = spatial_shape(who, x.shape, kernel)
+    factors = geo.per_axis(who, "scale", scale, len(small))
     return gather(
         who,
-        resize(x, factors, method=method),
+        x,
         kernel,
+        spatial=tuple(r * n for r, n in zip(factors, small, strict=True)),
+        before=lambda x: resize(x, factors, method=method),
         padding=padding,
         padding_mode=padding_mode,
         kernel_dilation=kernel_dilation,
@@ -137,10 +141,7 @@ def image_and_factors(
     who: str, x: ArrayLike, name: str, value: Sequence[int]
 ) -> tuple[jax.Array, tuple[int, ...]]:
     """Returns an image and one positive integer for each of its spatial axes, or refuses what `who` was given."""
-    try:
-        image = jnp.asarray(x)
-    except (TypeError, ValueError):
-        raise TypeError(f"{who}: x must be an array; got x of type {type(x).__name__}.") from None
+    image = as_array(who, "x", x)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError(
             f"{who}: {name} must be a sequence with one integer per spatial axis; got {name}={value!r}. "
@@ -166,8 +167,7 @@ def check_inexact(who: str, image: jax.Array) -> None:
 
 def widened(x: jax.Array) -> jax.Array:
     """Returns `x` in the dtype to calculate in: float32 for half precision."""
-    half = jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
-    return x.astype(jnp.float32) if half else x
+    return x.astype(accumulator(x.dtype))
 
 
 def filtered(x: jax.Array, axis: int, taps: Sequence[float], stride: int = 1) -> jax.Array:
