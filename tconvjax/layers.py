@@ -12,6 +12,7 @@ Flax's strings for borders mean, for a dilated kernel of extent e and strides s,
                                                max(e − s, 0)/2, rounded up for transpose_kernel and else down
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -111,6 +112,7 @@ class Spec(NamedTuple):
     options: dict[str, Any]
 
 
+@functools.cache
 def option_names(function: Callable[..., jax.Array]) -> tuple[str, ...]:
     """Returns the keywords of a function that its layer fixes: all but the shape that is chosen at the call."""
     parameters = inspect.signature(function).parameters.values()

@@ -8,7 +8,7 @@ import pytest
 from cases import each
 
 import tconvjax
-from tconvjax import analysis, initializers, metrics
+from tconvjax import analysis, initializers, interop, metrics
 
 PUBLIC = sorted(
     {
@@ -21,7 +21,13 @@ PUBLIC = sorted(
 )
 
 
-@each("function", PUBLIC)
+CONVERTERS = [getattr(interop, f"{way}_{peer}") for way, peer in (
+    ("from", "torch"), ("to", "torch"), ("from", "onnx"), ("to", "onnx"),
+    ("from", "keras"), ("from", "flax"),
+)]  # fmt: skip
+
+
+@each("function", [*PUBLIC, *CONVERTERS])  # converters speak their peer's words
 def test_documented_with_a_doctest_and_its_sections(function):
     text = function.__doc__
     for section in ("Args:", "Returns:", "Example:", ">>> "):
