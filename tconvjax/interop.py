@@ -630,9 +630,8 @@ def _numpy(value: Any) -> np.ndarray:
         is_bfloat16 = str(value.dtype) == "torch.bfloat16"  # unknown to NumPy
         value = value.float().numpy().astype(jnp.bfloat16) if is_bfloat16 else value.numpy()
     elif hasattr(value, "raw_data"):
-        dtype = {1: np.float32, 10: np.float16, 11: np.float64, 16: jnp.bfloat16}.get(
-            value.data_type
-        )
+        dtypes: dict[int, Any] = {1: np.float32, 10: np.float16, 11: np.float64, 16: jnp.bfloat16}
+        dtype = dtypes.get(value.data_type)
         if dtype is None or not value.raw_data:
             raise ValueError(
                 f"from_onnx: a TensorProto must hold floating raw_data; got data_type={value.data_type}, "
