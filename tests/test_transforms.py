@@ -84,12 +84,13 @@ def check(case, implementation):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-10 * scale, err_msg=name)
 
 
+@pytest.mark.slow  # together over a minute
 @each("case", CASES)
 def test_every_transformation_of_every_case(case):
     check(case, "auto")
 
 
-@each("implementation", [name for name in LOWERINGS if name != "auto"])
+@each("implementation", LOWERINGS)
 @each("case", FEW[:2])
 def test_every_transformation_of_every_lowering(case, implementation):
     check(case, implementation)
