@@ -221,11 +221,6 @@ def check_parameters(
     """Raises unless a mask has the shape of the kernel, and dtypes can hold parameters."""
     inexact(who, "dtype", dtype)
     inexact(who, "param_dtype", param_dtype)
-    _check_mask(who, mask, kernel_shape)
-
-
-def _check_mask(who: str, mask: ArrayLike | None, kernel_shape: tuple[int, ...]) -> None:
-    """Raises unless a mask has the shape of the kernel."""
     if mask is not None and jnp.shape(mask) != kernel_shape:
         raise ValueError(
             f"{who}: mask must have the shape of the kernel; got {jnp.shape(mask)}, kernel {kernel_shape}."
