@@ -16,10 +16,11 @@ Formulas: Dumoulin & Visin 2016, arXiv:1603.07285, Relationships 6 and 14. This 
 """
 
 import difflib
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 Ints = int | Sequence[int]
 Padding = str | int | Sequence[int | Sequence[int]]
@@ -270,6 +271,42 @@ def phase_tap_counts(kernel_size: int, stride: int) -> tuple[int, ...]:
       (2, 1)
     """
     return tuple(max(0, -(-(kernel_size - p) // stride)) for p in range(stride))
+
+
+class Phases(NamedTuple):
+    """Neighboring phases along one axis that meet the small image through equally many taps.
+
+    With g = gcd(s, d), the pixels `q + p = s·m + g·r` of the big image, m any cell and r one of
+    `first, .., first + phases − 1`, are met by the taps `a = tap + r − first + (s/g)·j`, 0 <= j < taps, and by tap j at
+    pixel `m − shift − (d/g)·j` of the small image.
+    """
+
+    first: int
+    phases: int
+    tap: int
+    taps: int
+    shift: int
+
+
+def phases(k: int, s: int, d: int, *, apart: bool = False) -> tuple[Phases, ...]:
+    """Returns the phases along one axis in their order, those with one number of taps together, or each `apart`.
+
+    Example:
+      >>> phases(k=5, s=3, d=1)  # phases 0 and 1 have two taps, phase 2 has one
+      (Phases(first=0, phases=2, tap=0, taps=2, shift=0), Phases(first=2, phases=1, tap=2, taps=1, shift=0))
+    """
+    g = math.gcd(s, d)
+    step = s // g
+    found: list[Phases] = []
+    for r in range(step):
+        tap = r * pow(d // g, -1, step) % step
+        taps, shift = max(0, -(-(k - tap) // step)), (d * tap - g * r) // s
+        last = found[-1] if found and not apart else None
+        if last and (last.tap + last.phases, last.taps, last.shift) == (tap, taps, shift):
+            found[-1] = last._replace(phases=last.phases + 1)
+        else:
+            found.append(Phases(r, 1, tap, taps, shift))
+    return tuple(found)
 
 
 def resolve_padding(who: str, padding: Padding, rank: int) -> StringPadding | Pairs:

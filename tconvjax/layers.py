@@ -35,6 +35,7 @@ from tconvjax.ops.convolution import (
     conv_transpose,
     gather,
     operands,
+    run_gather,
     spatial_shape,
 )
 from tconvjax.ops.lowerings import Implementation
@@ -72,17 +73,17 @@ def strided_conv(
     small = spatial_shape("conv", x.shape, kernel)
     gaps = geo.per_axis("conv", "input_dilation", input_dilation, len(small))
 
-    def insert_zeros(x: jax.Array) -> jax.Array:
+    def zeros_inserted(x: jax.Array, kernel: jax.Array, *resolved: Any) -> jax.Array:
         for axis, r in enumerate(gaps, start=x.ndim - 1 - len(gaps)):
             x = boundary.pad_axis(x, axis, 0, 0, interior=r - 1)
-        return x
+        return run_gather(x, kernel, *resolved)
 
     return gather(
         "conv",
         x,
         kernel,
         spatial=tuple(r * (n - 1) + 1 for r, n in zip(gaps, small, strict=True)),
-        before=insert_zeros,
+        run=zeros_inserted,
         strides=strides,
         padding=padding,
         padding_mode=padding_mode,

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 4)  # for meshes; everything else runs on the first
+jax.config.update("jax_num_cpu_devices", 8)  # for meshes; everything else runs on the first
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -210,7 +210,7 @@ def test_refuses(scale, method, error, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"implementation": "fuse"}, "implementation must be one of 'auto', 'plain'"),
+        ({"implementation": "fuse"}, "implementation must be one of 'auto', 'fused', 'plain'"),
         ({"method": "lanczos"}, "Did you mean 'lanczos3'?"),
         ({"scale": (2, 2)}, r"scale=\(2, 2\) for 1 spatial axes"),
         ({"padding": "FULL"}, "padding must be one of"),

@@ -52,8 +52,8 @@ def conv(
       precision: of the products, as in `jax.lax.conv_general_dilated`.
       preferred_element_type: dtype of the result; by default that of the promoted operands. Half precision
         accumulates in float32 either way.
-      implementation: 'auto', or the lowering by name: 'matmul', or the references in plain JAX 'dilated' and
-        'linear_transpose'. Never changes the result beyond rounding.
+      implementation: 'auto', or a lowering by name: 'phase', 'matmul', 'planes', 'elementwise', or the references in
+        plain JAX 'dilated' and 'linear_transpose'. Never changes the result beyond rounding.
 
     Returns:
       The convolved images, in the promoted dtype.
@@ -124,8 +124,8 @@ def conv_transpose(
       precision: of the products, as in `jax.lax.conv_general_dilated`.
       preferred_element_type: dtype of the result; by default that of the promoted operands. Half precision
         accumulates in float32 either way.
-      implementation: 'auto', or the lowering by name: 'matmul', or the references in plain JAX 'dilated' and
-        'linear_transpose'. Never changes the result beyond rounding.
+      implementation: 'auto', or a lowering by name: 'phase', 'matmul', 'planes', 'elementwise', or the references in
+        plain JAX 'dilated' and 'linear_transpose'. Never changes the result beyond rounding.
 
     Returns:
       The painted images, in the promoted dtype.
@@ -360,9 +360,13 @@ def gather(
     preferred_element_type: DTypeLike | None,
     implementation: str,
     spatial: tuple[int, ...] | None = None,
-    before: Callable[[jax.Array], jax.Array] | None = None,
+    run: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
-    """`conv` in the name of `who`, which is what its errors say, of `before(x)`, which has the shape `spatial`."""
+    """`conv` in the name of `who`, which is what its errors say.
+
+    Another operator that is a convolution of an image of shape `spatial` computes by `run`, of the arguments of
+    `run_gather`.
+    """
     x, kernel = operands(who, x, kernel)
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
     geometry = geo.conv_geometry(
@@ -381,20 +385,31 @@ def gather(
     boundary.check(who, geometry.big, pads, padding_mode)
     options = face_options(who, x, precision, preferred_element_type, implementation)
 
-    def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        x = x if before is None else before(x)
-        if padding_mode == "zeros":
-            return run_face("gather", x, kernel, geometry, options)
-        padded = boundary.pad(x, pads, padding_mode)
-        return run_face("gather", padded, kernel, _padded(geometry, pads), options)
+    def resolved_run(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return (run or run_gather)(x, kernel, geometry, pads, padding_mode, options)
 
     return sharding.placed(
-        run,
+        resolved_run,
         x,
         kernel,
         shape=(*x.shape[: -geometry.rank - 1], *geometry.small, kernel.shape[-1]),
         features=(kernel, -1),
     )
+
+
+def run_gather(
+    x: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    pads: Pairs,
+    padding_mode: PaddingMode,
+    options: dict[str, Any],
+) -> jax.Array:
+    """Gathers from an image under any border."""
+    if padding_mode == "zeros":
+        return run_face("gather", x, kernel, geometry, options)
+    padded = boundary.pad(x, pads, padding_mode)
+    return run_face("gather", padded, kernel, _padded(geometry, pads), options)
 
 
 def _padded(geometry: Geometry, pads: Pairs) -> Geometry:

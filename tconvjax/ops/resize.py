@@ -7,7 +7,7 @@ constant with the same constant, and no checkerboard exists before training.
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,21 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from tconvjax import geometry as geo
-from tconvjax.geometry import Ints, Padding, PaddingMode
+from tconvjax.geometry import Geometry, Ints, Padding, PaddingMode, Pairs
 from tconvjax.ops import boundary, sharding
-from tconvjax.ops.convolution import as_array, gather, operands, spatial_shape
-from tconvjax.ops.lowerings import accumulator
+from tconvjax.ops.convolution import (
+    as_array,
+    gather,
+    operands,
+    run_face,
+    run_gather,
+    spatial_shape,
+)
+from tconvjax.ops.lowerings import accumulator, flip_and_swap
 
 Method = Literal["nearest", "linear", "cubic", "lanczos3", "binomial"]
 METHODS: tuple[str, ...] = get_args(Method)
-ResizeConvImplementation = Literal["auto", "plain"]
+ResizeConvImplementation = Literal["auto", "fused", "plain"]
 RESIZE_CONV_IMPLEMENTATIONS: tuple[str, ...] = get_args(ResizeConvImplementation)
 
 
@@ -99,14 +106,21 @@ def resize_conv(
       feature_group_count: see there.
       precision: see there.
       preferred_element_type: see there.
-      implementation: 'auto', or 'plain', which is JAX's own operations without a primitive of ours, for exporters.
-        Never changes the result beyond rounding.
+      implementation: 'auto'; 'fused', which never makes the enlarged image; or 'plain', which does, in JAX's own
+        operations without a primitive of ours, for exporters. 'auto' is 'fused' for 'nearest' with any border but
+        'reflect' and for 'linear' with 'replicate', in 32 bits or more. Never changes the result beyond rounding.
 
     Returns:
       The enlarged images, in the promoted dtype.
 
     Raises:
-      ValueError, TypeError: as `conv` and `resize`.
+      ValueError: as `conv` and `resize`; for 'fused' with a method and a border that need the enlarged image.
+      TypeError: as `conv` and `resize`.
+
+    Notes:
+      A fixed enlargement is a transposed convolution with the footprint of one pixel, so both steps together are one
+      transposed convolution of stride r. Its kernel, of size `k + r − 1` for 'nearest', is the sum of the taps that
+      see the same input pixel: at k = 3 and r = 2 it has 16 taps where the two steps multiply 36.
 
     Example:
       >>> resize_conv(jnp.zeros((4, 4, 3)), jnp.zeros((3, 3, 3, 8)), scale=2).shape
@@ -121,12 +135,29 @@ def resize_conv(
     x, kernel = operands(who, x, kernel)
     small = spatial_shape(who, x.shape, kernel)
     factors = geo.per_axis(who, "scale", scale, len(small))
+    geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
+    if implementation == "fused" and padding_mode not in _FUSED.get(method, ()):
+        raise ValueError(
+            f"{who}: implementation='fused' needs a border that one footprint describes: "
+            f"{', '.join(f'{m!r} with {b}' for m, b in _FUSED.items())}; got method={method!r}, "
+            f"padding_mode={padding_mode!r}. Use 'auto'."
+        )
+
+    def plain(x: jax.Array, kernel: jax.Array, *resolved: Any) -> jax.Array:
+        return run_gather(resize(x, factors, method=method), kernel, *resolved)
+
+    def fused(x: jax.Array, kernel: jax.Array, *resolved: Any) -> jax.Array:
+        return _run_fused(x, kernel, factors, method, *resolved)
+
+    # The summed kernel would round once more in half precision.
+    fits = padding_mode in _FUSED.get(method, ()) and jnp.finfo(x.dtype).bits >= 32
+
     return gather(
         who,
         x,
         kernel,
         spatial=tuple(r * n for r, n in zip(factors, small, strict=True)),
-        before=lambda x: resize(x, factors, method=method),
+        run=fused if implementation == "fused" or (implementation == "auto" and fits) else plain,
         padding=padding,
         padding_mode=padding_mode,
         kernel_dilation=kernel_dilation,
@@ -135,6 +166,67 @@ def resize_conv(
         preferred_element_type=preferred_element_type,
         implementation="dilated" if implementation == "plain" else "auto",
     )
+
+
+# Where resizing and then padding the large image is padding the small image and then resizing.
+_FUSED: dict[str, tuple[str, ...]] = {
+    "nearest": ("zeros", "circular", "replicate"),
+    "linear": ("replicate",),
+}
+
+
+def _run_fused(
+    x: jax.Array,
+    kernel: jax.Array,
+    factors: tuple[int, ...],
+    method: Method,
+    geometry: Geometry,
+    pads: Pairs,
+    padding_mode: PaddingMode,
+    options: dict[str, Any],
+) -> jax.Array:
+    """One transposed convolution of stride r that paints what enlarging and gathering would give.
+
+    Output q meets tap a at `n = q + d·a − p` of the large image, where input m has painted
+    `footprint[n − r·m + reach]`.
+    """
+    rank, groups = geometry.rank, geometry.feature_group_count
+    kernel = widened(kernel)
+    sizes, offsets, around = [], [], []
+    for axis, r in enumerate(factors):
+        footprint = np.ones(r) if method == "nearest" else _FOOTPRINTS[method](r)
+        reach = 0 if method == "nearest" else (len(footprint) - r) // 2
+        k, d = geometry.kernel_size[axis], geometry.kernel_dilation[axis]
+        extent = d * (k - 1) + 1
+        size = extent - 1 + len(footprint)
+        t, a = np.ogrid[:size, :k]
+        at = t - (extent - 1) + d * a
+        seen = np.where((at >= 0) & (at < len(footprint)), footprint[at % len(footprint)], 0)
+        kernel = jnp.moveaxis(
+            jnp.tensordot(
+                jnp.asarray(seen, kernel.dtype), kernel, (1, axis), precision=lax.Precision.HIGHEST
+            ),
+            0,
+            axis,
+        )
+        low, high = (
+            0 if padding_mode == "zeros" else -(-(max(p, 0) + reach) // r) for p in pads[axis]
+        )
+        sizes.append(size)
+        around.append((low, high))
+        offsets.append(extent - 1 - geometry.offset[axis] + reach + r * low)
+    x = boundary.pad(x, tuple(around), padding_mode)
+    painting = Geometry(
+        big=geometry.small,
+        small=x.shape[-rank - 1 : -1],
+        kernel_size=tuple(sizes),
+        strides=factors,
+        kernel_dilation=(1,) * rank,
+        offset=tuple(offsets),
+        feature_group_count=groups,
+    )
+    turned = flip_and_swap(jnp.flip(kernel, range(rank)), rank, groups)
+    return run_face("paint", x, turned, painting, options)
 
 
 def image_and_factors(

@@ -1,0 +1,78 @@
+"""Depthwise convolutions tap by tap: shifted images times one number per channel, fused into loops without a product.
+
+A matrix product of one row and one column is all overhead; here XLA adds up the taps in one pass over the image. Valid
+for any number of channels per group, which it sums over, and meant for one.
+"""
+
+from dataclasses import replace
+from functools import reduce
+from itertools import product
+from math import prod
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tconvjax.geometry import Geometry
+from tconvjax.ops.boundary import pad_axis
+from tconvjax.ops.lowerings import phase
+from tconvjax.ops.lowerings.protocol import Lowering, Options, flip_and_swap
+
+
+def _taps(x: jax.Array, geometry: Geometry) -> list[jax.Array]:
+    """Returns what each tap sees, `(batch, *small, groups, in // groups)`, the last axis fastest."""
+    g = geometry.feature_group_count
+    images = [x.reshape(*x.shape[:-1], g, x.shape[-1] // g)]
+    for axis in range(geometry.rank):
+        s, d, n = geometry.strides[axis], geometry.kernel_dilation[axis], geometry.small[axis]
+        padded = [pad_axis(image, axis + 1, *geometry.padding[axis]) for image in images]
+        images = [
+            lax.slice_in_dim(image, d * a, d * a + s * (n - 1) + 1, s, axis=axis + 1)
+            for image, a in product(padded, range(geometry.kernel_size[axis]))
+        ]
+    return images
+
+
+def _gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    g = geometry.feature_group_count
+    x, w = (a.astype(options.preferred_element_type) for a in (x, w))
+    kernels = w.reshape(prod(geometry.kernel_size), w.shape[-2], g, w.shape[-1] // g).swapaxes(
+        1, 2
+    )  # (taps, g, i, o)
+    images = _taps(x, geometry)
+    out = reduce(
+        jnp.add, (_weighted(image, kernel) for image, kernel in zip(images, kernels, strict=True))
+    )
+    return out.reshape(*out.shape[:-2], w.shape[-1])
+
+
+def _weighted(image: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns Σ_i image[.., g, i] kernel[g, i, o]; one input channel per group is no sum."""
+    kernel = kernel.reshape((1,) * (image.ndim - 2) + kernel.shape)
+    out = image[..., None] * kernel
+    return out.reshape(*out.shape[:-2], out.shape[-1]) if image.shape[-1] == 1 else out.sum(-2)
+
+
+def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    g = geometry.feature_group_count
+    x, y = (a.astype(options.preferred_element_type) for a in (x, y))
+    small = y.reshape(*y.shape[:-1], 1, g, y.shape[-1] // g)
+    # In two steps, as XLA on CPU shares out the results of a sum among its threads, not the summands.
+    rows = [
+        (image.swapaxes(-1, -2)[..., None] * small).sum(geometry.rank)
+        for image in _taps(x, geometry)
+    ]
+    out = jnp.stack(rows).sum(range(1, geometry.rank + 1))  # (taps, i, g, o)
+    return out.reshape(*geometry.kernel_size, x.shape[-1] // g, y.shape[-1])
+
+
+def _reversed(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    """Paints at stride 1 by gathering with the reversed kernel."""
+    offset = (e - 1 - p for e, p in zip(geometry.extent, geometry.offset, strict=True))
+    back = replace(geometry, big=geometry.small, small=geometry.big, offset=tuple(offset))
+    w = flip_and_swap(w, geometry.rank, geometry.feature_group_count)
+    return _gather(y, w, back, options)
+
+
+_STRIDE_ONE = Lowering(_gather, _reversed, _correlate)
+ELEMENTWISE = Lowering(_gather, phase.through(lambda *_: _STRIDE_ONE, apart=True).paint, _correlate)

@@ -1,0 +1,170 @@
+"""Patches times matrix: taps become channels, and what is left of the convolution is a product.
+
+Along an axis, `unroll` shows every pixel of the small image the k pixels under its taps; `overlap_add` is its adjoint.
+`matmul` unrolls all axes. `planes` unrolls all but the last two, which stay a convolution of XLA's: the form for three
+axes and more, where a CPU's convolution is a slow generic loop.
+
+Groups are a batch axis of the product; batch and space stay axes of their own, so that their shards and symbolic sizes
+do.
+"""
+
+from dataclasses import replace
+from functools import reduce
+from math import prod
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tconvjax.geometry import Geometry
+from tconvjax.ops.boundary import pad_axis
+from tconvjax.ops.lowerings import native
+from tconvjax.ops.lowerings.protocol import Lowering, Options
+from tconvjax.ops.lowerings.strips import in_strips
+
+
+def unroll(x: jax.Array, axis: int, geometry: Geometry, at: int) -> jax.Array:
+    """Returns what the taps along one spatial axis see: `big` becomes `small`, and the taps a new axis `at`."""
+    s, d, n = geometry.strides[axis], geometry.kernel_dilation[axis], geometry.small[axis]
+    x = pad_axis(x, axis + 1, *geometry.padding[axis])
+    taps = [
+        lax.slice_in_dim(x, d * a, d * a + s * (n - 1) + 1, s, axis=axis + 1)
+        for a in range(geometry.kernel_size[axis])
+    ]
+    return jnp.stack(taps, axis=at)
+
+
+def overlap_add(patches: jax.Array, axis: int, geometry: Geometry, at: int) -> jax.Array:
+    """Adjoint of `unroll`: adds what the taps of axis `at` hold onto the big image.
+
+    At dilation 1, s neighboring taps fill s neighboring pixels of every cell, so ceil(k/s) blocks are added instead of
+    k combs.
+    """
+    k, s = geometry.kernel_size[axis], geometry.strides[axis]
+    d, n, p = geometry.kernel_dilation[axis], geometry.small[axis], geometry.offset[axis]
+    width = s if d == 1 else 1
+    blocks = -(-k // width)
+    patches = pad_axis(patches, at, 0, blocks * width - k)
+    cells = []
+    for j in range(blocks):
+        block = lax.slice_in_dim(patches, j * width, (j + 1) * width, axis=at)
+        cell = jnp.moveaxis(block, at, axis + 2)
+        cell = cell.reshape(*cell.shape[: axis + 1], n * width, *cell.shape[axis + 3 :])
+        # Pixel s·i + d·j·width + r − p, for r < width, is where entry width·i + r lands.
+        start = d * j * width - p
+        stop = geometry.big[axis] - start - (s * (n - 1) + width)
+        cells.append(pad_axis(cell, axis + 1, start, stop, interior=s - 1 if width == 1 else 0))
+    return reduce(jnp.add, cells)
+
+
+# matmul
+
+
+def _patches(x: jax.Array, geometry: Geometry) -> jax.Array:
+    """Returns `(batch, *small, taps, groups, in // groups)`; the number of operations is the sum of kernel sizes."""
+    rank, g = geometry.rank, geometry.feature_group_count
+    for axis in reversed(range(rank)):
+        x = unroll(x, axis, geometry, at=rank + 1)
+    return x.reshape(*x.shape[: rank + 1], prod(geometry.kernel_size), g, x.shape[-1] // g)
+
+
+def _taps(w: jax.Array, geometry: Geometry) -> jax.Array:
+    g = geometry.feature_group_count
+    return w.reshape(prod(geometry.kernel_size), w.shape[-2], g, w.shape[-1] // g)
+
+
+def _grouped(y: jax.Array, geometry: Geometry) -> jax.Array:
+    g = geometry.feature_group_count
+    return y.reshape(*y.shape[:-1], g, y.shape[-1] // g)
+
+
+def _matmul_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    patches, kernel = _patches(x, geometry), _taps(w, geometry)
+    out = jnp.einsum("...tgi,tigo->...go", patches, kernel, **options.product)
+    return out.reshape(*out.shape[:-2], w.shape[-1])
+
+
+def _matmul_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    kernel = _taps(w, geometry)
+    x = jnp.einsum("...go,tigo->...tgi", _grouped(y, geometry), kernel, **options.product)
+    rank, features = geometry.rank, kernel.shape[1] * kernel.shape[2]
+    x = x.reshape(*y.shape[:-1], *geometry.kernel_size, features)
+    for axis in range(rank):
+        x = overlap_add(x, axis, geometry, at=rank + 1)
+    return x
+
+
+def _matmul_correlate(
+    x: jax.Array, y: jax.Array, geometry: Geometry, options: Options
+) -> jax.Array:
+    patches, grouped = _patches(x, geometry), _grouped(y, geometry)
+    # XLA on CPU is up to twice as fast with the fewer columns as rows of the product.
+    rows, columns = grouped.shape[-1], patches.shape[-1] * patches.shape[-3]
+    if rows < columns:
+        out = jnp.einsum("...go,...tgi->otgi", grouped, patches, **options.product)
+        out = out.transpose(1, 3, 2, 0)
+    else:
+        out = jnp.einsum("...tgi,...go->tigo", patches, grouped, **options.product)
+    return out.reshape(
+        *geometry.kernel_size, x.shape[-1] // geometry.feature_group_count, y.shape[-1]
+    )
+
+
+MATMUL = Lowering(_matmul_gather, _matmul_paint, in_strips(_matmul_correlate))
+
+
+# planes: the leading axis unrolled, its pixels in the batch; again, until two axes are left.
+
+
+def _plane(geometry: Geometry) -> Geometry:
+    """Returns the geometry without its leading axis."""
+    names = ("big", "small", "kernel_size", "strides", "kernel_dilation", "offset")
+    return replace(geometry, **{name: getattr(geometry, name)[1:] for name in names})
+
+
+def _slabs(x: jax.Array, geometry: Geometry) -> jax.Array:
+    """(batch, big_0, *rest, g·i) -> (batch · small_0, *rest, g·k_0·i)."""
+    g, k, n = geometry.feature_group_count, geometry.kernel_size[0], geometry.small[0]
+    x = x.reshape(*x.shape[:-1], g, x.shape[-1] // g)
+    x = unroll(x, 0, geometry, at=x.ndim - 1)
+    return x.reshape(x.shape[0] * n, *x.shape[2:-3], g * k * x.shape[-1])
+
+
+def _slab_kernel(w: jax.Array) -> jax.Array:
+    """(k_0, *rest, i, o) -> (*rest, k_0·i, o)."""
+    w = jnp.moveaxis(w, 0, -3)
+    return w.reshape(*w.shape[:-3], w.shape[-3] * w.shape[-2], w.shape[-1])
+
+
+def _planes_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    if geometry.rank <= 2:
+        return native.gather(x, w, geometry, options)
+    slabs, kernel = _slabs(x, geometry), _slab_kernel(w)
+    out = _planes_gather(slabs, kernel, _plane(geometry), options)
+    return out.reshape(x.shape[0], geometry.small[0], *out.shape[1:])
+
+
+def _planes_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    if geometry.rank <= 2:
+        return native.paint(y, w, geometry, options)
+    planes = y.reshape(y.shape[0] * y.shape[1], *y.shape[2:])
+    out = _planes_paint(planes, _slab_kernel(w), _plane(geometry), options)
+    g, k, i = geometry.feature_group_count, geometry.kernel_size[0], w.shape[-2]
+    slabs = out.reshape(*y.shape[:2], *out.shape[1:-1], g, k, i)
+    out = overlap_add(slabs, 0, geometry, at=slabs.ndim - 2)
+    return out.reshape(*out.shape[:-2], g * i)
+
+
+def _planes_correlate(
+    x: jax.Array, y: jax.Array, geometry: Geometry, options: Options
+) -> jax.Array:
+    if geometry.rank <= 2:
+        return native.correlate(x, y, geometry, options)
+    planes = y.reshape(y.shape[0] * y.shape[1], *y.shape[2:])
+    out = _planes_correlate(_slabs(x, geometry), planes, _plane(geometry), options)
+    k = geometry.kernel_size[0]
+    out = out.reshape(*out.shape[:-2], k, out.shape[-2] // k, out.shape[-1])
+    return jnp.moveaxis(out, -3, 0)
+
+
+PLANES = Lowering(_planes_gather, _planes_paint, _planes_correlate)
