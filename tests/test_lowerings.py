@@ -113,7 +113,8 @@ def test_no_zeros_are_made_for_a_tpu():
 
 @pytest.fixture
 def short_strips(monkeypatch):
-    monkeypatch.setattr(strips, "PIXELS", 7)
+    monkeypatch.setattr(strips, "WHOLE", 7)
+    monkeypatch.setattr(strips, "STRIP", 7)
 
 
 @pytest.mark.usefixtures("short_strips", "x64")

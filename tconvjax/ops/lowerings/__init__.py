@@ -54,8 +54,7 @@ def compute(
     with jax.numpy_dtype_promotion("standard"):
         operand_dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
         wide = jnp.promote_types(operand_dtype, dtype)
-    # A lowering cannot see where an array lies, only whether there is more than one place.
-    spread = platform == "cpu" and jax.local_device_count("cpu") > 1
+    spread = platform == "cpu" and _several_cpu_devices()
     options = Options(precision, accumulator(wide), platform, spread)
     if implementation == "auto":
         shapes = lhs.shape[1:], rhs.shape[1:]
@@ -75,6 +74,14 @@ def compute(
     else:
         out = jax.vmap(run)(lhs, rhs)
     return out.astype(dtype)
+
+
+def _several_cpu_devices() -> bool:
+    """A lowering cannot see where an array lies, only whether there is more than one place."""
+    try:
+        return jax.local_device_count("cpu") > 1
+    except RuntimeError:  # a program for CPUs, made where there is none
+        return False
 
 
 def accumulator(dtype: jnp.dtype) -> jnp.dtype:

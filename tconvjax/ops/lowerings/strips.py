@@ -18,8 +18,10 @@ from tconvjax.geometry import Geometry
 from tconvjax.ops.boundary import pad_axis
 from tconvjax.ops.lowerings.protocol import Face, Options
 
-# Of the small image, all images together. Between 512 and 4096 it hardly matters; 16384 take up to four times as long.
-PIXELS = 1024
+# Pixels of the small image, all images together. 4096 are as fast at once as in strips; 16384 take up to four times as
+# long, and in strips of 512 to 2048 the time hardly differs.
+WHOLE = 4096
+STRIP = 1024
 
 
 def in_strips(correlate: Face) -> Face:
@@ -30,7 +32,8 @@ def in_strips(correlate: Face) -> Face:
         if options.platform != "cpu" or options.spread or not known:
             return correlate(x, y, geometry, options)
         n = geometry.small[0]
-        parts = -(-y.shape[0] * prod(geometry.small) // PIXELS)
+        pixels = y.shape[0] * prod(geometry.small)
+        parts = -(-pixels // STRIP) if pixels > WHOLE else 1
         count = next((c for c in range(parts, n) if n % c == 0), n) if parts > 1 else 1
         if count == 1:
             return correlate(x, y, geometry, options)
