@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from rich.console import Console
 
         from experiments import config, engine, records
+        from experiments.benchmark import run as benchmark_run
+        from experiments.benchmark.config import Benchmark
     except ImportError as error:
         return _fail(
             f'a package is missing: {error.name}. Run: pip install "tconvjax[experiments,data]"', 2
@@ -60,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=120)
     engine.stop_at_once_on_signals(console)
     try:
-        engine.run(resolved, options.out, console)
+        if isinstance(resolved, Benchmark):
+            benchmark_run.run(resolved, options.out, console)
+        else:
+            engine.run(resolved, options.out, console)
     except records.RunError as error:
         return _fail(str(error), 1)
     except ImportError as error:

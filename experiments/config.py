@@ -2,10 +2,10 @@
 
 A file has run-level keys, `[options]` of its task, `[[variant]]` tables that change options by name, `[[expect]]`
 tables with claims, and `[quick]` with the overrides of `--quick`. Nothing is compiled before the whole file is valid.
+With `task = "benchmark"` it has run-level keys, `[[layer]]` tables and `[quick]`; see `experiments.benchmark.config`.
 """
 
 import difflib
-import hashlib
 import json
 import math
 import re
@@ -14,10 +14,13 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal
 
+from experiments.benchmark.config import Benchmark, Layer
 from experiments.claims import Claim
 from experiments.data import SOURCES
+from experiments.resolved import Resolved
 from experiments.tasks import TASKS
 
 SEED = {"minimum": 0, "maximum": 2**32 - 1}  # beyond, different seeds may give equal keys
@@ -40,13 +43,9 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Resolved):
     """One experiment, resolved; fields without a default must be in the file."""
 
-    name: str
-    question: str  # what the run answers, for the report
-    source: str  # who claims it
-    task: str  # a key of `experiments.tasks.TASKS`
     data: str  # a key of `experiments.data.SOURCES`
     steps: int = field(metadata={"minimum": 1})  # optimizer steps per seed
     chunk_steps: int = field(metadata={"minimum": 1})  # steps between evaluations, divides `steps`
@@ -57,14 +56,8 @@ class Config:
     variants: tuple[Variant, ...] = field(default=(), metadata={"table": "variant"})
     claims: tuple[Claim, ...] = field(default=(), metadata={"table": "expect"})
 
-    @property
-    def digest(self) -> str:
-        """Eight hexadecimal digits that name the resolved config."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-
-def load(path: Path, settings: Sequence[str] = (), *, quick: bool = False) -> Config:
+def load(path: Path, settings: Sequence[str] = (), *, quick: bool = False) -> Config | Benchmark:
     """Reads and validates a config file.
 
     Args:
@@ -90,14 +83,41 @@ def load(path: Path, settings: Sequence[str] = (), *, quick: bool = False) -> Co
     elif overrides is not None:
         # Both forms of the file are checked, whichever is asked for.
         merged = _merged(table, overrides)
-        _build_config(table if quick else merged, errors)
+        _build_file(table if quick else merged, errors)
         table = merged if quick else table
     for setting in settings:
         table = _with(table, setting, errors)
-    config = _build_config(table, errors)
+    config = _build_file(table, errors)
     if errors or config is None:
         raise ConfigError(str(path), list(dict.fromkeys(errors)))
     return config
+
+
+def _build_file(table: Mapping[str, Any], errors: list[str]) -> Config | Benchmark | None:
+    if table.get("task") == "benchmark":
+        return _build_benchmark(table, errors)
+    return _build_config(table, errors)
+
+
+def _build_benchmark(table: Mapping[str, Any], errors: list[str]) -> Benchmark | None:
+    table = dict(table)
+    entries = _tables(table.pop("layer", []), "layer", errors)
+    _refuse_plurals(table, {"layers": "layer"}, errors)
+    config = build(Benchmark, table, "", errors)
+    _check_name(config, errors)
+    layers: list[Layer] = []
+    for index, entry in enumerate(entries):
+        name = entry.get("name")
+        path = f"layer.{name}" if isinstance(name, str) else f"layer[{index}]"
+        layer = build(Layer, entry, path, errors)
+        if layer is not None:
+            errors.extend(f"{path}.{error}" for error in layer.errors())
+            layers.append(layer)
+    if config is None or len(layers) < len(entries):
+        return None
+    resolved = replace(config, layers=tuple(layers))
+    errors.extend(resolved.errors())
+    return resolved
 
 
 def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
@@ -105,21 +125,13 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     variants = _tables(table.pop("variant", []), "variant", errors)
     claims = _tables(table.pop("expect", []), "expect", errors)
     base = table.pop("options", {})
-    for name in ("variants", "claims"):  # built from the tables above, not set by hand
-        if name in table:
-            errors.append(
-                f"{name}: unknown key; did you mean '[[{'variant' if name == 'variants' else 'expect'}]]'?"
-            )
-            del table[name]
+    _refuse_plurals(table, {"variants": "variant", "claims": "expect"}, errors)
     config = build(Config, table, "", errors)
-    for key, known in (("task", TASKS), ("data", SOURCES)):
+    for key, known in (("task", (*TASKS, "benchmark")), ("data", tuple(SOURCES))):
         value = table.get(key)
         if isinstance(value, str) and value not in known:
             errors.append(f"{key}: unknown name {value!r}{_hint(value, known, choices=True)}")
-    if config and not re.fullmatch(r"[\w.-]*\w", config.name):
-        errors.append(
-            f"name: expected letters, digits and '_-.', as it names a folder; got {config.name!r}"
-        )
+    _check_name(config, errors)
     steps, chunk = table.get("steps"), table.get("chunk_steps")
     if type(steps) is int and type(chunk) is int and chunk > 0 and steps % chunk:
         errors.append(f"chunk_steps: must divide steps; got {chunk} and steps={steps}")
@@ -168,6 +180,21 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     return config and replace(config, variants=tuple(resolved), claims=tuple(stated))
 
 
+def _check_name(config: Resolved | None, errors: list[str]) -> None:
+    if config and not re.fullmatch(r"[\w.-]*\w", config.name):
+        errors.append(
+            f"name: expected letters, digits and '_-.', as it names a folder; got {config.name!r}"
+        )
+
+
+def _refuse_plurals(table: dict[str, Any], names: Mapping[str, str], errors: list[str]) -> None:
+    """Drops fields that are built from `[[tables]]`, not set by hand, with an error each."""
+    for name, meant in names.items():
+        if name in table:
+            errors.append(f"{name}: unknown key; did you mean '[[{meant}]]'?")
+            del table[name]
+
+
 def build(cls: type, table: Mapping[str, Any], path: str, errors: list[str]) -> Any:
     """Returns `cls` filled from a table, or None after appending every error to `errors`."""
     before = len(errors)
@@ -191,7 +218,10 @@ def _values(cls: type, table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_keys(cls: type, table: Mapping[str, Any], path: str, errors: list[str]) -> None:
     known = [f.name for f in fields(cls) if "table" not in f.metadata]
-    extra = ["options", "variant", "expect", "quick"] if cls is Config else []
+    extra = {
+        Config: ["options", "variant", "expect", "quick"],
+        Benchmark: ["layer", "quick"],
+    }.get(cls, [])
     for key in table:
         if key not in known:
             dotted = f"{path}.{key}" if path else key
@@ -211,6 +241,9 @@ def _convert(kind: Any, value: Any, path: str, errors: list[str]) -> Any:
                 for i, entry in enumerate(value)
             )
         errors.append(f"{path}: expected a list, got {value!r}")
+    elif origin is UnionType:  # one value, or a list with one per axis
+        one, many = arguments
+        return _convert(many if isinstance(value, list | tuple) else one, value, path, errors)
     elif kind is float and type(value) in (int, float) and abs(value) < 1e300:
         return float(value)
     elif type(value) is kind and kind is not float:
@@ -281,6 +314,6 @@ def _with(table: dict[str, Any], setting: str, errors: list[str]) -> dict[str, A
     return _merged(table, {path[0]: value})
 
 
-def describe(config: Config) -> dict[str, Any]:
+def describe(config: Resolved) -> dict[str, Any]:
     """Returns the resolved config as plain JSON values."""
     return json.loads(json.dumps(asdict(config)))

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.config import Config, describe
+from experiments.config import describe
+from experiments.resolved import Resolved
 
 Metrics = dict[
     str, dict[int, dict[str, list[float]]]
@@ -35,7 +37,7 @@ class RunError(Exception):
 
 
 @contextlib.contextmanager
-def open_folder(out: Path, config: Config) -> Iterator[Path]:
+def open_folder(out: Path, config: Resolved) -> Iterator[Path]:
     """Makes or continues the folder of a config, for this process alone.
 
     Raises:
@@ -162,7 +164,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def environment() -> dict[str, Any]:
     """Returns what a reader needs to know about the machine and the software."""
-    packages = ("tconvjax", "jax", "jaxlib", "flax", "optax", "numpy")
+    packages = ("tconvjax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras")
     versions = {}
     for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -176,7 +178,7 @@ def environment() -> dict[str, Any]:
         "devices": jax.device_count(),
         "versions": versions,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "command": " ".join(["python -m experiments", *sys.argv[1:]]),
+        "command": f"python -m experiments {shlex.join(sys.argv[1:])}",
     }
 
 

@@ -66,17 +66,17 @@ def write(config: Config, folder: Path, summary: Mapping[str, Any], setting: Any
         draw_samples(upper, first, last, setting.real_images)
         draw_spectra(lower, first, last, setting.real_spectrum)
         for figure, name in ((samples, "samples"), (spectra, "spectrum"), (curves, "curves")):
-            _save(figure, folder / f"{name}.png")
-        _save(overview, folder / "overview.png")
+            save_figure(figure, folder / f"{name}.png")
+        save_figure(overview, folder / "overview.png")
     page = (
-        _environment()
+        templates()
         .get_template("report.html")
         .render(
             config=config,
             resolved=json.dumps(describe(config), indent=2, ensure_ascii=False),
             summary=summary,
             environment=records.read_json(folder / "environment.json"),
-            pictures=[(_data_uri(folder / name), caption) for name, caption in PICTURES.items()],
+            pictures=[(data_uri(folder / name), caption) for name, caption in PICTURES.items()],
         )
     )
     records.write_bytes(folder / "report.html", page.encode())
@@ -232,17 +232,20 @@ def _tile(images: np.ndarray, columns: int) -> np.ndarray:
     return np.concatenate(rows, 0)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a picture, whole or not at all."""
     temporary = path.with_name(f".{path.name}")
     figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
     temporary.replace(path)
 
 
-def _data_uri(path: Path) -> str:
+def data_uri(path: Path) -> str:
+    """Returns a picture as an address that holds it."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _environment() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """Returns the templates, strict, with our formats of numbers as filters."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

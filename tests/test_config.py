@@ -19,7 +19,7 @@ CHECKERBOARD = CONFIGS[0].parent / "checkerboard.toml"
 def test_every_config_in_the_repository_is_valid(path, quick):
     resolved = config.load(path, quick=quick)
     assert len(resolved.digest) == 8
-    assert resolved.claims
+    assert resolved.task == "benchmark" or resolved.claims
     assert config.load(path, quick=quick) == resolved
 
 

@@ -1,0 +1,21 @@
+"""What every resolved config has: what it asks, who says so, and a name for exactly these values."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The run-level keys of every config; fields without a default must be in the file."""
+
+    name: str
+    question: str  # what the run answers, for the report
+    source: str  # who claims it
+    task: str  # 'benchmark', or a key of `experiments.tasks.TASKS`
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits that name the resolved config."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
