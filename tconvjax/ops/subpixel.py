@@ -5,6 +5,7 @@ number, the last axis fastest.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 from math import prod
 from typing import Literal, get_args
@@ -172,6 +173,11 @@ def subpixel_conv(
             f"{who}: prod(scale) must divide the last axis of the kernel, out · prod(scale); got "
             f"kernel shape {kernel.shape}, scale={factors} (product {prod(factors)})."
         )
+    if order == "CRD" and feature_group_count == 1:
+        # The shuffle moves whole rows of channels if these lie beside one another: the kernel is smaller to turn.
+        turn = partial(_phases_first, phases=prod(factors))
+        kernel = sharding.placed(turn, kernel, shape=kernel.shape)
+        order = "DCR"
     phases = gather(
         who,
         x,
@@ -185,6 +191,12 @@ def subpixel_conv(
         implementation=implementation,
     )
     return pixel_shuffle(phases, factors, order=order)
+
+
+def _phases_first(kernel: jax.Array, phases: int) -> jax.Array:
+    """Turns the outputs of a kernel from the order 'CRD' into 'DCR'."""
+    split = kernel.reshape(*kernel.shape[:-1], kernel.shape[-1] // phases, phases)
+    return split.swapaxes(-1, -2).reshape(kernel.shape)
 
 
 def _interleaved(ndim: int, rank: int, order: Order) -> tuple[int, ...]:
