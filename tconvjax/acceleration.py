@@ -19,7 +19,8 @@ from weakref import WeakKeyDictionary
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+from jax.extend import core
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 from jax.extend.core.primitives import conv_general_dilated_p
 from jax.sharding import AxisType
 
@@ -27,6 +28,7 @@ from tconvjax.geometry import Geometry, kernel_extent
 from tconvjax.ops import faces
 from tconvjax.ops.lowerings import flip_and_swap
 
+PROGRAMS: Any = (Jaxpr, getattr(core, "ClosedJaxpr"))  # noqa: B009  # one and the same from jax 0.12 on
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -174,9 +176,9 @@ def _rewritten_equation(eqn: JaxprEqn) -> list[JaxprEqn]:
 
 
 def _rewritten_param(value: Any) -> Any:
-    if isinstance(value, Jaxpr | ClosedJaxpr):
+    if isinstance(value, PROGRAMS):
         return _rewritten(value)
-    if type(value) is tuple and any(isinstance(v, Jaxpr | ClosedJaxpr) for v in value):
+    if type(value) is tuple and any(isinstance(v, PROGRAMS) for v in value):
         new = tuple(map(_rewritten, value))
         return value if all(a is b for a, b in zip(new, value, strict=True)) else new
     return value
@@ -210,7 +212,7 @@ def _convolution(eqn: JaxprEqn) -> list[JaxprEqn]:
     (result,) = face.out_avals
     if (result.shape, result.dtype, result.weak_type) != (out.shape, out.dtype, out.weak_type):
         return [eqn]
-    place = dict(zip(face.jaxpr.invars, eqn.invars, strict=True))
+    place: dict[Any, Any] = dict(zip(face.jaxpr.invars, eqn.invars, strict=True))
     place |= dict(zip(face.jaxpr.outvars, eqn.outvars, strict=True))
 
     def placed(v: Any) -> Any:
