@@ -62,6 +62,19 @@ class Geometry:
         return len(self.kernel_size)
 
     @property
+    def plane(self) -> "Geometry":
+        """The geometry without its leading axis."""
+        return Geometry(
+            self.big[1:],
+            self.small[1:],
+            self.kernel_size[1:],
+            self.strides[1:],
+            self.kernel_dilation[1:],
+            self.offset[1:],
+            self.feature_group_count,
+        )
+
+    @property
     def extent(self) -> tuple[int, ...]:
         """Pixels of the big image that one dilated kernel spans."""
         return kernel_extent(self.kernel_size, self.kernel_dilation)

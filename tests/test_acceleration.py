@@ -602,7 +602,7 @@ def test_linen():
 
 
 def test_equinox():
-    eqx = pytest.importorskip("equinox")
+    eqx = pytest.importorskip("equinox", reason="a peer that CI does not install")
     model = eqx.nn.Sequential([
         eqx.nn.Conv2d(2, 4, 3, stride=2, key=jax.random.key(0)),
         eqx.nn.Lambda(jax.nn.relu),
@@ -624,7 +624,7 @@ def test_equinox():
 
 
 def test_haiku():
-    hk = pytest.importorskip("haiku")
+    hk = pytest.importorskip("haiku", reason="a peer that CI does not install")
 
     def net(x):
         x = jax.nn.relu(hk.Conv2D(4, 3, stride=2)(x))
@@ -642,7 +642,7 @@ def test_haiku():
 
 
 def test_keras():
-    keras = pytest.importorskip("keras")
+    keras = pytest.importorskip("keras", reason="a peer that CI does not install")
     if keras.backend.backend() != "jax":
         pytest.skip("Keras runs on another backend")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

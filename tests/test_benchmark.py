@@ -353,8 +353,10 @@ def test_models_of_all_peers_have_the_same_losses():
 
 @each("name", SMALL)
 def test_models_of_torch_are_as_large_as_ours(name):
-    pytest.importorskip("torch")
-    torch_models = pytest.importorskip("experiments.benchmark.torch_models")
+    pytest.importorskip("torch", reason="a peer that CI does not install")
+    torch_models = pytest.importorskip(
+        "experiments.benchmark.torch_models", reason="a peer that CI does not install"
+    )
     count = sum(
         p.numel() for part in torch_models.networks(name, SMALL[name]) for p in part.parameters()
     )

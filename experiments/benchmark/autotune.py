@@ -21,13 +21,23 @@ SLOWER = 1.15  # chosen over best: what is worth a mark
 NAMES = tuple(name for name in lowerings.LOWERINGS if name != "linear_transpose")
 
 
+def painted(layer: Layer) -> bool:
+    """Whether a layer's forward face is paint, with the input as the small image."""
+    nearest = layer.kind == "resize_conv" and layer.method == "nearest"
+    return layer.kind == "conv_transpose" or nearest
+
+
 def layer_geometry(layer: Layer) -> geometry.Geometry:
-    """Returns the convolution inside a layer: for a resize-convolution, that of the enlarged image."""
+    """Returns the convolution inside a layer: of a nearest resize-convolution both steps in one."""
     options: dict[str, Any] = {
         "strides": layer.scale if layer.kind in ("conv", "conv_transpose") else 1,
         "padding": layer.pads,
         "feature_group_count": layer.groups,
     }
+    if painted(layer) and layer.kind == "resize_conv":
+        taps = tuple(k + r - 1 for k, r in zip(layer.kernel, layer.scale, strict=True))
+        options["strides"] = layer.scale
+        return geometry.conv_transpose_geometry("autotune", layer.size, taps, **options)
     if layer.kind == "conv_transpose":
         options["output_padding"] = layer.output_padding
         return geometry.conv_transpose_geometry("autotune", layer.size, layer.kernel, **options)
@@ -39,11 +49,11 @@ def shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of the roles x, w and y of `faces.FACES`, without the stack axis."""
     at, g = layer_geometry(layer), layer.groups
     big, small = layer.in_features, layer.kernel_features
-    if layer.kind == "conv_transpose":
+    if painted(layer):
         big, small = small, big
     return {
         "x": (layer.batch, *at.big, big),
-        "w": (*layer.kernel, big // g, small),
+        "w": (*at.kernel_size, big // g, small),
         "y": (layer.batch, *at.small, small),
     }
 

@@ -127,8 +127,12 @@ class Layer:
         """Multiplications that one face cannot avoid, as if no tap fell off the border.
 
         One per tap, pair of connected channels and pixel of the small image: a transposed convolution that multiplies
-        inserted zeros does `prod(strides)` times as many.
+        inserted zeros does `prod(strides)` times as many. The taps of a nearest resize-convolution that see the same
+        input pixel are one: k + r − 1 for kernel size k and scale r.
         """
+        if self.kind == "resize_conv" and self.method == "nearest":
+            taps = (k + r - 1 for k, r in zip(self.kernel, self.scale, strict=True))
+            return self.batch * prod(self.size) * prod(taps) * prod(self.kernel_shape[-2:])
         small = self.output_size if self.kind in ("conv", "resize_conv") else self.size
         return self.batch * prod(small) * prod(self.kernel_shape)
 

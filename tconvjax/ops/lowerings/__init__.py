@@ -94,9 +94,10 @@ def _of_part(
     face: str, geometry: Geometry, lhs: jax.Array, rhs: jax.Array, options: Options
 ) -> Lowering:
     """Returns the lowering for a part of stride 1 of a phase decomposition."""
-    return LOWERINGS[
-        cost.choose(face, geometry, lhs.shape, rhs.shape, options.platform, cost.PARTS)
-    ]
+    name = cost.choose(
+        face, geometry, lhs.shape, rhs.shape, options.platform, cost.PARTS, spread=options.spread
+    )
+    return LOWERINGS[name]
 
 
 LOWERINGS: dict[str, Lowering] = {

@@ -127,11 +127,9 @@ def _planes(face: str, geometry: Geometry, sizes: Sizes) -> float:
     if geometry.rank <= 2:
         return _dilated(face, geometry, sizes) + CALL  # the same
     k, n, g = geometry.kernel_size[0], geometry.small[0], geometry.feature_group_count
-    names = ("big", "small", "kernel_size", "strides", "kernel_dilation", "offset")
-    plane = replace(geometry, **{name: getattr(geometry, name)[1:] for name in names})
-    slabs = 4 * sizes.batch * n * k * prod(plane.big) * sizes.big * g
+    slabs = 4 * sizes.batch * n * k * prod(geometry.plane.big) * sizes.big * g
     inner = Sizes(sizes.batch * n, k * sizes.big, sizes.small)
-    return slabs / COPY + _planes(face, plane, inner)
+    return slabs / COPY + _planes(face, geometry.plane, inner)
 
 
 def _elementwise(face: str, geometry: Geometry, sizes: Sizes) -> float:

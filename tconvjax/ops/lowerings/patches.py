@@ -8,7 +8,6 @@ Groups are a batch axis of the product; batch and space stay axes of their own, 
 do.
 """
 
-from dataclasses import replace
 from functools import reduce
 from math import prod
 
@@ -116,12 +115,6 @@ MATMUL = Lowering(_matmul_gather, _matmul_paint, in_strips(_matmul_correlate))
 # planes: the leading axis unrolled, its pixels in the batch; again, until two axes are left.
 
 
-def _plane(geometry: Geometry) -> Geometry:
-    """Returns the geometry without its leading axis."""
-    names = ("big", "small", "kernel_size", "strides", "kernel_dilation", "offset")
-    return replace(geometry, **{name: getattr(geometry, name)[1:] for name in names})
-
-
 def _slabs(x: jax.Array, geometry: Geometry) -> jax.Array:
     """(batch, big_0, *rest, g·i) -> (batch · small_0, *rest, g·k_0·i)."""
     g, k, n = geometry.feature_group_count, geometry.kernel_size[0], geometry.small[0]
@@ -140,7 +133,7 @@ def _planes_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Opti
     if geometry.rank <= 2:
         return native.gather(x, w, geometry, options)
     slabs, kernel = _slabs(x, geometry), _slab_kernel(w)
-    out = _planes_gather(slabs, kernel, _plane(geometry), options)
+    out = _planes_gather(slabs, kernel, geometry.plane, options)
     return out.reshape(x.shape[0], geometry.small[0], *out.shape[1:])
 
 
@@ -148,7 +141,7 @@ def _planes_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Optio
     if geometry.rank <= 2:
         return native.paint(y, w, geometry, options)
     planes = y.reshape(y.shape[0] * y.shape[1], *y.shape[2:])
-    out = _planes_paint(planes, _slab_kernel(w), _plane(geometry), options)
+    out = _planes_paint(planes, _slab_kernel(w), geometry.plane, options)
     g, k, i = geometry.feature_group_count, geometry.kernel_size[0], w.shape[-2]
     slabs = out.reshape(*y.shape[:2], *out.shape[1:-1], g, k, i)
     out = overlap_add(slabs, 0, geometry, at=slabs.ndim - 2)
@@ -161,7 +154,7 @@ def _planes_correlate(
     if geometry.rank <= 2:
         return native.correlate(x, y, geometry, options)
     planes = y.reshape(y.shape[0] * y.shape[1], *y.shape[2:])
-    out = _planes_correlate(_slabs(x, geometry), planes, _plane(geometry), options)
+    out = _planes_correlate(_slabs(x, geometry), planes, geometry.plane, options)
     k = geometry.kernel_size[0]
     out = out.reshape(*out.shape[:-2], k, out.shape[-2] // k, out.shape[-1])
     return jnp.moveaxis(out, -3, 0)
