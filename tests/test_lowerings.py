@@ -16,7 +16,7 @@ from tconvjax import conv, conv_transpose, resize_conv
 from tconvjax import geometry as geo
 from tconvjax.geometry import Geometry, conv_geometry
 from tconvjax.ops import lowerings
-from tconvjax.ops.lowerings import cost, native, strips
+from tconvjax.ops.lowerings import cost, native, patches, strips
 from tconvjax.ops.lowerings.protocol import Options
 
 
@@ -113,14 +113,14 @@ def test_no_zeros_are_made_for_a_tpu():
 
 @pytest.fixture
 def short_strips(monkeypatch):
-    monkeypatch.setattr(strips, "WHOLE", 7)
-    monkeypatch.setattr(strips, "STRIP", 7)
+    monkeypatch.setattr(native, "STRIPS", strips.Limits(7, 7))
+    monkeypatch.setattr(patches, "PATCHES", strips.Limits(99, 99))
 
 
 @pytest.mark.usefixtures("short_strips", "x64")
 @each("case", [c for c in CASES if c.padding_mode == "zeros"])
 def test_kernel_gradients_in_strips_equal_the_whole(case):
-    """Whatever axis, stride, dilation and crop; some sizes have no divisor and are left whole."""
+    """Whatever axis, stride, dilation and crop; some sizes need zeros to fill the last strip."""
     draw = np.random.default_rng(20161017).normal
     x = jnp.asarray(draw(size=case.image_shape))
     options = {n: getattr(case, n) for n in ("strides", "padding", "kernel_dilation")}
@@ -170,6 +170,40 @@ def chosen(face, big, k, s, i, o, *, batch=8, groups=1, platform="cpu", **option
     w = (*geometry.kernel_size, i // groups, o)
     operands = {"gather": (x, w), "paint": (y, w), "correlate": (x, y)}[face]
     return cost.choose(face, geometry, *operands, platform, **options)
+
+
+@pytest.mark.parametrize("face", ["gather", "correlate"])
+def test_no_window_is_larger_than_its_image(face):
+    """XLA's convolutions on a CPU are up to 100 times slower with such windows; padding is then written out."""
+    g = conv_geometry("conv", (4, 9), (6, 3), padding=3 if face == "gather" else 5)
+    x, w, y = jnp.ones((2, *g.big, 3)), jnp.ones((6, 3, 3, 5)), jnp.ones((2, *g.small, 5))
+    lhs, rhs = (x, w) if face == "gather" else (x, y)
+    compute = jax.jit(
+        lambda *a: lowerings.compute(
+            face, *(v[None] for v in a), "cpu", "dilated", geometry=g, dtype=x.dtype, precision=None
+        )
+    )
+    found = re.findall(
+        r"stablehlo.convolution.*: \(tensor<([^>]*)>, tensor<([^>]*)>",
+        compute.lower(lhs, rhs).as_text(),
+    )
+    sizes = [[list(map(int, shape.split("x")[:-1])) for shape in pair] for pair in found]
+    assert sizes
+    for image, window in sizes:
+        assert all(np.less_equal(window[:2], image[1:3]))
+
+
+@pytest.mark.parametrize("face", ["gather", "paint", "correlate"])
+def test_products_of_one_group_have_no_batch(face):
+    """A batch axis of size one makes XLA's product on a CPU up to nine times slower."""
+    g = conv_geometry("conv", (8, 8), (4, 4), strides=2)
+    x, w, y = jnp.ones((2, 8, 8, 3)), jnp.ones((4, 4, 3, 5)), jnp.ones((2, *g.small, 5))
+    lhs, rhs = {"gather": (x, w), "paint": (y, w), "correlate": (x, y)}[face]
+    one = getattr(lowerings.LOWERINGS["matmul"], face)
+    options = Options(None, jnp.dtype("float32"), "cpu")
+    text = jax.jit(lambda *a: one(*a, g, options)).lower(lhs, rhs).as_text()
+    assert "dot_general" in text
+    assert "batching_dims" not in text
 
 
 def test_the_choice_on_a_cpu():

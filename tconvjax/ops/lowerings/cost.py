@@ -23,6 +23,7 @@ from tconvjax.geometry import Geometry, phases
 
 PRODUCT = 250e9  # operations per second of a well-shaped product
 COPY = 5e9  # bytes per second of a strided copy, read and written
+PAGED = 32e6  # bytes of temporaries that are asked of the system anew in every call, at half the speed
 SUM = 5e9  # multiplications per second of an elementwise tap
 CALL = 2e-5  # seconds for one more operation
 
@@ -110,9 +111,14 @@ def _matmul(face: str, geometry: Geometry, sizes: Sizes) -> float:
     g = geometry.feature_group_count
     copies = taps > 1 or max(geometry.strides) > 1 or g > 1
     patches = 4 * sizes.batch * pixels * taps * sizes.big * g * copies
-    slower = {"paint": 1, "gather": 1.7, "correlate": 2.5}[face] * (
-        3 if g > 1 else 1
-    )  # to take than to add; in groups
+    overlap = any(k > s for k, s in zip(geometry.kernel_size, geometry.strides, strict=True))
+    if face == "correlate":
+        moved = 2 * patches  # in strips
+    else:
+        moved = patches * (2 if face == "paint" and overlap else 1)
+        moved *= 2 if moved > PAGED else 1
+    if g > 1:
+        moved *= 3
     rows, columns = sizes.batch * pixels, taps * sizes.big
     if face == "gather":
         time = _product(rows, columns, sizes.small)
@@ -120,7 +126,7 @@ def _matmul(face: str, geometry: Geometry, sizes: Sizes) -> float:
         time = _product(rows, sizes.small, columns)
     else:
         time = 1.5 * _product(columns, rows, sizes.small)
-    return time * g + slower * patches / COPY + CALL * 5
+    return time * g + moved / COPY + CALL * 5 * copies
 
 
 def _planes(face: str, geometry: Geometry, sizes: Sizes) -> float:
@@ -170,7 +176,10 @@ def _phase(face: str, geometry: Geometry, sizes: Sizes) -> float:
         of_part = Sizes(sizes.batch, sizes.small, prod(c.phases for c in chosen) * sizes.big)
         time += CALL + min(seconds(name, inner_face, part, of_part) for name in PARTS)
     moved = 4 * sizes.batch * prod(geometry.big) * sizes.big * geometry.feature_group_count
-    return time + moved / COPY
+    if geometry.rank == 1:
+        moved *= 0.3  # depth and space are the same memory, but for the border
+    # The two faces that a gradient asks of one image share its space to depth, and the correlate copies more.
+    return time + moved / COPY * {"paint": 1, "gather": 0.5, "correlate": 1.5}[face]
 
 
 def _convolution(face: str, geometry: Geometry, sizes: Sizes) -> float:
@@ -181,8 +190,12 @@ def _convolution(face: str, geometry: Geometry, sizes: Sizes) -> float:
     elif face == "paint":
         time = _product(rows, taps * sizes.small, sizes.big)
     else:
-        time = 1.2 * _product(taps * sizes.big, rows, sizes.small)
-    return time * geometry.feature_group_count
+        time = 1.5 * _product(taps * sizes.big, rows, sizes.small)
+    read = sizes.small if face == "paint" else sizes.big
+    if read % 4 and face != "correlate":
+        time += 4 * rows * taps * read / COPY  # its patches are not packed in vectors
+    kernel = 4 * taps * sizes.big * sizes.small
+    return (time + kernel / (4 * COPY)) * geometry.feature_group_count
 
 
 def _turned(geometry: Geometry, sizes: Sizes) -> float:

@@ -8,6 +8,7 @@ Groups are a batch axis of the product; batch and space stay axes of their own, 
 do.
 """
 
+import sys
 from functools import reduce
 from math import prod
 
@@ -19,18 +20,29 @@ from tconvjax.geometry import Geometry
 from tconvjax.ops.boundary import pad_axis
 from tconvjax.ops.lowerings import native
 from tconvjax.ops.lowerings.protocol import Lowering, Options
-from tconvjax.ops.lowerings.strips import in_strips
+from tconvjax.ops.lowerings.strips import Limits, in_strips
 
 
 def unroll(x: jax.Array, axis: int, geometry: Geometry, at: int) -> jax.Array:
-    """Returns what the taps along one spatial axis see: `big` becomes `small`, and the taps a new axis `at`."""
-    s, d, n = geometry.strides[axis], geometry.kernel_dilation[axis], geometry.small[axis]
+    """Returns what the taps along one spatial axis see: `big` becomes `small`, and the taps a new axis `at`.
+
+    At dilation 1, s neighboring taps see the s neighboring pixels of a cell, so where s divides k, k/s blocks are taken
+    instead of k combs.
+    """
+    k, s = geometry.kernel_size[axis], geometry.strides[axis]
+    d, n = geometry.kernel_dilation[axis], geometry.small[axis]
+    width = s if d == 1 and k % s == 0 else 1
     x = pad_axis(x, axis + 1, *geometry.padding[axis])
-    taps = [
-        lax.slice_in_dim(x, d * a, d * a + s * (n - 1) + 1, s, axis=axis + 1)
-        for a in range(geometry.kernel_size[axis])
-    ]
-    return jnp.stack(taps, axis=at)
+    taps = []
+    for start in range(0, d * k, d * width):
+        if width == 1:
+            tap = lax.slice_in_dim(x, start, start + s * (n - 1) + 1, s, axis=axis + 1)
+            taps.append(jnp.expand_dims(tap, at))
+        else:
+            cells = lax.slice_in_dim(x, start, start + s * n, axis=axis + 1)
+            cells = cells.reshape(*x.shape[: axis + 1], n, s, *x.shape[axis + 2 :])
+            taps.append(jnp.moveaxis(cells, axis + 2, at))
+    return jnp.concatenate(taps, at)
 
 
 def overlap_add(patches: jax.Array, axis: int, geometry: Geometry, at: int) -> jax.Array:
@@ -60,56 +72,83 @@ def overlap_add(patches: jax.Array, axis: int, geometry: Geometry, at: int) -> j
 
 
 def _patches(x: jax.Array, geometry: Geometry) -> jax.Array:
-    """Returns `(batch, *small, taps, groups, in // groups)`; the number of operations is the sum of kernel sizes."""
-    rank, g = geometry.rank, geometry.feature_group_count
-    for axis in reversed(range(rank)):
-        x = unroll(x, axis, geometry, at=rank + 1)
-    return x.reshape(*x.shape[: rank + 1], prod(geometry.kernel_size), g, x.shape[-1] // g)
-
-
-def _taps(w: jax.Array, geometry: Geometry) -> jax.Array:
-    g = geometry.feature_group_count
-    return w.reshape(prod(geometry.kernel_size), w.shape[-2], g, w.shape[-1] // g)
-
-
-def _grouped(y: jax.Array, geometry: Geometry) -> jax.Array:
-    g = geometry.feature_group_count
-    return y.reshape(*y.shape[:-1], g, y.shape[-1] // g)
+    """Returns `(batch, *small, taps, in)`; the number of operations is the sum of kernel sizes."""
+    for axis in reversed(range(geometry.rank)):
+        x = unroll(x, axis, geometry, at=geometry.rank + 1)
+    return x.reshape(*x.shape[: geometry.rank + 1], prod(geometry.kernel_size), x.shape[-1])
 
 
 def _matmul_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    patches, kernel = _patches(x, geometry), _taps(w, geometry)
+    patches, kernel = _patches(x, geometry), w.reshape(-1, *w.shape[-2:])
+    g = geometry.feature_group_count
+    if g == 1:
+        return jnp.einsum("...p,po->...o", _flat(patches), _flat(kernel, 0), **options.product)
+    patches, kernel = _split(patches, g), _split(kernel, g)
     out = jnp.einsum("...tgi,tigo->...go", patches, kernel, **options.product)
-    return out.reshape(*out.shape[:-2], w.shape[-1])
+    return _flat(out)
 
 
 def _matmul_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    kernel = _taps(w, geometry)
-    x = jnp.einsum("...go,tigo->...tgi", _grouped(y, geometry), kernel, **options.product)
-    rank, features = geometry.rank, kernel.shape[1] * kernel.shape[2]
-    x = x.reshape(*y.shape[:-1], *geometry.kernel_size, features)
-    for axis in range(rank):
-        x = overlap_add(x, axis, geometry, at=rank + 1)
+    kernel = w.reshape(-1, *w.shape[-2:])
+    g = geometry.feature_group_count
+    if g == 1:
+        x = jnp.einsum("...o,po->...p", y, _flat(kernel, 0), **options.product)
+    else:
+        kernel = _split(kernel, g)
+        x = jnp.einsum("...go,tigo->...tgi", _split(y, g), kernel, **options.product)
+    x = x.reshape(*y.shape[:-1], *geometry.kernel_size, g * w.shape[-2])
+    for axis in range(geometry.rank):
+        x = overlap_add(x, axis, geometry, at=geometry.rank + 1)
     return x
 
 
 def _matmul_correlate(
     x: jax.Array, y: jax.Array, geometry: Geometry, options: Options
 ) -> jax.Array:
-    patches, grouped = _patches(x, geometry), _grouped(y, geometry)
+    patches, g = _patches(x, geometry), geometry.feature_group_count
+    rows, columns = y.shape[-1] // g, patches.shape[-2] * patches.shape[-1] // g
     # XLA on CPU is up to twice as fast with the fewer columns as rows of the product.
-    rows, columns = grouped.shape[-1], patches.shape[-1] * patches.shape[-3]
-    if rows < columns:
-        out = jnp.einsum("...go,...tgi->otgi", grouped, patches, **options.product)
-        out = out.transpose(1, 3, 2, 0)
+    if g == 1:
+        patches = _flat(patches)
+        if rows < columns:
+            out = jnp.einsum("...o,...p->op", y, patches, **options.product).T
+        else:
+            out = jnp.einsum("...p,...o->po", patches, y, **options.product)
     else:
-        out = jnp.einsum("...tgi,...go->tigo", patches, grouped, **options.product)
-    return out.reshape(
-        *geometry.kernel_size, x.shape[-1] // geometry.feature_group_count, y.shape[-1]
-    )
+        patches, y = _split(patches, g), _split(y, g)
+        if rows < columns:
+            out = jnp.einsum("...go,...tgi->otgi", y, patches, **options.product)
+            out = out.transpose(1, 3, 2, 0)
+        else:
+            out = jnp.einsum("...tgi,...go->tigo", patches, y, **options.product)
+    return out.reshape(*geometry.kernel_size, x.shape[-1] // g, rows * g)
 
 
-MATMUL = Lowering(_matmul_gather, _matmul_paint, in_strips(_matmul_correlate))
+def _split(x: jax.Array, groups: int) -> jax.Array:
+    """(.., g·c) -> (.., g, c)."""
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+
+
+def _flat(x: jax.Array, axis: int = -2) -> jax.Array:
+    """Merges two axes, `axis` and the one behind it."""
+    axis %= x.ndim
+    return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+
+
+# Bytes of patches: beyond these the system is asked for memory in every call, and in strips of 2 to 8 MB the time hardly
+# differs.
+PATCHES = Limits(whole=2**24, strip=2**22)
+
+
+def _limits(x: jax.Array, geometry: Geometry) -> Limits:
+    taps = prod(geometry.kernel_size)
+    if taps == 1:  # nothing is copied that strips would spare
+        return Limits(sys.maxsize, sys.maxsize)
+    pixel = x.dtype.itemsize * taps * x.shape[-1]
+    return Limits(PATCHES.whole // pixel, PATCHES.strip // pixel)
+
+
+MATMUL = Lowering(_matmul_gather, _matmul_paint, in_strips(_matmul_correlate, _limits))
 
 
 # planes: the leading axis unrolled, its pixels in the batch; again, until two axes are left.

@@ -1,15 +1,17 @@
-"""Kernel gradients in strips: the sum over pixels, about a thousand summands at a time.
+"""Kernel gradients in strips: the sum over pixels, some of the summands at a time.
 
-On a CPU a product whose contracted axis is much longer than its caches loses half its speed or more, and the patches of
-a whole batch outgrow the memory that is quickly given. Strips lie along the leading spatial axis and keep the batch,
-whose images are neighbors in memory there.
+On a CPU a convolution whose contracted axis is much longer than its caches loses half its speed or more, and the
+patches of a whole batch outgrow the memory that is quickly given. Strips lie along the leading spatial axis and keep the
+batch, whose images are neighbors in memory there.
 
 Where that axis may be spread over several devices, the sum is taken at once: to cut strips from a spread axis the
 compiler would gather it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -18,14 +20,21 @@ from tconvjax.geometry import Geometry
 from tconvjax.ops.boundary import pad_axis
 from tconvjax.ops.lowerings.protocol import Face, Options
 
-# Pixels of the small image, all images together. 4096 are as fast at once as in strips; 16384 take up to four times as
-# long, and in strips of 512 to 2048 the time hardly differs.
-WHOLE = 4096
-STRIP = 1024
+
+class Limits(NamedTuple):
+    """Pixels of the small image, all images together."""
+
+    whole: int  # up to here, the sum is taken at once
+    strip: int  # beyond, so many at a time
 
 
-def in_strips(correlate: Face) -> Face:
-    """Returns a correlate that, on a CPU, sums over strips of the small image, one after another."""
+def in_strips(correlate: Face, limits: Callable[[jax.Array, Geometry], Limits]) -> Face:
+    """Returns a correlate that, on a CPU, sums over strips of the small image, one after another.
+
+    Args:
+      correlate: the face.
+      limits: of an image and a geometry.
+    """
 
     def run(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
         known = all(isinstance(n, int) for n in (*x.shape, *y.shape, *geometry.offset))
@@ -33,13 +42,16 @@ def in_strips(correlate: Face) -> Face:
             return correlate(x, y, geometry, options)
         n = geometry.small[0]
         pixels = y.shape[0] * prod(geometry.small)
-        parts = -(-pixels // STRIP) if pixels > WHOLE else 1
-        count = next((c for c in range(parts, n) if n % c == 0), n) if parts > 1 else 1
-        if count == 1:
+        whole, strip_pixels = limits(x, geometry)
+        if pixels <= whole:
             return correlate(x, y, geometry, options)
-        s, rows = geometry.strides[0], n // count
+        least = max(strip_pixels * n // pixels, 1)
+        # The last strip is filled up with zeros: as few as twice the length can spare.
+        rows = min(range(least, 2 * least + 1), key=lambda r: -n % r)
+        count, spare, s = -(-n // rows), -n % rows, geometry.strides[0]
         window = s * (rows - 1) + geometry.extent[0]
-        x = pad_axis(x, 1, *geometry.padding[0])
+        low, high = geometry.padding[0]
+        x, y = pad_axis(x, 1, low, high + s * spare), pad_axis(y, 1, 0, spare)
         strip = replace(
             geometry,
             big=(window, *geometry.big[1:]),
