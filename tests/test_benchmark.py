@@ -1,7 +1,9 @@
 """The benchmark: what it computes from times and sizes, that peers compute the same, and whole runs; never a time."""
 
+import itertools
 import json
 import re
+from collections import Counter
 from functools import partial
 from itertools import product
 from math import prod
@@ -185,10 +187,19 @@ class Fakes:
         return self.now
 
 
-def test_rounds_interleave_and_rotate():
+@pytest.mark.parametrize("count", range(1, 8))
+def test_everyone_follows_everyone_else_equally_often(count):
+    rounds = [timing.turns(count, index) for index in range(count * (1 + count % 2))]
+    assert all(sorted(order) == list(range(count)) for order in rounds)
+    pairs = Counter(pair for order in rounds for pair in itertools.pairwise(order))
+    assert len(pairs) == count * (count - 1)
+    assert len(set(pairs.values())) <= 1
+
+
+def test_rounds_interleave():
     fakes = Fakes(a=1.0, b=2.0, c=3.0)
     samples = timing.interleaved(fakes.subjects, 4, 100.0, fakes.clock)
-    assert "".join(fakes.diary) == 3 * "a" + 3 * "b" + 3 * "c" + "abc" + "bca" + "cab" + "abc"
+    assert "".join(fakes.diary) == 3 * "a" + 3 * "b" + 3 * "c" + "acb" + "bac" + "cba" + "bca"
     for name, seconds in fakes.seconds.items():
         assert samples[name] == timing.Samples(1, (seconds,) * 4)
 
@@ -202,9 +213,9 @@ def test_short_calls_are_repeated_and_slow_ones_limited():
     assert fakes.diary.count("slow") == 2
     assert samples["short"].inner == 5
     np.testing.assert_allclose(samples["short"].seconds, 5 * [0.001])
-    assert fakes.diary.count("short") == 3 + 5 * (
-        1 + 5
-    )  # warm-up; rounds, each with a call that does not count
+    assert (
+        fakes.diary.count("short") == 3 + 5 * 2 * 5
+    )  # warm-up; rounds, each with calls that do not count
     assert timing.plan(1.5, 15, 3.0) == (1, 2)
     assert timing.plan(100.0, 15, 3.0) == (1, 1)
     assert timing.plan(0.001, 15, 0.03) == (5, 6)

@@ -1,8 +1,9 @@
-"""Times that can be compared: every subject once per round, in rotating order, ratios paired by round.
+"""Times that can be compared: every subject once per round, in balanced order, ratios paired by round.
 
 What else the machine does meets neighbors in a round alike, so a ratio is steadier than its two times. A sample lasts
-several calls where one is short, and follows a call that does not count, so that caches and threads are the subject's
-own.
+several calls where one is short, and follows calls that do not count, so that caches and threads are the subject's
+own. What still reaches over from one subject to the next (threads of OpenMP wait awake for a while) meets all of them,
+as everyone follows everyone else equally often (Williams 1949, doi:10.1071/CH9490149).
 """
 
 import gc
@@ -18,7 +19,7 @@ import numpy as np
 from experiments.claims import Interval, interval
 
 SAMPLE_S = 0.005  # a sample lasts this long at least
-UNTIMED_S = 0.1  # a shorter call precedes each of its samples, not counted
+UNTIMED_S = 0.1  # samples of shorter calls are taken twice, and the first does not count
 
 Clock = Callable[[], float]
 
@@ -85,7 +86,7 @@ def interleaved(
     budget_s: float,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Samples]:
-    """Times all subjects in rounds, each first in its turn.
+    """Times all subjects in rounds, whose orders follow one another as `turns` says.
 
     Args:
       subjects: with different names.
@@ -98,15 +99,24 @@ def interleaved(
         expected = {s.name: warm_up(s, budget_s, clock) for s in subjects}
         plans = {name: plan(seconds, rounds, budget_s) for name, seconds in expected.items()}
         for index in range(rounds):
-            first = index % max(len(subjects), 1)
-            for subject in (*subjects[first:], *subjects[:first]):
+            for subject in (subjects[turn] for turn in turns(len(subjects), index)):
                 inner, times = plans[subject.name]
                 if index >= times:
                     continue
                 if expected[subject.name] < UNTIMED_S:
-                    sample(subject, 1, clock)
+                    sample(subject, inner, clock)
                 found[subject.name].append(sample(subject, inner, clock))
     return {name: Samples(plans[name].inner, tuple(found[name])) for name in found}
+
+
+def turns(count: int, index: int) -> list[int]:
+    """Returns the order of `count` subjects in round `index`.
+
+    Over `count` rounds, twice as many if it is odd, everyone follows everyone else equally often.
+    """
+    zigzag = [turn // 2 if turn % 2 == 0 else count - 1 - turn // 2 for turn in range(count)]
+    order = [(turn + index) % count for turn in zigzag]
+    return order[::-1] if count % 2 and index // count % 2 else order
 
 
 def ratio(times: Sequence[float], reference: Sequence[float]) -> Interval:

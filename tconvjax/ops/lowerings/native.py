@@ -15,7 +15,7 @@ from tconvjax.geometry import Geometry, Pairs
 from tconvjax.ops import boundary, sharding
 from tconvjax.ops.boundary import pad_axis
 from tconvjax.ops.lowerings.protocol import Lowering, Options, flip_and_swap
-from tconvjax.ops.lowerings.strips import Limits, in_strips
+from tconvjax.ops.lowerings.strips import UNLIMITED, Limits, in_strips
 
 
 def _dimension_numbers(rank: int, lhs: str, rhs: str) -> lax.ConvDimensionNumbers:
@@ -90,7 +90,7 @@ def _outgrown(window: Sequence[int], x: jax.Array, options: Options) -> bool:
 
 
 def _grown(geometry: Geometry, options: Options) -> bool:
-    """Whether groups meet in an image larger than the one they come from, for which XLA on a CPU has a slower program."""
+    """Whether groups make an image larger than the one they read, for which XLA on a CPU has a slower program."""
     return (
         options.platform == "cpu"
         and geometry.feature_group_count > 1
@@ -186,11 +186,17 @@ def _transposed_correlate(
     return out
 
 
-# 4096 pixels are as fast at once as in strips; 16384 take up to four times as long, and in strips of 512 to 2048 the
-# time hardly differs.
+# Of the two libraries behind XLA's convolutions on a CPU, YNNPACK slows down with the length of the sum: 4096 pixels
+# are as fast at once as in strips; 16384 take up to four times as long, and in strips of 512 to 2048 the time hardly
+# differs. Eigen, which gets the others, is fastest at once.
 STRIPS = Limits(whole=4096, strip=1024)
 
 
-correlate = in_strips(_correlate, lambda x, geometry: STRIPS)
+def _limits(x: jax.Array, y: jax.Array, geometry: Geometry) -> Limits:
+    ynnpack = geometry.rank == 2 and max(x.shape[0], y.shape[-1]) > 16
+    return STRIPS if ynnpack else UNLIMITED
+
+
+correlate = in_strips(_correlate, _limits)
 DILATED = Lowering(gather, paint, correlate)
 LINEAR_TRANSPOSE = Lowering(gather, _transposed_paint, _transposed_correlate)

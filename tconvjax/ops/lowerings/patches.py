@@ -8,7 +8,6 @@ Groups are a batch axis of the product; batch and space stay axes of their own, 
 do.
 """
 
-import sys
 from functools import reduce
 from math import prod
 
@@ -20,7 +19,7 @@ from tconvjax.geometry import Geometry
 from tconvjax.ops.boundary import pad_axis
 from tconvjax.ops.lowerings import native
 from tconvjax.ops.lowerings.protocol import Lowering, Options
-from tconvjax.ops.lowerings.strips import Limits, in_strips
+from tconvjax.ops.lowerings.strips import UNLIMITED, Limits, in_strips
 
 
 def unroll(x: jax.Array, axis: int, geometry: Geometry, at: int) -> jax.Array:
@@ -135,15 +134,15 @@ def _flat(x: jax.Array, axis: int = -2) -> jax.Array:
     return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
 
 
-# Bytes of patches: beyond these the system is asked for memory in every call, and in strips of 2 to 8 MB the time hardly
-# differs.
+# Bytes of patches: beyond these the system is asked for memory in every call, and in strips of 2 to 8 MB the time
+# hardly differs.
 PATCHES = Limits(whole=2**24, strip=2**22)
 
 
-def _limits(x: jax.Array, geometry: Geometry) -> Limits:
+def _limits(x: jax.Array, _: jax.Array, geometry: Geometry) -> Limits:
     taps = prod(geometry.kernel_size)
     if taps == 1:  # nothing is copied that strips would spare
-        return Limits(sys.maxsize, sys.maxsize)
+        return UNLIMITED
     pixel = x.dtype.itemsize * taps * x.shape[-1]
     return Limits(PATCHES.whole // pixel, PATCHES.strip // pixel)
 

@@ -1,13 +1,14 @@
 """Kernel gradients in strips: the sum over pixels, some of the summands at a time.
 
 On a CPU a convolution whose contracted axis is much longer than its caches loses half its speed or more, and the
-patches of a whole batch outgrow the memory that is quickly given. Strips lie along the leading spatial axis and keep the
-batch, whose images are neighbors in memory there.
+patches of a whole batch outgrow the memory that is quickly given. Strips lie along the leading spatial axis and keep
+the batch, whose images are neighbors in memory there.
 
 Where that axis may be spread over several devices, the sum is taken at once: to cut strips from a spread axis the
 compiler would gather it.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
@@ -28,12 +29,15 @@ class Limits(NamedTuple):
     strip: int  # beyond, so many at a time
 
 
-def in_strips(correlate: Face, limits: Callable[[jax.Array, Geometry], Limits]) -> Face:
+UNLIMITED = Limits(sys.maxsize, sys.maxsize)
+
+
+def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry], Limits]) -> Face:
     """Returns a correlate that, on a CPU, sums over strips of the small image, one after another.
 
     Args:
       correlate: the face.
-      limits: of an image and a geometry.
+      limits: of the operands and their geometry.
     """
 
     def run(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
@@ -42,12 +46,12 @@ def in_strips(correlate: Face, limits: Callable[[jax.Array, Geometry], Limits]) 
             return correlate(x, y, geometry, options)
         n = geometry.small[0]
         pixels = y.shape[0] * prod(geometry.small)
-        whole, strip_pixels = limits(x, geometry)
+        whole, strip_pixels = limits(x, y, geometry)
         if pixels <= whole:
             return correlate(x, y, geometry, options)
         least = max(strip_pixels * n // pixels, 1)
         # The last strip is filled up with zeros: as few as twice the length can spare.
-        rows = min(range(least, 2 * least + 1), key=lambda r: -n % r)
+        rows = min(range(least, min(2 * least, n) + 1), key=lambda r: -n % r)
         count, spare, s = -(-n // rows), -n % rows, geometry.strides[0]
         window = s * (rows - 1) + geometry.extent[0]
         low, high = geometry.padding[0]
