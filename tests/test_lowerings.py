@@ -114,6 +114,7 @@ def test_no_zeros_are_made_for_a_tpu():
 @pytest.fixture
 def short_strips(monkeypatch):
     monkeypatch.setattr(native, "STRIPS", strips.Limits(7, 7))
+    monkeypatch.setattr(native, "STRIPS_OF_GROUPS", strips.Limits(7, 7))
     monkeypatch.setattr(native, "UNLIMITED", strips.Limits(7, 7))
     monkeypatch.setattr(patches, "PATCHES", strips.Limits(99, 99))
 

@@ -96,6 +96,7 @@ def _dilated(face: str, geometry: Geometry, sizes: Sizes) -> float:
     if face == "paint" and strided:
         # The zeros are skipped for one group and up to two axes alone.
         time *= 2.2 if g == 1 and geometry.rank <= 2 else prod(geometry.strides)
+        time += 10 * CALL
     if face == "paint":
         time += _turned(geometry, sizes)
     if g > 1:
@@ -117,8 +118,8 @@ def _matmul(face: str, geometry: Geometry, sizes: Sizes) -> float:
     if face == "correlate":
         moved = 2 * patches  # in strips
     else:
-        moved = patches * (2 if face == "paint" and overlap else 1)
-        moved *= 2 if moved > PAGED else 1
+        temporaries = patches * (2 if face == "paint" and overlap else 1)
+        moved = patches if temporaries <= PAGED else 2 * temporaries
     if g > 1:
         moved *= 3
     rows, columns = sizes.batch * pixels, taps * sizes.big
@@ -177,11 +178,11 @@ def _phase(face: str, geometry: Geometry, sizes: Sizes) -> float:
         )
         of_part = Sizes(sizes.batch, sizes.small, prod(c.phases for c in chosen) * sizes.big)
         time += CALL + min(seconds(name, inner_face, part, of_part) for name in PARTS)
-    moved = 4 * sizes.batch * prod(geometry.big) * sizes.big * geometry.feature_group_count
+    moved = 4.0 * sizes.batch * prod(geometry.big) * sizes.big * geometry.feature_group_count
     if geometry.rank == 1:
         moved *= 0.3  # depth and space are the same memory, but for the border
     # The two faces that a gradient asks of one image share its space to depth, and the correlate copies more.
-    return time + moved / COPY * {"paint": 1, "gather": 0.5, "correlate": 1.5}[face]
+    return time + moved / COPY * {"paint": 1, "gather": 0.5, "correlate": 1.4}[face]
 
 
 def _convolution(face: str, geometry: Geometry, sizes: Sizes) -> float:

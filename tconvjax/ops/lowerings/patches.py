@@ -144,7 +144,7 @@ def _limits(x: jax.Array, _: jax.Array, geometry: Geometry) -> Limits:
     if taps == 1:  # nothing is copied that strips would spare
         return UNLIMITED
     pixel = x.dtype.itemsize * taps * x.shape[-1]
-    return Limits(PATCHES.whole // pixel, PATCHES.strip // pixel)
+    return Limits(PATCHES.whole // pixel, max(1, PATCHES.strip // pixel))
 
 
 MATMUL = Lowering(_matmul_gather, _matmul_paint, in_strips(_matmul_correlate, _limits))

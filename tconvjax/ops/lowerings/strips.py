@@ -1,11 +1,11 @@
 """Kernel gradients in strips: the sum over pixels, some of the summands at a time.
 
 On a CPU a convolution whose contracted axis is much longer than its caches loses half its speed or more, and the
-patches of a whole batch outgrow the memory that is quickly given. Strips lie along the leading spatial axis and keep
-the batch, whose images are neighbors in memory there.
+patches of a whole batch outgrow the memory that is quickly given. Strips are images, as many as a limit admits, or
+rows: of one image that is larger than that, of all images where there are groups.
 
-Where that axis may be spread over several devices, the sum is taken at once: to cut strips from a spread axis the
-compiler would gather it.
+Where arrays may be spread over several devices, the sum is taken at once: to cut strips from a spread axis the compiler
+would gather it.
 """
 
 import sys
@@ -15,6 +15,7 @@ from math import prod
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from tconvjax.geometry import Geometry
@@ -26,14 +27,14 @@ class Limits(NamedTuple):
     """Pixels of the small image, all images together."""
 
     whole: int  # up to here, the sum is taken at once
-    strip: int  # beyond, so many at a time
+    strip: int  # beyond, about so many at a time
 
 
 UNLIMITED = Limits(sys.maxsize, sys.maxsize)
 
 
 def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry], Limits]) -> Face:
-    """Returns a correlate that, on a CPU, sums over strips of the small image, one after another.
+    """Returns a correlate that, on a CPU, sums over strips, one after another.
 
     Args:
       correlate: the face.
@@ -44,33 +45,51 @@ def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry]
         known = all(isinstance(n, int) for n in (*x.shape, *y.shape, *geometry.offset))
         if options.platform != "cpu" or options.spread or not known:
             return correlate(x, y, geometry, options)
-        n = geometry.small[0]
-        pixels = y.shape[0] * prod(geometry.small)
-        whole, strip_pixels = limits(x, y, geometry)
-        if pixels <= whole:
+        whole, strip = limits(x, y, geometry)
+        batch, image = y.shape[0], prod(geometry.small)
+        if batch * image <= whole:
             return correlate(x, y, geometry, options)
-        least = max(strip_pixels * n // pixels, 1)
-        # The last strip is filled up with zeros: as few as twice the length can spare.
-        rows = min(range(least, min(2 * least, n) + 1), key=lambda r: -n % r)
-        count, spare, s = -(-n // rows), -n % rows, geometry.strides[0]
-        window = s * (rows - 1) + geometry.extent[0]
-        low, high = geometry.padding[0]
-        x, y = pad_axis(x, 1, low, high + s * spare), pad_axis(y, 1, 0, spare)
-        strip = replace(
-            geometry,
-            big=(window, *geometry.big[1:]),
-            small=(rows, *geometry.small[1:]),
-            offset=(0, *geometry.offset[1:]),
-        )
+        if geometry.feature_group_count > 1:
+            # Of groups, XLA's program wants images beside one another.
+            return _by_rows(correlate, x, y, geometry, options, -(-batch * image // strip))
 
-        def of_strip(i: jax.Array) -> jax.Array:
-            return correlate(
-                lax.dynamic_slice_in_dim(x, i * s * rows, window, axis=1),
-                lax.dynamic_slice_in_dim(y, i * rows, rows, axis=1),
-                strip,
-                options,
-            )
+        def of_images(x: jax.Array, y: jax.Array) -> jax.Array:
+            if image > whole:
+                return _by_rows(correlate, x, y, geometry, options, -(-image // strip))
+            return correlate(x, y, geometry, options)
 
-        return lax.map(of_strip, jax.numpy.arange(count)).sum(0)
+        images = next(n for n in range(max(1, strip // image), 0, -1) if batch % n == 0)
+        if images == batch:
+            return of_images(x, y)
+        cut = [a.reshape(batch // images, images, *a.shape[1:]) for a in (x, y)]
+        return lax.map(lambda part: of_images(*part), cut).sum(0)
 
     return run
+
+
+def _by_rows(
+    correlate: Face, x: jax.Array, y: jax.Array, geometry: Geometry, options: Options, count: int
+) -> jax.Array:
+    """Sums over at least `count` strips along the leading spatial axis; the last is filled up with zeros."""
+    n, s = geometry.small[0], geometry.strides[0]
+    most = -(-n // count)
+    rows = min(range(-(-most // 2), most + 1), key=lambda r: (-n % r, -r))
+    count, spare, window = -(-n // rows), -n % rows, s * (rows - 1) + geometry.extent[0]
+    low, high = geometry.padding[0]
+    x, y = pad_axis(x, 1, low, high + s * spare), pad_axis(y, 1, 0, spare)
+    part = replace(
+        geometry,
+        big=(window, *geometry.big[1:]),
+        small=(rows, *geometry.small[1:]),
+        offset=(0, *geometry.offset[1:]),
+    )
+
+    def of_strip(i: jax.Array) -> jax.Array:
+        return correlate(
+            lax.dynamic_slice_in_dim(x, i * s * rows, window, axis=1),
+            lax.dynamic_slice_in_dim(y, i * rows, rows, axis=1),
+            part,
+            options,
+        )
+
+    return lax.map(of_strip, jnp.arange(count)).sum(0)
