@@ -133,9 +133,14 @@ def paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> j
     return boundary.fold(out, geometry.big, beyond, "zeros")
 
 
+def _turns(x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
+    """Whether the images change places in a kernel gradient, as they can without strides."""
+    return max(geometry.strides) == 1 and x.shape[-1] > y.shape[-1]
+
+
 def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    if options.platform == "cpu" and max(geometry.strides) == 1 and x.shape[-1] > y.shape[-1]:
-        # Without strides the two images can change places. XLA's product is faster with the more channels as columns.
+    if options.platform == "cpu" and _turns(x, y, geometry):
+        # XLA's product is faster with the more channels as columns.
         offset = tuple(e - 1 - p for e, p in zip(geometry.extent, geometry.offset, strict=True))
         turned = replace(geometry, big=geometry.small, small=geometry.big, offset=offset)
         out = _correlate(y, x, turned, options)
@@ -202,7 +207,8 @@ STRIPS_OF_GROUPS = Limits(whole=2048, strip=1024)
 def _limits(x: jax.Array, y: jax.Array, geometry: Geometry) -> Limits:
     if geometry.feature_group_count > 1:
         return STRIPS_OF_GROUPS
-    ynnpack = geometry.rank == 2 and max(x.shape[0], y.shape[-1]) > 16
+    columns = (x if _turns(x, y, geometry) else y).shape[-1]
+    ynnpack = geometry.rank == 2 and max(x.shape[0], columns) > 16
     return STRIPS if ynnpack else UNLIMITED
 
 
