@@ -180,7 +180,7 @@ def _phase(face: str, geometry: Geometry, sizes: Sizes) -> float:
         time += CALL + min(seconds(name, inner_face, part, of_part) for name in PARTS)
     moved = 4.0 * sizes.batch * prod(geometry.big) * sizes.big * geometry.feature_group_count
     if geometry.rank == 1:
-        moved *= 0.3  # depth and space are the same memory, but for the border
+        moved *= 0.6  # depth and space are the same memory, but for the border
     # The two faces that a gradient asks of one image share its space to depth, and the correlate copies more.
     return time + moved / COPY * {"paint": 1, "gather": 0.5, "correlate": 1.4}[face]
 
