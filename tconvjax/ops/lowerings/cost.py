@@ -15,11 +15,11 @@ for one group and else inserts the zeros; their phases insert none.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import product as combinations
-from math import gcd, prod
+from math import prod
 from typing import NamedTuple
 
-from tconvjax.geometry import Geometry, phases
+from tconvjax.geometry import Geometry
+from tconvjax.ops.lowerings.phase import parts
 
 PRODUCT = 250e9  # operations per second of a well-shaped product
 COPY = 5e9  # bytes per second of a strided copy, read and written
@@ -154,28 +154,8 @@ def _phase(face: str, geometry: Geometry, sizes: Sizes) -> float:
     if max(geometry.strides) == 1:
         return CALL + min(seconds(name, face, geometry, sizes) for name in PARTS)  # itself
     inner_face = {"gather": "paint", "paint": "gather", "correlate": "correlate"}[face]
-    axes = zip(geometry.kernel_size, geometry.strides, geometry.kernel_dilation, strict=True)
-    cells = tuple(
-        (m - 1 + p) // s - p // s + 1
-        for m, p, s in zip(geometry.big, geometry.offset, geometry.strides, strict=True)
-    )
     time = 0.0
-    for chosen in combinations(*(phases(*axis) for axis in axes)):
-        taps = tuple(c.taps for c in chosen)
-        if not all(taps):
-            continue
-        dilation = tuple(
-            d // gcd(s, d) for s, d in zip(geometry.strides, geometry.kernel_dilation, strict=True)
-        )
-        part = Geometry(
-            geometry.small,
-            cells,
-            taps,
-            (1,) * geometry.rank,
-            dilation,
-            tuple(t - 1 for t in taps),
-            geometry.feature_group_count,
-        )
+    for chosen, part in parts(geometry):
         of_part = Sizes(sizes.batch, sizes.small, prod(c.phases for c in chosen) * sizes.big)
         time += CALL + min(seconds(name, inner_face, part, of_part) for name in PARTS)
     moved = 4.0 * sizes.batch * prod(geometry.big) * sizes.big * geometry.feature_group_count

@@ -13,7 +13,7 @@ Neighboring phases with equally many taps share one part (`geometry.phases`): wi
 axis, because k taps on s phases are ceil(k/s) or floor(k/s) for each.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial, reduce
 from itertools import product
 from math import gcd, prod
@@ -70,16 +70,12 @@ def through(pick: Pick, *, apart: bool = False) -> Lowering:
         geometry, pads = integer_padding(geometry)
         grid = _grid(geometry)
         deep = _to_depth(boundary.pad(x, pads, "zeros"), geometry, grid)
-        parts = []
-        for chosen in product(*_classes(geometry, apart=apart)):
-            if not all(c.taps for c in chosen):
-                continue
-            inner, kernel = _inner(geometry, grid, chosen), _part_of(w, chosen, geometry)
-            image = _part_of_image(deep, chosen, geometry)
-            parts.append(
-                pick("paint", inner, image, kernel, options).paint(image, kernel, inner, options)
-            )
-        return reduce(jnp.add, parts)
+        out = []
+        for chosen, inner in parts(geometry, apart=apart):
+            image, kernel = _part_of_image(deep, chosen, geometry), _part_of(w, chosen, geometry)
+            lowering = pick("paint", inner, image, kernel, options)
+            out.append(lowering.paint(image, kernel, inner, options))
+        return reduce(jnp.add, out)
 
     def correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
         geometry, pads = integer_padding(geometry)
@@ -115,6 +111,16 @@ def through(pick: Pick, *, apart: bool = False) -> Lowering:
         return out[tuple(slice(k) for k in geometry.kernel_size)]
 
     return Lowering(gather, paint, correlate)
+
+
+def parts(
+    geometry: Geometry, *, apart: bool = False
+) -> Iterator[tuple[tuple[Phases, ...], Geometry]]:
+    """Yields the phases that share a part, and its geometry; phases that no tap meets have none."""
+    grid = _grid(geometry)
+    for chosen in product(*_classes(geometry, apart=apart)):
+        if all(c.taps for c in chosen):
+            yield chosen, _inner(geometry, grid, chosen)
 
 
 def _classes(geometry: Geometry, *, apart: bool) -> list[tuple[Phases, ...]]:
