@@ -208,6 +208,17 @@ def test_products_of_one_group_have_no_batch(face):
     assert "batching_dims" not in text
 
 
+@pytest.mark.parametrize("implementation", lowerings.IMPLEMENTATIONS)
+@pytest.mark.parametrize(("i", "o"), [(0, 2), (2, 0)])
+def test_no_channels_make_empty_images_or_zeros(implementation, i, o):
+    x, w = jnp.ones((2, 6, 6, i)), jnp.ones((3, 3, i, o))
+    f = lambda x, w: conv(x, w, strides=2, padding=1, implementation=implementation)
+    y, transpose = jax.vjp(f, x, w)
+    assert y.shape == (2, 3, 3, o)
+    assert not y.any()
+    assert [a.shape for a in transpose(y)] == [x.shape, w.shape]
+
+
 def test_the_choice_on_a_cpu():
     big = (64, 64)
     assert chosen("paint", big, (4, 4), 2, 64, 128) == "phase"

@@ -78,7 +78,7 @@ def _patches(x: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def _matmul_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    patches, kernel = _patches(x, geometry), w.reshape(-1, *w.shape[-2:])
+    patches, kernel = _patches(x, geometry), _by_taps(w)
     g = geometry.feature_group_count
     if g == 1:
         return jnp.einsum("...p,po->...o", _flat(patches), _flat(kernel, 0), **options.product)
@@ -88,7 +88,7 @@ def _matmul_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Opti
 
 
 def _matmul_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    kernel = w.reshape(-1, *w.shape[-2:])
+    kernel = _by_taps(w)
     g = geometry.feature_group_count
     if g == 1:
         x = jnp.einsum("...o,po->...p", y, _flat(kernel, 0), **options.product)
@@ -123,6 +123,11 @@ def _matmul_correlate(
     return out.reshape(*geometry.kernel_size, x.shape[-1] // g, rows * g)
 
 
+def _by_taps(w: jax.Array) -> jax.Array:
+    """(*kernel_size, i, o) -> (taps, i, o)."""
+    return w.reshape(prod(w.shape[:-2]), *w.shape[-2:])
+
+
 def _split(x: jax.Array, groups: int) -> jax.Array:
     """(.., g·c) -> (.., g, c)."""
     return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
@@ -143,7 +148,7 @@ def _limits(x: jax.Array, _: jax.Array, geometry: Geometry) -> Limits:
     taps = prod(geometry.kernel_size)
     if taps == 1:  # nothing is copied that strips would spare
         return UNLIMITED
-    pixel = x.dtype.itemsize * taps * x.shape[-1]
+    pixel = max(1, x.dtype.itemsize * taps * x.shape[-1])
     return Limits(PATCHES.whole // pixel, max(1, PATCHES.strip // pixel))
 
 
