@@ -19,7 +19,7 @@ import difflib
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 Ints = int | Sequence[int]
@@ -60,6 +60,12 @@ class Geometry:
     def rank(self) -> int:
         """Number of spatial axes."""
         return len(self.kernel_size)
+
+    @property
+    def turned(self) -> "Geometry":
+        """The same sums at stride 1 with big and small image in each other's place and the kernel reversed."""
+        offset = tuple(e - 1 - p for e, p in zip(self.extent, self.offset, strict=True))
+        return replace(self, big=self.small, small=self.big, offset=offset)
 
     @property
     def plane(self) -> "Geometry":

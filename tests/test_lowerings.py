@@ -16,7 +16,7 @@ from tconvjax import conv, conv_transpose, resize_conv
 from tconvjax import geometry as geo
 from tconvjax.geometry import Geometry, conv_geometry
 from tconvjax.ops import lowerings
-from tconvjax.ops.lowerings import cost, native, patches, strips
+from tconvjax.ops.lowerings import cost, native, patches
 from tconvjax.ops.lowerings.protocol import Options
 
 
@@ -113,24 +113,25 @@ def test_no_zeros_are_made_for_a_tpu():
 
 @pytest.fixture
 def short_strips(monkeypatch):
-    monkeypatch.setattr(native, "STRIPS", strips.Limits(7, 7))
-    monkeypatch.setattr(native, "STRIPS_OF_GROUPS", strips.Limits(7, 7))
-    monkeypatch.setattr(native, "UNLIMITED", strips.Limits(7, 7))
-    monkeypatch.setattr(patches, "PATCHES", strips.Limits(99, 99))
+    for name in ("STRIPS", "STRIPS_OF_GROUPS", "UNLIMITED"):
+        monkeypatch.setattr(native, name, getattr(native, name)._replace(whole=7, strip=7))
+    monkeypatch.setattr(patches, "WHOLE", 999)
+    monkeypatch.setattr(patches, "STRIP", 999)
 
 
 @pytest.mark.usefixtures("short_strips", "x64")
+@pytest.mark.parametrize("batch", [2, 5])
 @each("case", [c for c in CASES if c.padding_mode == "zeros"])
-def test_kernel_gradients_in_strips_equal_the_whole(case):
+def test_kernel_gradients_in_strips_equal_the_whole(case, batch):
     """Whatever axis, stride, dilation and crop; some sizes need zeros to fill the last strip."""
     draw = np.random.default_rng(20161017).normal
-    x = jnp.asarray(draw(size=case.image_shape))
+    x = jnp.asarray(draw(size=(batch, *case.image_shape[1:])))
     options = {n: getattr(case, n) for n in ("strides", "padding", "kernel_dilation")}
     geometry = conv_geometry(
         "test", case.big, case.kernel_size, **options,
         feature_group_count=case.feature_group_count,
     )  # fmt: skip
-    y = jnp.asarray(draw(size=(2, *geometry.small, case.out_features)))
+    y = jnp.asarray(draw(size=(batch, *geometry.small, case.out_features)))
     settled = Options(None, jnp.dtype(jnp.float64), "cpu")
     whole = Options(None, jnp.dtype(jnp.float64), "cpu", spread=True)
     for module in (native.DILATED, lowerings.MATMUL):
@@ -148,6 +149,7 @@ def test_strips_are_taken():
     run = lambda o: str(jax.make_jaxpr(lambda x, y: native.correlate(x, y, geometry, o))(x, y))
     options = Options(None, jnp.dtype(jnp.float32), "cpu")
     assert "scan" in run(options)
+    assert "num_carry=1" in run(options)  # one sum, not a kernel per strip
     assert "scan" not in run(options._replace(spread=True))
     assert "scan" not in run(options._replace(platform=None))
 
@@ -185,14 +187,52 @@ def test_no_window_is_larger_than_its_image(face):
             face, *(v[None] for v in a), "cpu", "dilated", geometry=g, dtype=x.dtype, precision=None
         )
     )
-    found = re.findall(
-        r"stablehlo.convolution.*: \(tensor<([^>]*)>, tensor<([^>]*)>",
-        compute.lower(lhs, rhs).as_text(),
+    # As compiled: XLA would take a padding back into the convolution.
+    windows = re.findall(
+        r"convolution\(.*window=\{([^}]*)\}", compute.lower(lhs, rhs).compile().as_text()
     )
-    sizes = [[list(map(int, shape.split("x")[:-1])) for shape in pair] for pair in found]
-    assert sizes
-    for image, window in sizes:
-        assert all(np.less_equal(window[:2], image[1:3]))
+    assert windows
+    assert not any("pad" in window for window in windows)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "matmul", "phase", "planes"])
+@pytest.mark.parametrize(("k", "s", "i", "o"), [(4, 4, 3, 96), (4, 2, 32, 3), (3, 1, 8, 64)])
+def test_half_precision_gradients_are_those_of_single(implementation, k, s, i, o):
+    """XLA on CPU has no program for some products of half precision that sum in single, such as a turned one."""
+    x, w = jnp.ones((2, 16, 16, i)), jnp.ones((k, k, i, o)) / (i * k * k)
+    loss = lambda x, w: (
+        conv(x, w, strides=s, implementation=implementation).astype(jnp.float32).sum()
+    )
+    single = jax.jit(jax.grad(loss, (0, 1)))(x, w)
+    half = jax.jit(jax.grad(loss, (0, 1)))(x.astype(jnp.bfloat16), w.astype(jnp.bfloat16))
+    for a, b in zip(half, single, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a, b, rtol=2e-2)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("k", "d", "groups", "padding"),
+    [(3, 1, 1, 1), (3, 2, 1, 2), (3, 1, 2, 1), (2, 1, 1, ((0, 1), (1, -1))), (1, 1, 2, 0)],
+)
+def test_images_that_change_places_give_the_same_kernel_gradient(k, d, groups, padding):
+    options = {"kernel_dilation": d, "feature_group_count": groups, "padding": padding}
+    geometry = conv_geometry("test", (6, 7), (k, k), **options)
+    draw = np.random.default_rng(20161017).normal
+    x = jnp.asarray(draw(size=(3, 6, 7, 8)))
+    y = jnp.asarray(draw(size=(3, *geometry.small, 4)))
+    assert native._turns(x, y, geometry)
+    np.testing.assert_allclose(
+        lowered("correlate", geometry, x, y, name="dilated"),
+        lowered("correlate", geometry, x, y, name="linear_transpose"),
+        rtol=0,
+        atol=1e-12,
+    )
+
+
+def test_images_keep_their_places_where_the_sum_would_be_longer():
+    geometry = conv_geometry("test", (7, 7), (7, 7), padding=0)
+    assert not native._turns(jnp.ones((2, 7, 7, 8)), jnp.ones((2, 1, 1, 4)), geometry)
 
 
 @pytest.mark.parametrize("face", ["gather", "paint", "correlate"])

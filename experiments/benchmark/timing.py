@@ -3,7 +3,7 @@
 What else the machine does meets neighbors in a round alike, so a ratio is steadier than its two times. A sample lasts
 several calls where one is short, and follows calls that do not count, so that caches and threads are the subject's
 own. What still reaches over from one subject to the next (threads of OpenMP wait awake for a while) meets all of them,
-as everyone follows everyone else equally often (Williams 1949, doi:10.1071/CH9490149).
+as in the rounds everyone follows everyone else about equally often (Williams 1949, doi:10.1071/CH9490149).
 """
 
 import gc

@@ -4,7 +4,6 @@ A matrix product of one row and one column is all overhead; here XLA adds up the
 for any number of channels per group, which it sums over, and meant for one.
 """
 
-from dataclasses import replace
 from functools import reduce
 from itertools import product
 from math import prod
@@ -68,10 +67,8 @@ def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options)
 
 def _reversed(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
     """Paints at stride 1 by gathering with the reversed kernel."""
-    offset = (e - 1 - p for e, p in zip(geometry.extent, geometry.offset, strict=True))
-    back = replace(geometry, big=geometry.small, small=geometry.big, offset=tuple(offset))
     w = flip_and_swap(w, geometry.rank, geometry.feature_group_count)
-    return _gather(y, w, back, options)
+    return _gather(y, w, geometry.turned, options)
 
 
 _STRIDE_ONE = Lowering(_gather, _reversed, _correlate)

@@ -6,6 +6,7 @@ correlate; whether the zeros are multiplied is XLA's affair. `linear_transpose` 
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -60,12 +61,7 @@ def gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> 
         (lo, hi if hi >= 0 else min(hi + s - 1, 0))
         for (lo, hi), s in zip(roomy.padding, geometry.strides, strict=True)
     )
-    if _outgrown(geometry.extent, x, options) or _grown(geometry, options):
-        # Behind a barrier, or XLA would take the padding back into the convolution.
-        x, pads = (
-            lax.optimization_barrier(boundary.pad(x, pads, "zeros")),
-            ((0, 0),) * geometry.rank,
-        )
+    x, pads = _padded(x, pads, geometry.extent, geometry, options)
     return lax.conv_general_dilated(
         x,
         w,
@@ -78,27 +74,29 @@ def gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> 
     )
 
 
-def _outgrown(window: Sequence[int], x: jax.Array, options: Options) -> bool:
-    """Whether a window is larger than the image itself, which makes XLA's convolutions on a CPU up to 100 times slower.
+def _padded(
+    x: jax.Array, pads: Pairs, window: Sequence[int], geometry: Geometry, options: Options
+) -> tuple[jax.Array, Pairs]:
+    """Returns an image and the padding that is left to XLA's convolution: none on a CPU where it goes wrong.
 
-    Padding written out makes the image as large as the window.
+    A window larger than the image itself makes it up to 100 times slower; groups that make an image larger than the one
+    they read, twice; a crop may abort the process (an axis of one pixel, padded by one and cropped by one, jaxlib
+    0.10.1).
     """
-    return options.platform == "cpu" and any(
-        isinstance(e, int) and isinstance(n, int) and e > n
-        for e, n in zip(window, x.shape[1:-1], strict=True)
-    )
+    if options.platform != "cpu":
+        return x, pads
+    outgrown = any(map(_more, window, x.shape[1:-1]))
+    grown = geometry.feature_group_count > 1 and any(map(_more, geometry.small, geometry.big))
+    cropped = any(p < 0 for pair in pads for p in pair)
+    if not (outgrown or grown or cropped):
+        return x, pads
+    # Behind a barrier, or XLA would take the padding back into the convolution.
+    return lax.optimization_barrier(boundary.pad(x, pads, "zeros")), ((0, 0),) * len(pads)
 
 
-def _grown(geometry: Geometry, options: Options) -> bool:
-    """Whether groups make an image larger than the one they read, for which XLA on a CPU has a slower program."""
-    return (
-        options.platform == "cpu"
-        and geometry.feature_group_count > 1
-        and any(
-            isinstance(n, int) and isinstance(m, int) and n > m
-            for n, m in zip(geometry.small, geometry.big, strict=True)
-        )
-    )
+def _more(a: object, b: object) -> bool:
+    """Whether one size is known to be larger than another; symbolic ones are not."""
+    return isinstance(a, int) and isinstance(b, int) and a > b
 
 
 def integer_padding(geometry: Geometry) -> tuple[Geometry, Pairs]:
@@ -134,23 +132,27 @@ def paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> j
 
 
 def _turns(x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
-    """Whether the images change places in a kernel gradient, as they can without strides."""
-    return max(geometry.strides) == 1 and x.shape[-1] > y.shape[-1]
+    """Whether the images change places in a kernel gradient, as they can without strides.
+
+    XLA's product is faster with the more channels as columns; the sum is then taken over the big image.
+    """
+    sizes = (*geometry.big, *geometry.small)
+    return (
+        max(geometry.strides) == 1
+        and _more(x.shape[-1], y.shape[-1])
+        and all(isinstance(n, int) for n in sizes)
+        and 4 * prod(geometry.big) <= 5 * prod(geometry.small)
+    )
 
 
 def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
     if options.platform == "cpu" and _turns(x, y, geometry):
-        # XLA's product is faster with the more channels as columns.
-        offset = tuple(e - 1 - p for e, p in zip(geometry.extent, geometry.offset, strict=True))
-        turned = replace(geometry, big=geometry.small, small=geometry.big, offset=offset)
-        out = _correlate(y, x, turned, options)
+        out = _correlate(y, x, geometry.turned, options)
         return flip_and_swap(out, geometry.rank, geometry.feature_group_count)
     geometry, pads = integer_padding(geometry)
     x = boundary.pad(x, pads, "zeros")
-    pads = geometry.padding
     window = tuple(s * (n - 1) + 1 for n, s in zip(geometry.small, geometry.strides, strict=True))
-    if _outgrown(window, x, options):
-        x, pads = boundary.pad(x, pads, "zeros"), ((0, 0),) * geometry.rank
+    x, pads = _padded(x, geometry.padding, window, geometry, options)
     # The batch is contracted like a feature, the small image is the kernel: strides and dilation change places. Groups
     # lie side by side as features: `batch_group_count`, which says the same of x as it is and which JAX's own gradient
     # of a grouped convolution uses, gives wrong numbers where the batch is sharded over one axis of a mesh that has
@@ -199,17 +201,19 @@ def _transposed_correlate(
 
 # Of the two libraries behind XLA's convolutions on a CPU, YNNPACK slows down with the length of the sum: 4096 pixels
 # are as fast at once as in strips; 16384 take up to four times as long, and in strips of 1024 to 4096 the time hardly
-# differs. Eigen, which gets the others, is fastest at once.
+# differs. Eigen, which gets what has 16 columns and summands of a pixel at most, is fastest at once. Few columns and
+# groups want all images in a strip.
 STRIPS = Limits(whole=4096, strip=2048)
-STRIPS_OF_GROUPS = Limits(whole=2048, strip=1024)
+STRIPS_OF_GROUPS = Limits(whole=2048, strip=1024, by_rows=True)
 
 
 def _limits(x: jax.Array, y: jax.Array, geometry: Geometry) -> Limits:
     if geometry.feature_group_count > 1:
         return STRIPS_OF_GROUPS
     columns = (x if _turns(x, y, geometry) else y).shape[-1]
-    ynnpack = geometry.rank == 2 and max(x.shape[0], columns) > 16
-    return STRIPS if ynnpack else UNLIMITED
+    if geometry.rank != 2 or max(x.shape[0], columns) <= 16:
+        return UNLIMITED
+    return STRIPS._replace(by_rows=columns < 32)
 
 
 correlate = in_strips(_correlate, _limits)

@@ -107,20 +107,26 @@ def _matmul_correlate(
     patches, g = _patches(x, geometry), geometry.feature_group_count
     rows, columns = y.shape[-1] // g, patches.shape[-2] * patches.shape[-1] // g
     # XLA on CPU is up to twice as fast with the fewer columns as rows of the product.
+    fewer = isinstance(rows, int) and isinstance(columns, int) and rows < columns
     if g == 1:
         patches = _flat(patches)
-        if rows < columns:
-            out = jnp.einsum("...o,...p->op", y, patches, **options.product).T
+        if fewer:
+            out = _settled(jnp.einsum("...o,...p->op", y, patches, **options.product), y).T
         else:
-            out = jnp.einsum("...p,...o->po", patches, y, **options.product)
+            out = _settled(jnp.einsum("...p,...o->po", patches, y, **options.product), y)
     else:
         patches, y = _split(patches, g), _split(y, g)
-        if rows < columns:
+        if fewer:
             out = jnp.einsum("...go,...tgi->otgi", y, patches, **options.product)
             out = out.transpose(1, 3, 2, 0)
         else:
             out = jnp.einsum("...tgi,...go->tigo", patches, y, **options.product)
     return out.reshape(*geometry.kernel_size, x.shape[-1] // g, rows * g)
+
+
+def _settled(product: jax.Array, operand: jax.Array) -> jax.Array:
+    """Keeps XLA on CPU from turning a product of mixed dtypes itself, for which it has no program (jaxlib 0.10.1)."""
+    return lax.optimization_barrier(product) if product.dtype != operand.dtype else product
 
 
 def _by_taps(w: jax.Array) -> jax.Array:
@@ -139,9 +145,10 @@ def _flat(x: jax.Array, axis: int = -2) -> jax.Array:
     return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
 
 
-# Bytes of patches: beyond these the system is asked for memory in every call, and in strips of 2 to 8 MB the time
+# Bytes of patches: beyond WHOLE the system is asked for memory in every call, and in strips of 2 to 8 MB the time
 # hardly differs.
-PATCHES = Limits(whole=2**24, strip=2**22)
+WHOLE = 2**24
+STRIP = 2**22
 
 
 def _limits(x: jax.Array, _: jax.Array, geometry: Geometry) -> Limits:
@@ -149,7 +156,7 @@ def _limits(x: jax.Array, _: jax.Array, geometry: Geometry) -> Limits:
     if taps == 1:  # nothing is copied that strips would spare
         return UNLIMITED
     pixel = max(1, x.dtype.itemsize * taps * x.shape[-1])
-    return Limits(PATCHES.whole // pixel, max(1, PATCHES.strip // pixel))
+    return Limits(WHOLE // pixel, max(1, STRIP // pixel))
 
 
 MATMUL = Lowering(_matmul_gather, _matmul_paint, in_strips(_matmul_correlate, _limits))

@@ -1,8 +1,8 @@
 """Kernel gradients in strips: the sum over pixels, some of the summands at a time.
 
-On a CPU a convolution whose contracted axis is much longer than its caches loses half its speed or more, and the
-patches of a whole batch outgrow the memory that is quickly given. Strips are images, as many as a limit admits, or
-rows: of one image that is larger than that, of all images where there are groups.
+On a CPU one of XLA's two libraries slows down where the sum is long, and the patches of a whole batch outgrow the
+memory that is quickly given. Strips are images, as many as a limit admits, or rows: of an image that is larger than the
+limit, of all images where the caller says so.
 
 Where arrays may be spread over several devices, the sum is taken at once: to cut strips from a spread axis the compiler
 would gather it.
@@ -12,13 +12,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from tconvjax.geometry import Geometry
+from tconvjax.ops import sharding
 from tconvjax.ops.boundary import pad_axis
 from tconvjax.ops.lowerings.protocol import Face, Options
 
@@ -28,6 +29,7 @@ class Limits(NamedTuple):
 
     whole: int  # up to here, the sum is taken at once
     strip: int  # beyond, about so many at a time
+    by_rows: bool = False  # of all images, so that a strip has the whole batch
 
 
 UNLIMITED = Limits(sys.maxsize, sys.maxsize)
@@ -45,12 +47,11 @@ def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry]
         known = all(isinstance(n, int) for n in (*x.shape, *y.shape, *geometry.offset))
         if options.platform != "cpu" or options.spread or not known:
             return correlate(x, y, geometry, options)
-        whole, strip = limits(x, y, geometry)
+        whole, strip, by_rows = limits(x, y, geometry)
         batch, image = y.shape[0], prod(geometry.small)
         if batch * image <= whole:
             return correlate(x, y, geometry, options)
-        if geometry.feature_group_count > 1:
-            # Of groups, XLA's program wants images beside one another.
+        if by_rows:
             return _by_rows(correlate, x, y, geometry, options, -(-batch * image // strip))
 
         def of_images(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -58,13 +59,26 @@ def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry]
                 return _by_rows(correlate, x, y, geometry, options, -(-image // strip))
             return correlate(x, y, geometry, options)
 
-        images = next(n for n in range(max(1, strip // image), 0, -1) if batch % n == 0)
-        if images == batch:
-            return of_images(x, y)
-        cut = [a.reshape(batch // images, images, *a.shape[1:]) for a in (x, y)]
-        return lax.map(lambda part: of_images(*part), cut).sum(0)
+        count = -(-batch // max(1, strip // image))
+        images = -(-batch // count)
+        # The last strip is filled up with images of zeros.
+        x, y = (pad_axis(a, 0, 0, count * images - batch) for a in (x, y))
+        cut = [a.reshape(count, images, *a.shape[1:]) for a in (x, y)]
+        return _sum(lambda part: of_images(*part), cut, _zeros(x, y, geometry, options))
 
     return run
+
+
+def _sum(term: Callable[[Any], jax.Array], parts: Any, start: jax.Array) -> jax.Array:
+    """Adds one term after another, so that no two of them are kept."""
+    return lax.scan(lambda total, part: (total + term(part), None), start, parts)[0]
+
+
+def _zeros(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    """Returns a kernel gradient of nothing."""
+    channels = x.shape[-1] // geometry.feature_group_count, y.shape[-1]
+    zeros = jnp.zeros((*geometry.kernel_size, *channels), options.preferred_element_type)
+    return sharding.varying_alike(zeros, x, y)[0]
 
 
 def _by_rows(
@@ -75,6 +89,8 @@ def _by_rows(
     most = -(-n // count)
     rows = min(range(-(-most // 2), most + 1), key=lambda r: (-n % r, -r))
     count, spare, window = -(-n // rows), -n % rows, s * (rows - 1) + geometry.extent[0]
+    if count == 1:
+        return correlate(x, y, geometry, options)
     low, high = geometry.padding[0]
     x, y = pad_axis(x, 1, low, high + s * spare), pad_axis(y, 1, 0, spare)
     part = replace(
@@ -92,4 +108,4 @@ def _by_rows(
             options,
         )
 
-    return lax.map(of_strip, jnp.arange(count)).sum(0)
+    return _sum(of_strip, jnp.arange(count), _zeros(x, y, geometry, options))
