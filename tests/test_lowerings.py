@@ -257,6 +257,10 @@ def test_no_channels_make_empty_images_or_zeros(implementation, i, o):
     assert y.shape == (2, 3, 3, o)
     assert not y.any()
     assert [a.shape for a in transpose(y)] == [x.shape, w.shape]
+    geometry = conv_geometry("test", (6, 6), (3, 3), strides=2, padding=1)
+    one_device = Options(None, jnp.dtype(jnp.float32), "cpu")  # the tests have eight
+    lowering = lowerings.LOWERINGS.get(implementation, lowerings.MATMUL)
+    assert lowering.correlate(x, y, geometry, one_device).shape == w.shape
 
 
 def test_the_choice_on_a_cpu():
