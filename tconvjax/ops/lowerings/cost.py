@@ -23,9 +23,7 @@ from tconvjax.ops.lowerings.phase import parts
 
 PRODUCT = 250e9  # operations per second of a well-shaped product
 COPY = 5e9  # bytes per second of a strided copy, read and written
-PAGED = (
-    32e6  # bytes of temporaries that are asked of the system anew in every call, at half the speed
-)
+PAGED = 32e6  # bytes of temporaries beyond which each call asks the system anew, at half the speed
 SUM = 5e9  # multiplications per second of an elementwise tap
 CALL = 2e-5  # seconds for one more operation
 

@@ -168,7 +168,7 @@ MATMUL = Lowering(_matmul_gather, _matmul_paint, in_strips(_matmul_correlate, _l
 def _slabs(x: jax.Array, geometry: Geometry) -> jax.Array:
     """(batch, big_0, *rest, g·i) -> (batch · small_0, *rest, g·k_0·i)."""
     g, k, n = geometry.feature_group_count, geometry.kernel_size[0], geometry.small[0]
-    x = x.reshape(*x.shape[:-1], g, x.shape[-1] // g)
+    x = _split(x, g)
     x = unroll(x, 0, geometry, at=x.ndim - 1)
     return x.reshape(x.shape[0] * n, *x.shape[2:-3], g * k * x.shape[-1])
 
