@@ -18,6 +18,7 @@ from tconvjax.geometry import Geometry, conv_geometry
 from tconvjax.ops import lowerings
 from tconvjax.ops.lowerings import cost, native, patches
 from tconvjax.ops.lowerings.protocol import Options
+from tconvjax.ops.lowerings.strips import in_columns
 
 
 def test_phases_meet_what_the_definition_meets():
@@ -134,9 +135,10 @@ def test_kernel_gradients_in_strips_equal_the_whole(case, batch):
     y = jnp.asarray(draw(size=(batch, *geometry.small, case.out_features)))
     settled = Options(None, jnp.dtype(jnp.float64), "cpu")
     whole = Options(None, jnp.dtype(jnp.float64), "cpu", spread=True)
-    for module in (native.DILATED, lowerings.MATMUL):
+    in_pairs = in_columns(lowerings.LOWERINGS["elementwise"].correlate, 2)
+    for correlate in (native.DILATED.correlate, lowerings.MATMUL.correlate, in_pairs):
         a, b = (
-            jax.jit(lambda x, y, o=o, m=module: m.correlate(x, y, geometry, o))(x, y)
+            jax.jit(lambda x, y, o=o, f=correlate: f(x, y, geometry, o))(x, y)
             for o in (settled, whole)
         )
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
@@ -153,6 +155,19 @@ def test_strips_are_taken():
     assert not re.search(r"f32\[\d+,3,3,3,5\]", run(options))  # one sum, not a kernel per strip
     assert "scan" not in run(options._replace(spread=True))
     assert "scan" not in run(options._replace(platform=None))
+
+
+def test_depthwise_taps_are_loops_that_a_cpu_runs_fast():
+    """Seven times faster where no tap asks whether it is inside, ten times where a sum over columns is short."""
+    geometry = conv_geometry("test", (6, 70), (3, 3), feature_group_count=4)
+    x, w, y = jnp.ones((2, 6, 70, 4)), jnp.ones((3, 3, 1, 4)), jnp.ones((2, 6, 70, 4))
+    faces = lowerings.LOWERINGS["elementwise"]
+    options = Options(None, jnp.dtype(jnp.float32), "cpu")
+    text = str(jax.make_jaxpr(lambda x, w: faces.gather(x, w, geometry, options))(x, w))
+    assert text.index("pad[") < text.index("optimization_barrier") < text.index("slice[")
+    run = lambda o: str(jax.make_jaxpr(lambda x, y: faces.correlate(x, y, geometry, o))(x, y))
+    assert "length=5" in run(options)  # 14 columns each
+    assert "scan" not in run(options._replace(spread=True))
 
 
 @each("name", [n for n in lowerings.IMPLEMENTATIONS if n not in lowerings.PLAIN])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from math import comb
+from math import comb, prod
 from typing import cast
 
 import jax
@@ -15,6 +15,8 @@ from tconvjax.geometry import Geometry, Ints, PaddingMode, Pairs
 from tconvjax.ops import boundary, sharding
 from tconvjax.ops.convolution import face_options, operands, run_face
 from tconvjax.ops.resize import check_inexact, filtered, image_and_factors, widened
+
+MANY_TAPS = 144  # beyond which a loop over all taps is long to compile, and a product faster
 
 
 def upfirdn(
@@ -44,6 +46,10 @@ def upfirdn(
     Raises:
       ValueError: if no output pixel is left, or for values that do not fit together.
       TypeError: for two integer operands, or options of the wrong kind.
+
+    Notes:
+      To blur what a transposed convolution painted, filter its result: on a CPU a loop over few taps costs less than the
+      products that the same taps would add to the kernel.
 
     Example:
       >>> x = jnp.array([[1.0], [2.0], [3.0]])
@@ -81,22 +87,24 @@ def upfirdn(
             f"up={up}, padding={pads}, filter shape {k}. Pad more or use a smaller filter."
         )
     new = tuple((m - 1) // d + 1 for m, d in zip(full, down, strict=True))
-    ones = (1,) * rank
-    if up == ones:
-        face, kept = "gather", ones
-        geometry = Geometry(n, new, k, down, ones, tuple(lo for lo, _ in pads))
+    # Channels are one more spatial axis, along which the filter has one tap, so that it serves them all.
+    c, one = x.shape[-1:], (1,)
+    ones = one * (rank + 1)
+    if up == one * rank:
+        face, kept = "gather", one * rank
+        lows = tuple(lo for lo, _ in pads)
+        geometry = Geometry(n + c, new + c, k + one, down + one, ones, (*lows, 0))
     else:
         # Flipping is built into painting. The few users of both rates can afford the pixels not kept.
         face, kept = "paint", down
         lows = tuple(t - 1 - lo for t, (lo, _) in zip(k, pads, strict=True))
-        geometry = Geometry(full, n, k, up, ones, lows)
-    options = face_options(who, x, lax.Precision.HIGHEST, None, "auto")
+        geometry = Geometry(full + c, n + c, k + one, up + one, ones, (*lows, 0))
+    implementation = "elementwise" if prod(k) <= MANY_TAPS else "auto"
+    options = face_options(who, x, lax.Precision.HIGHEST, None, implementation)
 
     def run(x: jax.Array, filter: jax.Array) -> jax.Array:
-        # Channels become part of the batch: one small kernel serves all, and no grouped convolution is made.
-        images = jnp.moveaxis(x, -1, first)[..., None]
-        kernel = (jnp.flip(filter) if face == "gather" else filter)[..., None, None]
-        y = jnp.moveaxis(run_face(face, images, kernel, geometry, options)[..., 0], first, -1)
+        kernel = jnp.flip(filter) if face == "gather" else filter
+        y = run_face(face, x[..., None], kernel[..., None, None, None], geometry, options)[..., 0]
         return y[(..., *(slice(None, None, d) for d in kept), slice(None))]
 
     return sharding.placed(run, x, filter, shape=(*x.shape[:first], *new, x.shape[-1]))

@@ -24,7 +24,7 @@ from tconvjax.ops.lowerings.phase import parts
 PRODUCT = 250e9  # operations per second of a well-shaped product
 COPY = 5e9  # bytes per second of a strided copy, read and written
 PAGED = 32e6  # bytes of temporaries beyond which each call asks the system anew, at half the speed
-SUM = 5e9  # multiplications per second of an elementwise tap
+SUM = 12e9  # multiplications per second of an elementwise tap
 CALL = 2e-5  # seconds for one more operation
 
 CANDIDATES = ("phase", "matmul", "planes", "elementwise", "dilated")
@@ -143,9 +143,9 @@ def _elementwise(face: str, geometry: Geometry, sizes: Sizes) -> float:
     g = geometry.feature_group_count
     taps = prod(geometry.kernel_size)
     sums = sizes.batch * prod(geometry.small) * taps * sizes.big * sizes.small * g
-    # Long sums of taps, and of pixels, outgrow registers and compile for long.
-    slow = 2 * (1 + (taps / 20) ** 2) if face == "correlate" else 1 + (taps / 40) ** 2
-    return slow * sums / SUM * (1 if sizes.big * sizes.small == 1 else 4)
+    slow = 1 + (taps / 160) ** 4  # long sums outgrow registers, and compile for long
+    slow *= 2 if face == "correlate" else 1
+    return CALL + slow * sums / SUM * (1 if sizes.big * sizes.small == 1 else 4)
 
 
 def _phase(face: str, geometry: Geometry, sizes: Sizes) -> float:

@@ -13,21 +13,27 @@ import jax.numpy as jnp
 from jax import lax
 
 from tconvjax.geometry import Geometry
-from tconvjax.ops.boundary import pad_axis
+from tconvjax.ops import boundary
 from tconvjax.ops.lowerings import phase
 from tconvjax.ops.lowerings.protocol import Lowering, Options, flip_and_swap
+from tconvjax.ops.lowerings.strips import in_columns
+
+COLUMNS = 32  # pixels that XLA on CPU adds up in registers; each of 64 took ten times as long (jaxlib 0.10.1)
 
 
-def _taps(x: jax.Array, geometry: Geometry) -> list[jax.Array]:
+def _taps(x: jax.Array, geometry: Geometry, options: Options) -> list[jax.Array]:
     """Returns what each tap sees, `(batch, *small, groups, in // groups)`, the last axis fastest."""
     g = geometry.feature_group_count
-    images = [x.reshape(*x.shape[:-1], g, x.shape[-1] // g)]
+    x = x.reshape(*x.shape[:-1], g, x.shape[-1] // g)
+    x = boundary.pad(x, (*geometry.padding, (0, 0)), "zeros")
+    if options.platform == "cpu":  # or every tap would ask whether it is inside
+        x = lax.optimization_barrier(x)
+    images = [x]
     for axis in range(geometry.rank):
         s, d, n = geometry.strides[axis], geometry.kernel_dilation[axis], geometry.small[axis]
-        padded = [pad_axis(image, axis + 1, *geometry.padding[axis]) for image in images]
         images = [
             lax.slice_in_dim(image, d * a, d * a + s * (n - 1) + 1, s, axis=axis + 1)
-            for image, a in product(padded, range(geometry.kernel_size[axis]))
+            for image, a in product(images, range(geometry.kernel_size[axis]))
         ]
     return images
 
@@ -38,7 +44,7 @@ def _gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) ->
     kernels = w.reshape(prod(geometry.kernel_size), w.shape[-2], g, w.shape[-1] // g).swapaxes(
         1, 2
     )  # (taps, g, i, o)
-    images = _taps(x, geometry)
+    images = _taps(x, geometry, options)
     out = reduce(
         jnp.add, (_weighted(image, kernel) for image, kernel in zip(images, kernels, strict=True))
     )
@@ -55,11 +61,13 @@ def _weighted(image: jax.Array, kernel: jax.Array) -> jax.Array:
 def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
     g = geometry.feature_group_count
     x, y = (a.astype(options.preferred_element_type) for a in (x, y))
+    if options.platform == "cpu":  # not cut in the loop that adds up a column
+        y = lax.optimization_barrier(y)
     small = y.reshape(*y.shape[:-1], 1, g, y.shape[-1] // g)
     # In two steps, as XLA on CPU shares out the results of a sum among its threads, not the summands.
     rows = [
         (image.swapaxes(-1, -2)[..., None] * small).sum(geometry.rank)
-        for image in _taps(x, geometry)
+        for image in _taps(x, geometry, options)
     ]
     out = jnp.stack(rows).sum(range(1, geometry.rank + 1))  # (taps, i, g, o)
     return out.reshape(*geometry.kernel_size, x.shape[-1] // g, y.shape[-1])
@@ -72,4 +80,8 @@ def _reversed(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) 
 
 
 _STRIDE_ONE = Lowering(_gather, _reversed, _correlate)
-ELEMENTWISE = Lowering(_gather, phase.through(lambda *_: _STRIDE_ONE, apart=True).paint, _correlate)
+ELEMENTWISE = Lowering(
+    _gather,
+    phase.through(lambda *_: _STRIDE_ONE, apart=True).paint,
+    in_columns(_correlate, COLUMNS),
+)

@@ -44,19 +44,18 @@ def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry]
     """
 
     def run(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-        known = all(isinstance(n, int) for n in (*x.shape, *y.shape, *geometry.offset))
-        if options.platform != "cpu" or options.spread or not known:
+        if not _can_cut(x, y, geometry, options):
             return correlate(x, y, geometry, options)
         whole, strip, by_rows = limits(x, y, geometry)
         batch, image = y.shape[0], prod(geometry.small)
         if batch * image <= whole:
             return correlate(x, y, geometry, options)
         if by_rows:
-            return _by_rows(correlate, x, y, geometry, options, -(-batch * image // strip))
+            return _along(0, -(-batch * image // strip), correlate, x, y, geometry, options)
 
         def of_images(x: jax.Array, y: jax.Array) -> jax.Array:
             if image > whole:
-                return _by_rows(correlate, x, y, geometry, options, -(-image // strip))
+                return _along(0, -(-image // strip), correlate, x, y, geometry, options)
             return correlate(x, y, geometry, options)
 
         count = -(-batch // max(1, strip // image))
@@ -67,6 +66,24 @@ def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry]
         return _sum(lambda part: of_images(*part), cut, _zeros(x, y, geometry, options))
 
     return run
+
+
+def in_columns(correlate: Face, most: int) -> Face:
+    """Returns a correlate that, on a CPU, sums over strips of at most so many pixels along the last axis."""
+
+    def run(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+        if not _can_cut(x, y, geometry, options):
+            return correlate(x, y, geometry, options)
+        last = geometry.rank - 1
+        count = -(-geometry.small[last] // most)
+        return _along(last, count, correlate, x, y, geometry, options)
+
+    return run
+
+
+def _can_cut(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> bool:
+    known = all(isinstance(n, int) for n in (*x.shape, *y.shape, *geometry.offset))
+    return options.platform == "cpu" and not options.spread and known
 
 
 def _sum(term: Callable[[Any], jax.Array], parts: Any, start: jax.Array) -> jax.Array:
@@ -81,29 +98,35 @@ def _zeros(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> 
     return sharding.varying_alike(zeros, x, y)[0]
 
 
-def _by_rows(
-    correlate: Face, x: jax.Array, y: jax.Array, geometry: Geometry, options: Options, count: int
+def _along(
+    axis: int,
+    count: int,
+    correlate: Face,
+    x: jax.Array,
+    y: jax.Array,
+    geometry: Geometry,
+    options: Options,
 ) -> jax.Array:
-    """Sums over at least `count` strips along the leading spatial axis; the last is filled up with zeros."""
-    n, s = geometry.small[0], geometry.strides[0]
+    """Sums over at least `count` strips along a spatial axis; the last is filled up with zeros."""
+    n, s = geometry.small[axis], geometry.strides[axis]
     most = -(-n // count)
-    rows = min(range(-(-most // 2), most + 1), key=lambda r: (-n % r, -r))
-    count, spare, window = -(-n // rows), -n % rows, s * (rows - 1) + geometry.extent[0]
+    pixels = min(range(-(-most // 2), most + 1), key=lambda p: (-n % p, -p))
+    count, spare, window = -(-n // pixels), -n % pixels, s * (pixels - 1) + geometry.extent[axis]
     if count == 1:
         return correlate(x, y, geometry, options)
-    low, high = geometry.padding[0]
-    x, y = pad_axis(x, 1, low, high + s * spare), pad_axis(y, 1, 0, spare)
+    low, high = geometry.padding[axis]
+    x, y = pad_axis(x, 1 + axis, low, high + s * spare), pad_axis(y, 1 + axis, 0, spare)
     part = replace(
         geometry,
-        big=(window, *geometry.big[1:]),
-        small=(rows, *geometry.small[1:]),
-        offset=(0, *geometry.offset[1:]),
+        big=(*geometry.big[:axis], window, *geometry.big[axis + 1 :]),
+        small=(*geometry.small[:axis], pixels, *geometry.small[axis + 1 :]),
+        offset=(*geometry.offset[:axis], 0, *geometry.offset[axis + 1 :]),
     )
 
     def of_strip(i: jax.Array) -> jax.Array:
         return correlate(
-            lax.dynamic_slice_in_dim(x, i * s * rows, window, axis=1),
-            lax.dynamic_slice_in_dim(y, i * rows, rows, axis=1),
+            lax.dynamic_slice_in_dim(x, i * s * pixels, window, axis=1 + axis),
+            lax.dynamic_slice_in_dim(y, i * pixels, pixels, axis=1 + axis),
             part,
             options,
         )
