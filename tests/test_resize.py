@@ -140,6 +140,17 @@ def test_exports_with_symbolic_sizes():
     np.testing.assert_allclose(export.export(run)(shape).call(x), run(x), atol=1e-6)
 
 
+def test_a_linear_resize_conv_with_zeros_exports_with_symbolic_sizes():
+    w = random(3, 3, 2, 4).astype(np.float32)
+    run = jax.jit(lambda x: resize_conv(x, w, scale=2, method="linear"))
+    shape = jax.ShapeDtypeStruct(export.symbolic_shape("b, h, w, 2"), jnp.float32)
+    x = random(2, 5, 4, 2).astype(np.float32)
+    np.testing.assert_allclose(export.export(run)(shape).call(x), run(x), atol=1e-5)
+    fused = jax.jit(lambda x: resize_conv(x, w, scale=2, method="linear", implementation="fused"))
+    with pytest.raises(ValueError, match=r"'linear' with 'zeros' known sizes.*h"):
+        export.export(fused)(shape)
+
+
 @each("mode", ("zeros", "circular", "reflect", "replicate"))
 def test_resize_conv_is_resize_then_conv(mode):
     x, w, pads = random(1, 4, 3, 4), random(3, 2, 2, 6, seed=1), ((2, 1), (0, 3))

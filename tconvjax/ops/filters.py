@@ -48,8 +48,8 @@ def upfirdn(
       TypeError: for two integer operands, or options of the wrong kind.
 
     Notes:
-      To blur what a transposed convolution painted, filter its result: on a CPU a loop over few taps costs less than the
-      products that the same taps would add to the kernel.
+      To blur what a transposed convolution painted, filter its result: on a CPU a loop over few taps costs less than
+      the products that the same taps would add to the kernel.
 
     Example:
       >>> x = jnp.array([[1.0], [2.0], [3.0]])

@@ -6,6 +6,7 @@ constant with the same constant, and no checkerboard exists before training.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, Literal, get_args
 
@@ -108,7 +109,8 @@ def resize_conv(
       preferred_element_type: see there.
       implementation: 'auto'; 'fused', which never makes the enlarged image; or 'plain', which does, in JAX's own
         operations without a primitive of ours, for exporters. 'auto' is 'fused' for 'nearest' with any border but
-        'reflect' and for 'linear' with 'replicate', in 32 bits or more. Never changes the result beyond rounding.
+        'reflect' and for 'linear' with 'zeros' (of known sizes) or 'replicate', in 32 bits or more. Never changes the
+        result beyond rounding.
 
     Returns:
       The enlarged images, in the promoted dtype.
@@ -136,21 +138,27 @@ def resize_conv(
     small = spatial_shape(who, x.shape, kernel)
     factors = geo.per_axis(who, "scale", scale, len(small))
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
-    if implementation == "fused" and padding_mode not in _FUSED.get(method, ()):
+    framed = method == "linear" and padding_mode == "zeros"
+    known = all(isinstance(n, int) for n in small)
+    fusable = padding_mode in _FUSED.get(method, ()) and (known or not framed)
+    if implementation == "fused" and not fusable:
         raise ValueError(
-            f"{who}: implementation='fused' needs a border that one footprint describes: "
-            f"{', '.join(f'{m!r} with {b}' for m, b in _FUSED.items())}; got method={method!r}, "
-            f"padding_mode={padding_mode!r}. Use 'auto'."
+            f"{who}: implementation='fused' needs a border that one footprint describes, and 'linear' with 'zeros' "
+            f"known sizes: {', '.join(f'{m!r} with {b}' for m, b in _FUSED.items())}; got method={method!r}, "
+            f"padding_mode={padding_mode!r}, spatial shape {small}. Use 'auto'."
         )
 
     def plain(x: jax.Array, kernel: jax.Array, *resolved: Any) -> jax.Array:
         return run_gather(resize(x, factors, method=method), kernel, *resolved)
 
     def fused(x: jax.Array, kernel: jax.Array, *resolved: Any) -> jax.Array:
+        if framed:
+            geometry, pads, _, options = resolved
+            return _run_framed(x, kernel, factors, geometry, pads, options)
         return _run_fused(x, kernel, factors, method, *resolved)
 
     # The summed kernel would round once more in half precision.
-    fits = padding_mode in _FUSED.get(method, ()) and jnp.finfo(x.dtype).bits >= 32
+    fits = fusable and jnp.finfo(x.dtype).bits >= 32
 
     return gather(
         who,
@@ -168,11 +176,56 @@ def resize_conv(
     )
 
 
-# Where resizing and then padding the large image is padding the small image and then resizing.
+# Where resizing and then padding the large image is padding the small image and then resizing; for 'linear' with
+# 'zeros' in a frame of few pixels alone.
 _FUSED: dict[str, tuple[str, ...]] = {
     "nearest": ("zeros", "circular", "replicate"),
-    "linear": ("replicate",),
+    "linear": ("zeros", "replicate"),
 }
+
+
+def _run_framed(
+    x: jax.Array,
+    kernel: jax.Array,
+    factors: tuple[int, ...],
+    geometry: Geometry,
+    pads: Pairs,
+    options: dict[str, Any],
+    axis: int = 0,
+) -> jax.Array:
+    """'linear' with 'zeros': the inner pixels fused; those that see beyond a border from the few rows they see."""
+    if axis == geometry.rank:
+        return _run_fused(
+            x, kernel, factors, "linear", geometry, ((0, 0),) * axis, "replicate", options
+        )
+    at, r = x.ndim - 1 - geometry.rank + axis, factors[axis]
+    n, new, offset = x.shape[at], geometry.small[axis], geometry.offset[axis]
+    low = min(max(pads[axis][0], 0), new)
+    high = min(max(pads[axis][1], 0), new - low)
+    seen = min(n, (geometry.extent[axis] - 2) // r + 2)  # rows of x under the rows at a border
+
+    def rows(part: Geometry, start: int, size: int, first: int) -> Geometry:
+        """Narrows a geometry to few rows, of an image that starts at row `first` of x."""
+        return replace(
+            part,
+            small=(*part.small[:axis], size, *part.small[axis + 1 :]),
+            offset=(*part.offset[:axis], offset - start + r * first, *part.offset[axis + 1 :]),
+        )
+
+    def border(start: int, size: int, first: int) -> jax.Array:
+        image = resize(lax.slice_in_dim(x, first, first + seen, axis=at), factors, method="linear")
+        part = replace(geometry, big=image.shape[-geometry.rank - 1 : -1])
+        return run_face("gather", image, kernel, rows(part, start, size, first), options)
+
+    pieces = []
+    if low:
+        pieces.append(border(0, low, 0))
+    if low + high < new:
+        inner = rows(geometry, low, new - low - high, 0)
+        pieces.append(_run_framed(x, kernel, factors, inner, pads, options, axis + 1))
+    if high:
+        pieces.append(border(new - high, high, n - seen))
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, at)
 
 
 def _run_fused(
@@ -194,8 +247,8 @@ def _run_fused(
     kernel = widened(kernel)
     sizes, offsets, around = [], [], []
     for axis, r in enumerate(factors):
-        footprint = np.ones(r) if method == "nearest" else _FOOTPRINTS[method](r)
-        reach = 0 if method == "nearest" else (len(footprint) - r) // 2
+        footprint = np.ones(r) if method == "nearest" else np.trim_zeros(_FOOTPRINTS[method](r))
+        reach = (len(footprint) - r) // 2
         k, d = geometry.kernel_size[axis], geometry.kernel_dilation[axis]
         extent = d * (k - 1) + 1
         size = extent - 1 + len(footprint)
