@@ -144,8 +144,11 @@ def _elementwise(face: str, geometry: Geometry, sizes: Sizes) -> float:
     taps = prod(geometry.kernel_size)
     sums = sizes.batch * prod(geometry.small) * taps * sizes.big * sizes.small * g
     slow = 1 + (taps / 160) ** 4  # long sums outgrow registers, and compile for long
+    if sizes.big * sizes.small > 1:
+        terms = taps * (sizes.small if face == "paint" else sizes.big)
+        slow *= 1.4 + (terms / 80) ** 2
     slow *= 2 if face == "correlate" else 1
-    return CALL + slow * sums / SUM * (1 if sizes.big * sizes.small == 1 else 4)
+    return CALL + slow * sums / SUM
 
 
 def _phase(face: str, geometry: Geometry, sizes: Sizes) -> float:

@@ -1,12 +1,11 @@
 """Depthwise convolutions tap by tap: shifted images times one number per channel, fused into loops without a product.
 
 A matrix product of one row and one column is all overhead; here XLA adds up the taps in one pass over the image. Valid
-for any number of channels per group, which it sums over, and meant for one.
+for any number of channels per group, and meant for few.
 """
 
 from functools import reduce
 from itertools import product
-from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,8 @@ from tconvjax.ops.lowerings.strips import in_columns
 COLUMNS = 32  # pixels that XLA on CPU adds up in registers; each of 64 took ten times as long (jaxlib 0.10.1)
 
 
-def _taps(x: jax.Array, geometry: Geometry, options: Options) -> list[jax.Array]:
-    """Returns what each tap sees, `(batch, *small, groups, in // groups)`, the last axis fastest."""
+def _terms(x: jax.Array, geometry: Geometry, options: Options) -> list[jax.Array]:
+    """Returns what each tap sees of each channel of a group, `(batch, *small, groups, 1)`; the channel fastest."""
     g = geometry.feature_group_count
     x = x.reshape(*x.shape[:-1], g, x.shape[-1] // g)
     x = boundary.pad(x, (*geometry.padding, (0, 0)), "zeros")
@@ -35,27 +34,18 @@ def _taps(x: jax.Array, geometry: Geometry, options: Options) -> list[jax.Array]
             lax.slice_in_dim(image, d * a, d * a + s * (n - 1) + 1, s, axis=axis + 1)
             for image, a in product(images, range(geometry.kernel_size[axis]))
         ]
-    return images
+    return [image[..., i : i + 1] for image in images for i in range(image.shape[-1])]
 
 
 def _gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
     g = geometry.feature_group_count
     x, w = (a.astype(options.preferred_element_type) for a in (x, w))
-    kernels = w.reshape(prod(geometry.kernel_size), w.shape[-2], g, w.shape[-1] // g).swapaxes(
-        1, 2
-    )  # (taps, g, i, o)
-    images = _taps(x, geometry, options)
-    out = reduce(
-        jnp.add, (_weighted(image, kernel) for image, kernel in zip(images, kernels, strict=True))
-    )
-    return out.reshape(*out.shape[:-2], w.shape[-1])
-
-
-def _weighted(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns Σ_i image[.., g, i] kernel[g, i, o]; one input channel per group is no sum."""
-    kernel = kernel.reshape((1,) * (image.ndim - 2) + kernel.shape)
-    out = image[..., None] * kernel
-    return out.reshape(*out.shape[:-2], out.shape[-1]) if image.shape[-1] == 1 else out.sum(-2)
+    images = _terms(x, geometry, options)
+    ones = (1,) * (geometry.rank + 1)
+    numbers = w.reshape(len(images), *ones, g, w.shape[-1] // g)
+    terms = [image * number for image, number in zip(images, numbers, strict=True)]
+    shape = (x.shape[0], *geometry.small, w.shape[-1])
+    return reduce(jnp.add, terms).reshape(shape) if terms else jnp.zeros(shape, x.dtype)
 
 
 def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
@@ -63,14 +53,13 @@ def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options)
     x, y = (a.astype(options.preferred_element_type) for a in (x, y))
     if options.platform == "cpu":  # not cut in the loop that adds up a column
         y = lax.optimization_barrier(y)
-    small = y.reshape(*y.shape[:-1], 1, g, y.shape[-1] // g)
+    small = y.reshape(*y.shape[:-1], g, y.shape[-1] // g)
     # In two steps, as XLA on CPU shares out the results of a sum among its threads, not the summands.
-    rows = [
-        (image.swapaxes(-1, -2)[..., None] * small).sum(geometry.rank)
-        for image in _taps(x, geometry, options)
-    ]
-    out = jnp.stack(rows).sum(range(1, geometry.rank + 1))  # (taps, i, g, o)
-    return out.reshape(*geometry.kernel_size, x.shape[-1] // g, y.shape[-1])
+    rows = [(image * small).sum(geometry.rank) for image in _terms(x, geometry, options)]
+    shape = (*geometry.kernel_size, x.shape[-1] // g, y.shape[-1])
+    if not rows:
+        return jnp.zeros(shape, x.dtype)
+    return jnp.stack(rows).sum(range(1, geometry.rank + 1)).reshape(shape)
 
 
 def _reversed(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
