@@ -4,7 +4,6 @@ A matrix product of one row and one column is all overhead; here XLA adds up the
 for any number of channels per group, and meant for few.
 """
 
-from functools import reduce
 from itertools import product
 
 import jax
@@ -45,7 +44,13 @@ def _gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) ->
     numbers = w.reshape(len(images), *ones, g, w.shape[-1] // g)
     terms = [image * number for image, number in zip(images, numbers, strict=True)]
     shape = (x.shape[0], *geometry.small, w.shape[-1])
-    return reduce(jnp.add, terms).reshape(shape) if terms else jnp.zeros(shape, x.dtype)
+    return _sum(terms).reshape(shape) if terms else jnp.zeros(shape, x.dtype)
+
+
+def _sum(terms: list[jax.Array]) -> jax.Array:
+    """Adds halves: the rounding of many terms grows with the depth of the tree, not with their number."""
+    half = len(terms) // 2
+    return _sum(terms[:half]) + _sum(terms[half:]) if half else terms[0]
 
 
 def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
