@@ -5,6 +5,7 @@ from tconvjax import initializers as initializers
 from tconvjax import interop as interop
 from tconvjax import metrics as metrics
 from tconvjax.acceleration import accelerate as accelerate
+from tconvjax.auditing import audit as audit
 from tconvjax.geometry import conv_transpose_shape as conv_transpose_shape
 from tconvjax.ops.convolution import conv as conv
 from tconvjax.ops.convolution import conv_matrix as conv_matrix

@@ -1,0 +1,49 @@
+"""Where a program can make a checkerboard: found in its jaxpr, before it runs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tconvjax.auditing.finding import SEVERITIES as SEVERITIES
+from tconvjax.auditing.finding import Cost as Cost
+from tconvjax.auditing.finding import Finding as Finding
+from tconvjax.auditing.program import traced, walk
+from tconvjax.auditing.rules import found
+
+
+def audit(fn: Callable[..., Any], *args: Any, everything: bool = False) -> list[Finding]:
+    """Finds what makes checkerboards in any function of JAX, without running it.
+
+    Looks through `jit`, `scan`, `while`, `cond`, `checkpoint`, `custom_jvp`, `custom_vjp` and `shard_map` for
+    convolutions over dilated images and the faces of this library, pixel shuffles (a reshape that splits channels, a
+    transpose, a reshape that merges them into space), resizes, and strided convolutions and sums over windows whose
+    gradient reaches some pixels more often than others. Maximum pools send their gradient where the content says, not
+    to a fixed phase, and are no finding.
+
+    Args:
+      fn: a function of pytrees: a model of Flax, Equinox, Haiku or Keras, or plain `jax.lax`.
+      *args: of `fn`; arrays, or `jax.ShapeDtypeStruct` in their place, for a model of any size. Other leaves reach `fn`
+        as they are. Weights that are known by shape alone count as random.
+      everything: also return what is clean, with severity 'none'.
+
+    Returns:
+      Findings in the order of the program.
+
+    Raises:
+      TypeError: if `fn` is not callable. What `fn` itself raises while it is traced goes through.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> kernel = jnp.ones((3, 3, 1, 1))
+      >>> upsample = lambda x: jax.lax.conv_transpose(x, kernel, (2, 2), "SAME")
+      >>> (finding,) = audit(upsample, jax.ShapeDtypeStruct((1, 8, 8, 1), "float32"))
+      >>> finding.kind, finding.severity, finding.overlap_ratio, round(finding.harmonic_share, 2)
+      ('transposed_convolution', 'high', 4.0, 0.19)
+
+    References:
+      Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003, for gradients its section "Artifacts in Gradients".
+    """
+    if not callable(fn):
+        raise TypeError(f"audit: fn must be callable; got an object of type {type(fn).__name__}.")
+    program, inputs = traced(fn, args)
+    findings = [finding for place in walk(program, inputs) for finding in found(place)]
+    return [finding for finding in findings if everything or finding.severity != "none"]

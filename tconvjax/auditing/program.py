@@ -1,0 +1,229 @@
+"""Programs, walked: every equation of a jaxpr with the values that it reads and the user's line that wrote it.
+
+Values are followed backwards to the weights through whatever lies between (casts, masks, flips, a resize folded into a
+kernel); what is known by shape alone is drawn at random for this.
+"""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jax.extend.core import Jaxpr
+
+LARGE = 1 << 26  # numbers that are computed, at most, to know the weights of a layer
+# Libraries of layers, whose lines are not the user's own.
+LIBRARIES = (
+    "jax", "jaxlib", "flax", "keras", "equinox", "haiku", "einops", "jaxtyping", "tconvjax",
+)  # fmt: skip
+PROGRAMS: Any = (Jaxpr, getattr(core, "ClosedJaxpr"))  # noqa: B009  # one and the same from jax 0.12 on
+# Operations that are not worth computing to know a weight.
+OPAQUE = {
+    "conv_general_dilated", "scan", "while", "cond", "shard_map", "custom_call", "pure_callback",
+    "io_callback", "pallas_call", "tconv_gather", "tconv_paint", "tconv_correlate",
+}  # fmt: skip
+
+
+class Unknown(Exception):
+    """A value that more than a few cheap operations compute."""
+
+
+@dataclass(eq=False)
+class Value:
+    """A value of a program: given, or computed by an equation, or known by shape alone.
+
+    Attributes:
+      shape: its shape.
+      dtype: its dtype.
+      given: the array, if it is.
+      equation: that computes it, if one does.
+      inputs: what the equation reads.
+      index: which result of the equation it is.
+      stacked: of which it is the first entry.
+      drawn: once computed, whether random numbers took part.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    given: Any = None
+    equation: Any = None
+    inputs: tuple["Value", ...] = ()
+    index: int = 0
+    stacked: "Value | None" = None
+    drawn: bool = False
+    _known: np.ndarray | None = None
+
+    @property
+    def made_by(self) -> str:
+        """The name of the primitive that computes it, '' if none does."""
+        return self.equation.primitive.name if self.equation else ""
+
+    def compute(self) -> np.ndarray:
+        """Returns the value.
+
+        Raises:
+          Unknown: if that takes more than cheap operations.
+        """
+        if self._known is None:
+            if self.made_by in OPAQUE or prod(self.shape) > LARGE:
+                raise Unknown
+            self._known = self._computed()
+        return self._known
+
+    def _computed(self) -> np.ndarray:
+        if self.given is not None:
+            return np.asarray(self.given)
+        if self.stacked is not None:
+            whole = self.stacked.compute()
+            self.drawn = self.stacked.drawn
+            return whole[0]
+        if self.equation is None:
+            self.drawn = True
+            if not jnp.issubdtype(self.dtype, jnp.inexact):
+                raise Unknown  # a key, an index
+            numbers = np.random.default_rng(prod(self.shape)).normal(size=self.shape)
+            return np.asarray(jnp.asarray(numbers, self.dtype))
+        operands = [jnp.asarray(v.compute()) for v in self.inputs]
+        self.drawn = any(v.drawn for v in self.inputs)
+        out = self.equation.primitive.bind(*operands, **self.equation.params)
+        return np.asarray(out[self.index] if self.equation.primitive.multiple_results else out)
+
+
+class Place(NamedTuple):
+    """One equation of a program.
+
+    Attributes:
+      equation: of the jaxpr.
+      inputs: what it reads.
+      shape: of its first result.
+      where: file and number of the user's own line; ('', 0) if there is none.
+      images: shapes of what the whole program returns.
+    """
+
+    equation: Any
+    inputs: tuple[Value, ...]
+    shape: tuple[int, ...]
+    where: tuple[str, int]
+    images: Sequence[tuple[int, ...]]
+
+
+def traced(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, list[Value]]:
+    """Returns the jaxpr of a function of pytrees, and its inputs; leaves that are no arrays are part of the program."""
+    leaves, tree = jax.tree.flatten(args)
+    kinds = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+    arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, kinds)}
+
+    def run(*traced: jax.Array) -> list[jax.Array]:
+        given = dict(enumerate(leaves)) | dict(zip(arrays, traced, strict=True))
+        outputs = jax.tree.leaves(fn(*jax.tree.unflatten(tree, given.values())))
+        return [leaf for leaf in outputs if isinstance(leaf, jax.Array)]
+
+    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays.values()]
+    inputs = [
+        Value(a.shape, a.dtype, None if isinstance(a, jax.ShapeDtypeStruct) else a)
+        for a in arrays.values()
+    ]
+    return jax.make_jaxpr(run)(*shapes), inputs
+
+
+def walk(program: Any, inputs: Sequence[Value]) -> Iterator[Place]:
+    """Yields every equation of a program, those of the programs inside of it included."""
+    images = [tuple(v.aval.shape) for v in program.jaxpr.outvars]
+    return _walk(program, inputs, ("", 0), images, [])
+
+
+def _walk(
+    program: Any,
+    inputs: Sequence[Value],
+    around: tuple[str, int],
+    images: Sequence[tuple[int, ...]],
+    outputs: list[Value],
+) -> Iterator[Place]:
+    """As `walk`; appends the results of the program to `outputs`."""
+    jaxpr, consts = _opened(program)
+    values: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values |= dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def value(atom: Any) -> Value:
+        if isinstance(atom, core.Literal):
+            return Value(np.shape(atom.val), np.result_type(atom.val), atom.val)
+        return values[atom]
+
+    for eqn in jaxpr.eqns:
+        given = tuple(map(value, eqn.invars))
+        where = _own_line(eqn) or around
+        results = [
+            Value(*_shaped(v), None, eqn, given, index) for index, v in enumerate(eqn.outvars)
+        ]
+        yield Place(eqn, given, results[0].shape if results else (), where, images)
+        for inner, entering, same_results in _held(eqn, given):
+            inside: list[Value] = []
+            yield from _walk(inner, entering, where, images, inside)
+            if same_results and len(inside) == len(results):
+                results = inside
+        values |= dict(zip(eqn.outvars, results, strict=True))
+    outputs.extend(map(value, jaxpr.outvars))
+
+
+def _shaped(atom: Any) -> tuple[tuple[int, ...], Any]:
+    return tuple(getattr(atom.aval, "shape", ())), getattr(atom.aval, "dtype", None)
+
+
+def _opened(program: Any) -> tuple[Any, list[Value]]:
+    """Returns a program without its constants, and these."""
+    consts = [Value(np.shape(c), jnp.result_type(c), c) for c in getattr(program, "consts", ())]
+    return getattr(program, "jaxpr", program), consts
+
+
+def _held(eqn: Any, given: tuple[Value, ...]) -> Iterator[tuple[Any, Sequence[Value], bool]]:
+    """Yields the programs of an equation, what each reads, and whether its results are those of the equation."""
+    name, params = eqn.primitive.name, eqn.params
+    entering: list[Sequence[Value]]
+    if name == "while":  # and scan: what a loop reads at its first turn
+        conds, consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        programs = [params["cond_jaxpr"], params["body_jaxpr"]]
+        entering = [[*given[:conds], *given[consts:]], given[conds:]]
+    elif name == "cond":
+        programs = list(params["branches"])
+        entering = [given[1:]] * len(programs)
+    else:
+        programs = [p for p in params.values() if isinstance(p, PROGRAMS)]
+        entering = [given] * len(programs)
+    for program, values in zip(programs, entering, strict=True):
+        wanted = [Value(*_shaped(v)) for v in _opened(program)[0].invars]
+        if len(wanted) == len(values):
+            wanted = [_entering(v, inner) for v, inner in zip(values, wanted, strict=True)]
+        yield program, wanted, name not in {"scan", "while", "cond"}
+
+
+def _entering(value: Value, inner: Value) -> Value:
+    """Returns what a program inside of another sees of a value: all, the first entry of a stack, or its shape."""
+    if value.shape == inner.shape:
+        return value
+    inner.stacked = value if value.shape[1:] == inner.shape else None
+    return inner
+
+
+def _own_line(eqn: Any) -> tuple[str, int] | None:
+    """Returns the innermost line that belongs to no library of layers."""
+    traceback = eqn.source_info.traceback
+    libraries = _library_files()
+    for frame in traceback.frames if traceback else ():
+        if not frame.file_name.startswith(libraries):
+            return frame.file_name, frame.line_num
+    return None
+
+
+def _library_files() -> tuple[str, ...]:
+    """Returns where the names of their files begin."""
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in LIBRARIES]
+    folders = [f"{Path(file).parent}/" for file in files if file]
+    return (*folders, contextlib.__file__, functools.__file__, "<frozen")

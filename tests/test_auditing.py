@@ -1,0 +1,465 @@
+"""`audit`: planted faults are found, with the user's own lines, and clean models are left in peace."""
+
+import inspect
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import each
+from flax import linen, nnx
+from jax import lax
+
+import tconvjax
+import tconvjax.nnx
+from tconvjax import audit
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+IMAGE = jax.ShapeDtypeStruct((2, 8, 8, 4), jnp.float32)
+
+
+def drawn(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def transposed(x, w, s=2):
+    return lax.conv_transpose(x, w, (s, s), "SAME", dimension_numbers=NHWC)
+
+
+def strided(x, w, s=2):
+    return lax.conv_general_dilated(x, w, (s, s), "SAME", dimension_numbers=NHWC)
+
+
+def shuffle(x, r=2, order="CRD"):
+    return tconvjax.pixel_shuffle(x, (r, r), order=order)
+
+
+def here(function, text):
+    """The number of the line of `function` that holds `text`."""
+    lines, first = inspect.getsourcelines(function)
+    return first + next(i for i, line in enumerate(lines) if text in line)
+
+
+def one(fn, *args, **options):
+    (finding,) = audit(fn, *args, **options)
+    return finding
+
+
+@pytest.fixture
+def promotion():
+    """What the layers of others need."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+# What is found.
+
+
+def test_a_transposed_convolution_is_described():
+    w = drawn(3, 3, 4, 5)
+    layer = lambda x: transposed(x, w)
+    found = one(layer, IMAGE)
+    assert (found.kind, found.severity) == ("transposed_convolution", "high")
+    assert (found.kernel_size, found.strides, found.period) == ((3, 3), (2, 2), (2, 2))
+    assert (found.input_shape, found.output_shape) == ((2, 8, 8, 4), (2, 16, 16, 5))
+    assert (found.overlap_ratio, found.primitive) == (4, "conv_general_dilated")
+    assert found.weights == "given"
+    share = tconvjax.analysis.harmonic_share(w, 2)
+    assert found.harmonic_share == pytest.approx(float(share), rel=1e-5)
+    powers = [(w[::-1, ::-1][i::2, j::2] ** 2).sum() for i in range(2) for j in range(2)]
+    assert found.variance_ratio == pytest.approx(max(powers) / min(powers), rel=1e-5)
+    shift = tconvjax.analysis.center_map(3, 2, "SAME").shift[0]
+    assert found.center_shift == (shift, shift)
+    assert found.cost == (2 * 2 * 64 * 9 * 20, 180, (2, 2))
+    assert found.remedy_cost == (2 * 2 * 64 * 16 * 20, 180, (2, 2))  # 3 + 2 − 1 taps when fused
+    assert found.message.startswith(
+        "transposed convolution, kernel 3x3, stride 2x2, 4 -> 5 channels: "
+        f"pixels are painted by unequally many taps (most/fewest 4), and these weights put {share:.1%}"
+    )
+    assert found.file == __file__
+    assert found.line == here(transposed, "lax.conv_transpose")
+
+
+@each("order", ("CRD", "DCR"))
+def test_a_pixel_shuffle_is_described(order):
+    w = drawn(3, 3, 4, 12)
+    bias = drawn(12)
+
+    def layer(x):
+        y = strided(x, w, 1) + bias.reshape(1, 1, 1, -1)
+        return shuffle(jax.nn.relu(y), order=order)
+
+    found = one(layer, IMAGE)
+    assert (found.kind, found.severity, found.strides) == ("pixel_shuffle", "high", (2, 2))
+    assert (found.kernel_size, found.weights, found.primitive) == ((3, 3), "given", "reshape")
+    gains = w.sum((0, 1)).reshape((4, 3, 4) if order == "CRD" else (4, 4, 3))
+    mean = gains.mean(2 if order == "CRD" else 1, keepdims=True)
+    want = ((gains - mean) ** 2).sum() / (gains**2).sum()
+    assert found.harmonic_share == pytest.approx(want, rel=1e-5)
+    assert found.line == here(test_a_pixel_shuffle_is_described, "return shuffle(") or (
+        found.line == here(shuffle, "tconvjax.pixel_shuffle")
+    )
+
+
+@pytest.mark.parametrize(
+    ("k", "s", "overlap", "severity"),
+    [(3, 2, 4, "low"), (1, 2, np.inf, "medium"), (5, 3, 4, "low"), (4, 2, 1, "none")],
+)
+def test_a_strided_convolution_is_described(k, s, overlap, severity):
+    found = one(lambda x: strided(x, drawn(k, k, 4, 5), s), IMAGE, everything=True)
+    assert (found.kind, found.severity) == ("strided_convolution", severity)
+    assert (found.overlap_ratio, found.kernel_size, found.strides) == (overlap, (k, k), (s, s))
+
+
+@pytest.mark.usefixtures("promotion")
+def test_sums_over_windows_are_found_and_maxima_are_not():
+    average = partial(nnx.avg_pool, window_shape=(3, 3), strides=(2, 2))
+    assert one(average, IMAGE).kind == "strided_pool"
+    assert one(average, IMAGE).overlap_ratio == 4
+    assert not audit(partial(nnx.avg_pool, window_shape=(2, 2), strides=(2, 2)), IMAGE)
+    assert not audit(partial(nnx.max_pool, window_shape=(3, 3), strides=(2, 2)), IMAGE)
+
+
+def test_a_resize_is_listed_on_request():
+    resize = lambda x: jax.image.resize(x, (2, 16, 24, 4), "bilinear")
+    repeat = lambda x: jnp.repeat(jnp.repeat(x, 2, 1), 3, 2)
+    for f, scales in ((resize, [(2, 3)]), (repeat, [(2,), (3,)])):
+        assert not audit(f, IMAGE)
+        found = audit(f, IMAGE, everything=True)
+        assert [(f.kind, f.severity, f.strides) for f in found] == [
+            ("resize", "none", scale) for scale in scales
+        ]
+
+
+def test_gradients_of_strided_convolutions_paint():
+    w = drawn(3, 3, 4, 5)
+    found = audit(jax.grad(lambda x: strided(x, w).sum()), IMAGE)
+    assert [f.kind for f in found] == ["strided_convolution", "transposed_convolution"]
+
+
+# Weights.
+
+
+def sums_to_one(w):
+    return w / w.sum((0, 1), keepdims=True)
+
+
+WEIGHTS = {
+    "given": lambda w: lambda x: transposed(x, w),
+    "cast": lambda w: lambda x: transposed(x, jnp.asarray(w, jnp.bfloat16).astype(jnp.float32)),
+    "masked": lambda w: lambda x: transposed(x, w * jnp.ones_like(w)),
+    "normalized": lambda w: lambda x: transposed(x, sums_to_one(jnp.asarray(w))),
+    "inside jit": lambda w: lambda x: jax.jit(transposed, static_argnums=2)(x, jnp.asarray(w), 2),
+    "inside remat": lambda w: lambda x: jax.checkpoint(transposed)(x, jnp.asarray(w)),
+    "read by scan": lambda w: (
+        lambda x: lax.scan(lambda c, w: (c, transposed(c, w)), x, jnp.stack([w, w]))[1]
+    ),
+    "ours": lambda w: lambda x: tconvjax.conv_transpose(x, w, strides=2),
+}
+
+
+@each("how", WEIGHTS)
+def test_weights_are_known_through_what_is_done_to_them(how):
+    """[1, 2, 1]/2 keeps a constant although its taps are uneven; anything else does not."""
+    hat = np.array([0.5, 1, 0.5])[:, None] * np.array([0.5, 1, 0.5])
+    flat = np.float32(hat[..., None, None] * np.ones((4, 4)))
+    assert not audit(WEIGHTS[how](flat), IMAGE)
+    found = one(WEIGHTS[how](np.ones((3, 3, 4, 4), np.float32)), IMAGE)
+    assert found.harmonic_share == pytest.approx(0.19, abs=1e-3)
+    assert found.weights == "given"
+
+
+def test_weights_known_by_shape_are_random():
+    kernel = jax.ShapeDtypeStruct((4, 4, 4, 4), jnp.float32)
+    even, uneven = (
+        one(transposed, IMAGE, jax.ShapeDtypeStruct((k, k, 4, 64), jnp.float32)) for k in (4, 3)
+    )
+    assert (even.severity, uneven.severity) == ("medium", "high")
+    assert even.weights == uneven.weights == "drawn"
+    assert even.harmonic_share == pytest.approx(0.75, abs=0.1)  # 1 − 1/S
+    resized = lambda x, w: tconvjax.resize_conv(x, w, scale=2, method="nearest")
+    assert not audit(resized, IMAGE, kernel)  # one transposed convolution, whose taps are tied
+    finding = one(resized, IMAGE, kernel, everything=True)
+    assert (finding.kind, finding.weights) == ("transposed_convolution", "drawn")
+
+
+def test_weights_that_take_more_than_cheap_operations_are_unknown():
+    found = one(lambda x, w: transposed(x, strided(w, w, 1)), IMAGE, drawn(4, 4, 4, 4))
+    assert (found.harmonic_share, found.weights, found.severity) == (None, "none", "medium")
+    assert "weights put" not in found.message
+
+
+# Programs.
+
+
+def looped(x, w):
+    return lax.fori_loop(0, 3, lambda _, c: lax.stop_gradient(transposed(c, w))[:, :8, :8], x)
+
+
+def branched(x, w):
+    repeated = lambda x: jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
+    return lax.cond(x.sum() > 0, lambda x: transposed(x, w), repeated, x)
+
+
+@jax.custom_vjp
+def with_own_gradient(x, w):
+    return transposed(x, w)
+
+
+with_own_gradient.defvjp(lambda x, w: (with_own_gradient(x, w), None), lambda _, g: (g, g))
+PROGRAMS = {
+    "jit": jax.jit(transposed),
+    "nested": jax.jit(jax.checkpoint(jax.jit(transposed))),
+    "while": looped,
+    "cond": branched,
+    "custom_vjp": with_own_gradient,
+    "vmap": lambda x, w: jax.vmap(transposed, (0, None))(x[None], w),
+    "own face in vmap": lambda x, w: jax.vmap(
+        lambda w: tconvjax.conv_transpose(x, w, strides=2)
+    )(w[None]),
+    "linear_transpose": lambda x, w: tconvjax.conv_transpose(
+        x, w, strides=2, implementation="linear_transpose"
+    ),
+}  # fmt: skip
+
+
+@each("how", PROGRAMS)
+def test_every_program_is_looked_through(how):
+    found = audit(PROGRAMS[how], IMAGE, drawn(3, 3, 4, 4))
+    assert [f.kind for f in found] == ["transposed_convolution"]
+    assert found[0].kernel_size == (3, 3)
+    assert found[0].file == __file__
+
+
+def test_periods_are_those_of_the_whole_program():
+    w = drawn(3, 3, 4, 4)
+
+    def two(x):
+        x = transposed(x, w)
+        return transposed(tconvjax.conv_transpose(x, drawn(6, 6, 4, 4), strides=3), w)
+
+    assert [f.period for f in audit(two, IMAGE)] == [(12, 12), (6, 6), (2, 2)]
+    loss = lambda x: two(x).sum()
+    assert [f.period for f in audit(loss, IMAGE)] == [(2, 2), (3, 3), (2, 2)]  # of the layers
+
+
+def test_no_reordering_of_other_axes_is_a_pixel_shuffle():
+    def unshuffled(x):
+        return tconvjax.pixel_unshuffle(x, (2, 2))
+
+    def heads(x):
+        x = x.reshape(2, 64, 2, 2).transpose(0, 2, 1, 3)
+        return x.transpose(0, 2, 1, 3).reshape(2, 64, 4)
+
+    def windows(x):
+        x = x.reshape(2, 2, 4, 2, 4, 4).transpose(0, 1, 3, 2, 4, 5).reshape(8, 4, 4, 4)
+        return x.reshape(2, 2, 2, 4, 4, 4).transpose(0, 1, 3, 2, 4, 5).reshape(2, 8, 8, 4)
+
+    def channels(x):
+        return x.reshape(2, 8, 8, 2, 2).transpose(0, 1, 2, 4, 3).reshape(2, 8, 8, 4)
+
+    for function in (unshuffled, heads, windows, channels):
+        assert not audit(function, IMAGE, everything=True), function
+
+
+def test_a_pixel_shuffle_of_channels_first_and_of_tokens():
+    def first(x):  # as torch.nn.PixelShuffle
+        numbers = ("NCHW", "OIHW", "NCHW")
+        w = drawn(12, 4, 3, 3)
+        y = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)
+        return y.reshape(2, 3, 2, 2, 8, 8).transpose(0, 1, 4, 2, 5, 3).reshape(2, 3, 16, 16)
+
+    def tokens(x):  # the last layer of a vision transformer
+        y = x.reshape(2, 64, 4) @ jnp.ones((4, 12))
+        return y.reshape(2, 8, 8, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 16, 16, 3)
+
+    found = one(first, jax.ShapeDtypeStruct((2, 4, 8, 8), jnp.float32))
+    assert (found.kind, found.strides, found.weights) == ("pixel_shuffle", (2, 2), "given")
+    found = one(tokens, IMAGE)
+    assert (found.kind, found.strides, found.kernel_size) == ("pixel_shuffle", (2, 2), None)
+
+
+def test_a_model_of_any_size_is_audited_by_shapes():
+    layers = [jax.ShapeDtypeStruct((3, 3, 4096, 4096), jnp.bfloat16)] * 8  # 1.2 billion
+
+    def deep(x, layers):
+        for w in layers:
+            x = jax.nn.relu(strided(x, w, 1))
+        return transposed(x, layers[0])
+
+    x = jax.ShapeDtypeStruct((64, 256, 256, 4096), jnp.bfloat16)
+    began = time.process_time()
+    found = one(deep, x, layers)
+    assert time.process_time() - began < 60  # and no array of that size
+    assert (found.weights, found.severity) == ("none", "high")
+
+
+# Models of others.
+
+
+class Planted(nnx.Module):
+    def __init__(self, rngs):
+        self.up = nnx.ConvTranspose(4, 8, (3, 3), strides=2, rngs=rngs)
+        self.mix = nnx.Conv(8, 16, (3, 3), rngs=rngs)
+        self.down = nnx.Conv(4, 4, (1, 1), strides=2, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.up(x))
+        x = self.mix(x)
+        x = x.reshape(2, 16, 16, 4, 2, 2).transpose(0, 1, 4, 2, 5, 3).reshape(2, 32, 32, 4)
+        return self.down(x)
+
+
+KINDS = ["transposed_convolution", "pixel_shuffle", "strided_convolution"]
+LINES = ["self.up(x)", ".reshape(", "self.down(x)"]
+
+
+def test_flax_nnx():
+    model = Planted(nnx.Rngs(0))
+    by_closure = audit(lambda x: model(x), IMAGE)
+    by_argument = audit(lambda m, x: m(x), model, IMAGE)
+    for found in (by_closure, by_argument):
+        assert [f.kind for f in found] == KINDS
+        assert {f.file for f in found} == {__file__}
+        assert [f.line for f in found] == [here(Planted.__call__, text) for text in LINES]
+        assert found[0].weights == found[1].weights == "given"
+    graph, state = nnx.split(model)
+    shapes = jax.eval_shape(lambda: state)
+    found = audit(lambda state, x: nnx.merge(graph, state)(x), shapes, IMAGE)
+    assert [f.kind for f in found] == KINDS
+    assert found[0].weights == "drawn"
+
+
+class PlantedLinen(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.relu(linen.ConvTranspose(8, (3, 3), strides=(2, 2))(x))
+        x = linen.Conv(16, (3, 3))(x)
+        x = x.reshape(2, 16, 16, 4, 2, 2).transpose(0, 1, 4, 2, 5, 3).reshape(2, 32, 32, 4)
+        return linen.remat(linen.Conv)(4, (1, 1), strides=2)(x)
+
+
+def test_flax_linen():
+    model = PlantedLinen()
+    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+    variables = model.init(jax.random.key(0), jnp.zeros(IMAGE.shape))
+    for given in (shapes, variables):
+        found = audit(model.apply, given, IMAGE)
+        assert [f.kind for f in found] == KINDS
+        assert {f.file for f in found} == {__file__}
+
+
+@pytest.mark.usefixtures("promotion")
+def test_equinox():
+    eqx = pytest.importorskip("equinox", reason="a peer that CI does not install")
+    model = eqx.nn.Sequential([
+        eqx.nn.ConvTranspose2d(4, 8, 3, stride=2, key=jax.random.key(0)),
+        eqx.nn.Lambda(jax.nn.relu),
+        eqx.nn.Conv2d(8, 4, 1, stride=2, key=jax.random.key(1)),
+    ])  # fmt: skip
+    found = audit(lambda m, x: m(x), model, jax.ShapeDtypeStruct((4, 8, 8), jnp.float32))
+    assert [f.kind for f in found] == [KINDS[0], KINDS[2]]
+    assert {f.file for f in found} == {__file__}
+
+
+@pytest.mark.usefixtures("promotion")
+def test_haiku():
+    hk = pytest.importorskip("haiku", reason="a peer that CI does not install")
+    net = lambda x: hk.Conv2D(4, 1, stride=2)(jax.nn.relu(hk.Conv2DTranspose(8, 3, stride=2)(x)))  # fmt: skip
+    model = hk.without_apply_rng(hk.transform(net))
+    params = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+    found = audit(model.apply, params, IMAGE)
+    assert [f.kind for f in found] == [KINDS[0], KINDS[2]]
+    assert {f.file for f in found} == {__file__}
+
+
+@pytest.mark.usefixtures("promotion")
+def test_keras():
+    keras = pytest.importorskip("keras", reason="a peer that CI does not install")
+    if keras.backend.backend() != "jax":
+        pytest.skip("Keras runs on another backend")
+    model = keras.Sequential([
+        keras.layers.Conv2DTranspose(8, 3, strides=2, padding="same"),
+        keras.layers.ReLU(),
+        keras.layers.UpSampling2D(2),
+        keras.layers.Conv2D(4, 1, strides=2, padding="same"),
+    ])  # fmt: skip
+    model.build(IMAGE.shape)
+    found = audit(lambda x: model(x), IMAGE)
+    assert [f.kind for f in found] == [KINDS[0], KINDS[2]]
+    assert {f.file for f in found} == {__file__}
+    assert found[0].weights == "given"
+
+
+class Clean(nnx.Module):
+    def __init__(self, rngs):
+        self.a = tconvjax.nnx.ResizeConv(4, 8, (3, 3), scale=2, rngs=rngs)
+        self.b = tconvjax.nnx.ResizeConv(8, 8, (3, 3), scale=2, method="linear", rngs=rngs)
+        self.c = tconvjax.nnx.BlurPool((2, 2))
+        self.d = nnx.Conv(8, 8, (4, 4), strides=2, rngs=rngs)
+        self.e = nnx.ConvTranspose(8, 4, (3, 3), rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.b(nnx.relu(self.a(x))))
+        x = self.d(self.c(x))
+        x = jax.image.resize(x, (2, 16, 16, 8), "cubic")
+        return self.e(nnx.avg_pool(x, (2, 2), (2, 2)))
+
+
+@pytest.mark.usefixtures("promotion")
+def test_clean_models_are_left_in_peace():
+    model = Clean(nnx.Rngs(0))
+    assert not audit(lambda x: model(x), IMAGE)
+    graph, state = nnx.split(model)
+    shapes = jax.eval_shape(lambda: state)
+    assert not audit(lambda s, x: nnx.merge(graph, s)(x), shapes, IMAGE)
+    assert not audit(lambda x: x + 1, IMAGE)
+
+
+# Theory meets measurement.
+
+
+def measured(layer, channels, size=12, margin=4):
+    """Share of the output energy on the harmonics of period 2, for a constant in every input channel, one at a time."""
+    energy = deviation = 0.0
+    for c in range(channels):
+        x = jnp.zeros((1, size, size, channels)).at[..., c].set(1.0)
+        y = np.asarray(layer(x), np.float64)[0, 2 * margin : -2 * margin, 2 * margin : -2 * margin]
+        phases = y.reshape(size - 2 * margin, 2, size - 2 * margin, 2, -1)
+        means = phases.mean((0, 2))
+        np.testing.assert_allclose(phases - means[:, None], np.zeros_like(phases), atol=1e-5)
+        deviation += ((means - means.mean((0, 1))) ** 2).sum()
+        energy += (means**2).sum()
+    return deviation / energy
+
+
+UPSAMPLERS = {
+    **{
+        f"ConvTranspose k{k}": partial(
+            tconvjax.nnx.ConvTranspose, 4, 6, (k, k), 2, padding="VALID" if k < 2 else "SAME"
+        )
+        for k in (1, 2, 3, 4, 5)
+    },
+    "SubpixelConv": partial(tconvjax.nnx.SubpixelConv, 4, 6, (3, 3), scale=2),
+    "nearest": partial(tconvjax.nnx.ResizeConv, 4, 6, (3, 3), scale=2),
+    "linear": partial(tconvjax.nnx.ResizeConv, 4, 6, (3, 3), scale=2, method="linear"),
+    "Flax": partial(nnx.ConvTranspose, 4, 6, (3, 3), strides=2),
+}
+
+
+@each("name", UPSAMPLERS)
+def test_the_predicted_share_is_the_measured_one(name):
+    layer = UPSAMPLERS[name](rngs=nnx.Rngs(0))
+    shape = jax.ShapeDtypeStruct((1, 12, 12, 4), jnp.float32)
+    shares = [f.harmonic_share for f in audit(lambda x: layer(x), shape, everything=True)]
+    assert max(shares, default=0.0) == pytest.approx(measured(layer, 4), rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.refuses
+def test_only_functions_are_audited():
+    with pytest.raises(
+        TypeError, match=r"^audit: fn must be callable; got an object of type int\.$"
+    ):
+        audit(3)
