@@ -10,19 +10,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.core import FrozenDict
+from flax.core import FrozenDict, unfreeze
 from flax.linen.dtypes import promote_dtype
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from tconvjax import layers
+from tconvjax import layers, repairs
 from tconvjax.geometry import Ints, Padding, PaddingConvention, PaddingMode
 from tconvjax.ops.convolution import conv_transpose
 from tconvjax.ops.filters import blur_pool
 from tconvjax.ops.lowerings import Implementation
 from tconvjax.ops.resize import Method, ResizeConvImplementation, resize_conv
 from tconvjax.ops.subpixel import Order, subpixel_conv
+from tconvjax.repairs import Balanced, Report
 
 default_bias_init = jax.nn.initializers.zeros
 
@@ -259,6 +261,64 @@ class Upsample(nn.Module):
             **self.options,
             **place,
         )
+
+
+def balance(module: nn.Module, variables: Any, *args: Any) -> tuple[Any, Report]:
+    """Repairs the transposed convolutions of a trained model: a constant stays constant again.
+
+    Every kernel of a `ConvTranspose`, of this module or of Flax, becomes `analysis.balance(kernel)`, the nearest one
+    without a checkerboard on constants.
+
+    Args:
+      module: any Linen module, whose layers are found by following one call.
+      variables: of the module; left as they are.
+      *args: of the call; arrays also show what changes in the output, of `jax.ShapeDtypeStruct` the shapes are enough.
+
+    Returns:
+      The variables with balanced kernels, and what was done to each layer, which were skipped and why (a dilated or
+      masked kernel, one smaller than its strides), and the change of the output.
+
+    Raises:
+      TypeError: if `module` is not a Linen module.
+
+    Example:
+      >>> layer, x = ConvTranspose(3, (3, 3), 2), jnp.ones((1, 16, 16, 8))
+      >>> variables, report = balance(layer, layer.init(jax.random.key(0), x), x)
+      >>> report.layers[""].before > 0.3, report.layers[""].after < 1e-9
+      (True, True)
+
+    References:
+      Sugawara, Shiota & Kiya 2018, arXiv:1806.02658.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"balance: module must be a linen.Module; got {type(module).__name__}. For NNX: tconvjax.nnx.balance."
+        )
+    found: dict[tuple[str, ...], Any] = {}
+
+    def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, ConvTranspose | nn.ConvTranspose):
+            found[context.module.path] = context.module
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(module.apply, variables, *args)
+    flat = dict(flatten_dict(unfreeze(variables)))
+    done: dict[str, Balanced] = {}
+    skipped: dict[str, str] = {}
+    for path, layer in found.items():
+        name, s, at = "/".join(path), layer.strides or 1, ("params", *path, "kernel")
+        why = repairs.obstacle(flat[at].shape, s, layer.kernel_dilation or 1, layer.mask)
+        if why:
+            skipped[name] = why
+            continue
+        flat[at], done[name] = repairs.balanced(
+            flat[at], s, transpose_kernel=layer.transpose_kernel
+        )
+    new = unflatten_dict(flat)
+    real = not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(args))
+    outputs = [module.apply(v, *args) for v in (variables, new)] if real else []
+    return new, Report(done, skipped, repairs.output_change(*outputs) if real else None)
 
 
 def _spec(module: Any, function: Callable[..., jax.Array], in_features: int | None) -> layers.Spec:

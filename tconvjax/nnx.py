@@ -19,13 +19,14 @@ from jax import lax
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from tconvjax import layers
+from tconvjax import layers, repairs
 from tconvjax.geometry import Ints, Padding, PaddingConvention, PaddingMode
 from tconvjax.ops.convolution import conv_transpose
 from tconvjax.ops.filters import blur_pool
 from tconvjax.ops.lowerings import Implementation
 from tconvjax.ops.resize import Method, ResizeConvImplementation, resize_conv
 from tconvjax.ops.subpixel import Order, subpixel_conv
+from tconvjax.repairs import Balanced, Report
 
 default_bias_init = jax.nn.initializers.zeros
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
@@ -543,6 +544,122 @@ class Upsample(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the enlarged images."""
         return self.layer(x)
+
+
+def balance(module: nnx.Module, *args: Any) -> Report:
+    """Repairs the transposed convolutions of a trained model in place: a constant stays constant again.
+
+    Every kernel of a `ConvTranspose`, of this module or of Flax, becomes `analysis.balance(kernel)`, the nearest one
+    without a checkerboard on constants.
+
+    Args:
+      module: any NNX module; its parameters are changed.
+      *args: of the module, to measure what changes in its output; nothing is measured without them.
+
+    Returns:
+      What was done to each layer, which were skipped and why (a dilated or masked kernel, one smaller than its
+      strides), and the change of the output.
+
+    Raises:
+      TypeError: if `module` is not an NNX module.
+
+    Example:
+      >>> from flax import nnx
+      >>> layer = ConvTranspose(8, 3, (3, 3), 2, rngs=nnx.Rngs(0))
+      >>> report = balance(layer, jnp.ones((1, 16, 16, 8)))
+      >>> report.layers[""].before > 0.3, report.layers[""].after < 1e-9
+      (True, True)
+
+    References:
+      Sugawara, Shiota & Kiya 2018, arXiv:1806.02658.
+    """
+    if not isinstance(module, nnx.Module):
+        raise TypeError(
+            f"balance: module must be an nnx.Module; got {type(module).__name__}. For Linen: tconvjax.linen.balance."
+        )
+    call: Any = module
+    before = call(*args) if args else None
+    done: dict[str, Balanced] = {}
+    skipped: dict[str, str] = {}
+    for path, found in nnx.iter_modules(module):
+        if not isinstance(found, ConvTranspose | nnx.ConvTranspose):
+            continue
+        layer: Any = found
+        name, s = "/".join(map(str, path)), layer.strides or 1
+        why = repairs.obstacle(layer.kernel.shape, s, layer.kernel_dilation or 1, layer.mask)
+        if why:
+            skipped[name] = why
+            continue
+        kernel, done[name] = repairs.balanced(
+            layer.kernel[...], s, transpose_kernel=layer.transpose_kernel
+        )
+        layer.kernel[...] = kernel
+    change = repairs.output_change(before, call(*args)) if args else None
+    return Report(done, skipped, change)
+
+
+def artifact_free(layer: ConvTranspose) -> ResizeConv:
+    """Returns the resize-convolution that can take the place of a transposed convolution.
+
+    Output size, alignment and receptive field are equal: `k − s + 1` taps on the image that 'nearest' enlarges. Its
+    kernel is the one that comes nearest to the trained layer, its bias is that of the layer.
+
+    Args:
+      layer: of kernel_size at least strides, undilated, unmasked and with padding_mode 'zeros'.
+
+    Returns:
+      A layer with new parameters of the same dtype.
+
+    Raises:
+      ValueError: for another layer.
+      TypeError: if `layer` is not a `ConvTranspose` of this module.
+
+    Example:
+      >>> from flax import nnx
+      >>> layer = ConvTranspose(8, 3, (4, 4), 2, padding=1, rngs=nnx.Rngs(0))
+      >>> new = artifact_free(layer)
+      >>> new.kernel_size, new.padding, new(jnp.zeros((1, 16, 16, 8))).shape
+      ((3, 3), ((1, 1), (1, 1)), (1, 32, 32, 3))
+
+    References:
+      Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003.
+    """
+    who = "artifact_free"
+    if not isinstance(layer, ConvTranspose):
+        raise TypeError(
+            f"{who}: layer must be a tconvjax.nnx.ConvTranspose; got {type(layer).__name__}. "
+            "Build it with interop.from_flax first."
+        )
+    old: Any = layer  # its attributes come from the specification
+    if old.mask is not None:
+        raise ValueError(f"{who}: the layer must have no mask. Build a ResizeConv.")
+    options = {name: getattr(old, name) for name in layers.option_names(conv_transpose)}
+    kernel_size, scale, padding = repairs.resize_conv_arguments(who, old.kernel_size, options)
+    new: Any = ResizeConv(
+        old.in_features,
+        old.out_features,
+        kernel_size,
+        scale,
+        padding=padding,
+        feature_group_count=old.feature_group_count,
+        use_bias=old.use_bias,
+        dtype=old.dtype,
+        param_dtype=old.param_dtype,
+        precision=old.precision,
+        promote_dtype=old.promote_dtype,
+        preferred_element_type=old.preferred_element_type,
+        rngs=nnx.Rngs(0),
+    )
+    new.kernel[...] = repairs.fitted(
+        old.kernel[...],
+        scale,
+        transpose_kernel=old.transpose_kernel,
+        groups=old.feature_group_count,
+    )
+    if old.bias is not None:
+        new.bias[...] = old.bias[...]
+    resized: ResizeConv = new
+    return resized
 
 
 def _create(

@@ -1,0 +1,163 @@
+"""Repair of trained models, in NNX and Linen: a constant stays constant, or another layer takes the place."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import each
+from flax import linen, nnx
+
+import tconvjax.linen
+import tconvjax.nnx
+from tconvjax import analysis, audit
+from tconvjax.nnx import artifact_free
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 5, 4)), jnp.float32)
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.ours = tconvjax.nnx.ConvTranspose(4, 6, (3, 3), 2, rngs=rngs)
+        self.theirs = nnx.List([nnx.ConvTranspose(6, 4, (5, 5), strides=3, rngs=rngs)])
+        self.holes = tconvjax.nnx.ConvTranspose(4, 4, (1, 1), 2, rngs=rngs)
+        self.same = tconvjax.nnx.ConvTranspose(4, 4, (3, 3), 1, rngs=rngs)
+        self.wide = tconvjax.nnx.ConvTranspose(4, 4, (3, 3), 2, kernel_dilation=2, rngs=rngs)
+        self.turned = tconvjax.nnx.ConvTranspose(4, 4, (3, 3), 2, transpose_kernel=True, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.theirs[0](nnx.relu(self.ours(x)))
+        return self.turned(self.wide(self.same(self.holes(x))))
+
+
+def constant(layer, channels=4):
+    """The variation of what a layer makes of a constant image, away from the borders."""
+    y = np.asarray(layer(jnp.ones((1, 12, 12, channels))))
+    return np.ptp(y[:, 9:-9, 9:-9], axis=(1, 2)).max()
+
+
+@pytest.fixture
+def promotion():
+    """What the layers of others need."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.usefixtures("promotion")
+def test_an_nnx_model_is_balanced_in_place():
+    net = Net(nnx.Rngs(0))
+    before = net(X)
+    kernels = {n: getattr(net, n).kernel[...] for n in ("holes", "same", "wide")}
+    assert constant(net.ours) > 0.1
+    report = tconvjax.nnx.balance(net, X)
+    assert set(report.layers) == {"ours", "theirs/0", "turned"}
+    assert {n: why.split(":")[0] for n, why in report.skipped.items()} == {
+        "holes": "kernel_size below strides",
+        "same": "stride 1",
+        "wide": "kernel_dilation above 1",
+    }
+    for layer, channels in ((net.ours, 4), (net.theirs[0], 6), (net.turned, 4)):
+        assert constant(layer, channels) < 1e-5
+    for share in report.layers.values():
+        assert share.before > 0.1 > 1e-9 > share.after
+        assert 0 < share.change < 1
+    for name, kernel in kernels.items():
+        np.testing.assert_array_equal(getattr(net, name).kernel[...], kernel)
+    change = jnp.linalg.norm(net(X) - before) / jnp.linalg.norm(before)
+    assert report.output_change == pytest.approx(float(change))
+    again = tconvjax.nnx.balance(net)
+    assert again.output_change is None
+    assert all(share.change < 1e-6 for share in again.layers.values())
+    assert not audit(lambda x: net.ours(x), X)
+
+
+class LinenNet(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = tconvjax.linen.ConvTranspose(6, (3, 3), 2, name="ours")(x)
+        x = linen.ConvTranspose(4, (5, 5), strides=(3, 3), name="theirs")(linen.relu(x))
+        return tconvjax.linen.ConvTranspose(4, (1, 1), 2, name="holes")(x)
+
+
+@pytest.mark.usefixtures("promotion")
+def test_variables_of_linen_are_balanced():
+    net = LinenNet()
+    variables = net.init(jax.random.key(0), X)
+    kept = jax.tree.map(np.asarray, variables)
+    new, report = tconvjax.linen.balance(net, variables, X)
+    jax.tree.map(np.testing.assert_array_equal, variables, kept)
+    assert (set(report.layers), set(report.skipped)) == ({"ours", "theirs"}, {"holes"})
+    params = variables["params"]
+    for name, s in (("ours", 2), ("theirs", 3)):
+        np.testing.assert_allclose(
+            new["params"][name]["kernel"], analysis.balance(params[name]["kernel"], s), atol=1e-6
+        )
+    difference = net.apply(new, X) - net.apply(variables, X)
+    want = jnp.linalg.norm(difference) / jnp.linalg.norm(net.apply(variables, X))
+    assert report.output_change == pytest.approx(float(want))
+    by_shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
+    assert tconvjax.linen.balance(net, variables, by_shape)[1].output_change is None
+
+
+@pytest.mark.parametrize(
+    ("k", "s", "options"),
+    [
+        ((4, 4), 2, {"padding": 1}),
+        ((3, 3), 2, {"padding": 1, "output_padding": 1}),
+        ((5, 3), (3, 2), {"padding": "SAME"}),
+        ((4, 6), 2, {"padding": ((1, 2), (0, 3)), "feature_group_count": 2}),
+        ((3, 3), 2, {"padding": "VALID", "transpose_kernel": True, "feature_group_count": 2}),
+        ((2, 2), 2, {"use_bias": False}),
+    ],
+)
+def test_a_resize_convolution_takes_the_place(k, s, options):
+    """Equal size, center and receptive field; and equal numbers where the kernel was one that it can have."""
+    layer = tconvjax.nnx.ConvTranspose(4, 6, k, s, rngs=nnx.Rngs(0), **options)
+    if layer.bias is not None:
+        layer.bias[...] = jnp.arange(6.0)
+    new = artifact_free(layer)
+    assert new(X).shape == layer(X).shape
+    assert constant(new) < 1e-5
+    small = np.random.default_rng(1).normal(size=(*new.kernel.shape,))
+    painted = small
+    for axis, (n, t) in enumerate(zip(k, layer.strides, strict=True)):
+        rows = np.arange(n)[:, None] - np.arange(n - t + 1)
+        hold = ((rows >= 0) & (rows < t)).astype(float)
+        painted = np.moveaxis(np.tensordot(hold, painted, (1, axis)), 0, axis)
+    if layer.transpose_kernel:
+        g = layer.feature_group_count
+        split = painted[::-1, ::-1].reshape(*k, 4 // g, g, 6 // g)
+        painted = split.transpose(0, 1, 4, 3, 2).reshape(*k, 6 // g, 4)
+    layer.kernel[...] = jnp.asarray(painted, jnp.float32)
+    same = artifact_free(layer)
+    np.testing.assert_allclose(same.kernel[...], small, atol=1e-5)
+    np.testing.assert_allclose(same(X), layer(X), atol=1e-4)
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"kernel_size": (1, 1)}, "a kernel at least as large as its strides; got kernel_size=(1, 1)"),
+        ({"kernel_dilation": 2}, "kernel_dilation=1"),
+        ({"padding_mode": "replicate", "padding": 1}, "padding_mode='zeros'"),
+        ({"mask": jnp.ones((3, 3, 4, 6))}, "no mask"),
+    ],
+)  # fmt: skip
+def test_other_layers_have_no_resize_convolution(layer, message):
+    given = {"kernel_size": (3, 3), "strides": 2, "rngs": nnx.Rngs(0)} | layer
+    with pytest.raises(ValueError, match=r"^artifact_free: the layer must have .*\.") as caught:
+        artifact_free(tconvjax.nnx.ConvTranspose(4, 6, **given))
+    assert message in str(caught.value)
+
+
+@pytest.mark.refuses
+@each("flax", (tconvjax.nnx, tconvjax.linen))
+def test_only_models_are_balanced(flax):
+    with pytest.raises(TypeError, match=r"^balance: module must be .* got dict\. For "):
+        flax.balance({}, {})
+
+
+@pytest.mark.refuses
+def test_only_our_layers_have_a_resize_convolution():
+    with pytest.raises(TypeError, match=r"^artifact_free: layer must be .*; got Conv\."):
+        artifact_free(nnx.Conv(4, 4, (3, 3), rngs=nnx.Rngs(0)))
