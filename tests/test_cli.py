@@ -1,6 +1,7 @@
 """The command line of the wheel."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -39,6 +40,27 @@ def test_explain(capsys):
     assert "even" in out
 
 
+def test_explain_draws(capsys, tmp_path):
+    arguments = ("explain", "--kernel", 3, 3, "--stride", 2, "--padding", 1, "--input", 3)
+    status, out, _ = run(capsys, *arguments, "--picture", tmp_path / "overlap.png")
+    assert status == 0
+    for line in (
+        "output size   3 x 3 -> 5 x 5",
+        "  axis 1      s(n - 1) + d(k - 1) + 1 - low - high = 2·2 + 1·2 + 1 - 1 - 1 = 5",
+        "taps by phase [[4, 2], [2, 1]], max/min 4/1",
+        "variance      [[1.778, 0.889], [0.889, 0.444]] by phase, random kernel, mean 1",
+        "taps, axis 0  1 2 1 2 1",
+        "              ░░▒▒░░▒▒░░",
+        "              ▒▒██▒▒██▒▒",
+        "centers       axis 0: input i at output 2i + 0: 0 2 4; shift -0.5 against half-pixel alignment",
+    ):
+        assert line in out.splitlines()
+    with Image.open(tmp_path / "overlap.png") as picture:
+        assert min(picture.size) > 300
+    assert run(capsys, "explain", "--kernel", 4, "--picture", tmp_path / "one.png")[0] == 0
+    assert "leaves pixels empty" in run(capsys, "explain", "--kernel", 1, "--stride", 2)[1]
+
+
 def test_measure(capsys, tmp_path):
     rng = np.random.default_rng(0)
     board = np.indices((32, 40)).sum(0) % 2
@@ -55,6 +77,131 @@ def test_measure(capsys, tmp_path):
     status, _, err = run(capsys, "measure", tmp_path / "board.png", *limit)
     assert status == 1
     assert "above 0.1" in err
+
+
+def test_measure_says_what_noise_gives(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        np.save(tmp_path / f"{i}.npy", rng.normal(size=(32, 32, 1)))
+    arguments = ("measure", tmp_path, "--period", 2, "--period", 4, "--reference", tmp_path)
+    status, out, _ = run(capsys, *arguments, "--json", "--picture", tmp_path / "spectrum.png")
+    assert status == 0
+    ((result),) = json.loads(out)["sizes"]
+    assert result["noise"]["phase_mean_fraction_2"]["mean"] == pytest.approx(3 / 1023, rel=0.2)
+    assert result["metrics"].keys() - result["noise"].keys() == {"log_spectral_distance"}
+    assert result["metrics"]["log_spectral_distance"] == 0
+    above = [n for n, v in result["noise"].items() if result["metrics"][n] > v["upper"]]
+    assert len(above) <= 5  # of 19, which depend on one another
+    with Image.open(tmp_path / "spectrum.png") as picture:
+        assert min(picture.size) > 300
+    text = run(capsys, *arguments)[1]
+    assert "4 images of 32 x 32" in text
+    assert "band_contrast_diagonal_4" in text
+
+
+def test_what_can_be_measured_is(capsys, tmp_path):
+    np.save(tmp_path / "good.npy", np.random.default_rng(0).normal(size=(16, 16)))
+    np.save(tmp_path / "small.npy", np.ones((3, 3)))
+    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object))
+    Image.new("L", (32, 32)).save(tmp_path / "cut.png")
+    whole = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    status, out, err = run(capsys, "measure", tmp_path)
+    assert status == 2
+    assert "1 images of 16 x 16" in out
+    problems = err.splitlines()
+    assert len(problems) == 3
+    for name in ("cut.png: cannot be read", "pickled.npy: cannot be read", "images of 3 x 3"):
+        assert any(name in problem for problem in problems)
+
+
+MODEL = """
+import jax
+from flax import nnx
+
+class Decoder(nnx.Module):
+    def __init__(self):
+        self.up = nnx.ConvTranspose(4, 3, (3, 3), strides=2, rngs=nnx.Rngs(0))
+        self.down = nnx.Conv(3, 3, (1, 1), strides=2, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.down(self.up(x))
+
+decoder = Decoder()
+clean = jax.nn.relu
+number = 3
+
+def holes(x):
+    return jax.lax.conv_transpose(x, jax.numpy.ones((1, 1, 4, 4)), (2, 2), "SAME")
+
+def two(x, i):
+    return x[i]
+"""
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    (tmp_path / "my_model.py").write_text(MODEL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("my_model", None)
+
+
+@pytest.mark.usefixtures("model")
+def test_audit(capsys):
+    image = ("--input", "1,8,8,4")
+    status, out, _ = run(capsys, "audit", "my_model:decoder", *image)
+    assert status == 1
+    assert "high    my_model.py:11\n  transposed convolution, kernel 3x3, stride 2x2" in out
+    assert "2 found: 1 high, 1 medium" in out
+    status, out, _ = run(capsys, "audit", "my_model:decoder", *image, "--json")
+    first, second = json.loads(out)["findings"]
+    assert (first["kernel_size"], first["severity"], first["line"]) == ([3, 3], "high", 11)
+    assert second["overlap_ratio"] is None  # infinite, which JSON cannot say
+    assert run(capsys, "audit", "my_model:clean", *image)[:2] == (0, "clean\n")
+    assert run(capsys, "audit", "my_model:two", *image, "--input", "2:int32")[0] == 0
+    assert run(capsys, "audit", "my_model:holes", *image)[0] == 1
+
+
+@pytest.mark.usefixtures("model")
+def test_audit_for_machines(capsys):
+    arguments = ("audit", "my_model:decoder", "--input", "1,8,8,4", "--format")
+    _, out, _ = run(capsys, *arguments, "sarif")
+    (report,) = json.loads(out)["runs"]
+    places = [r["locations"][0]["physicalLocation"] for r in report["results"]]
+    assert [p["artifactLocation"]["uri"] for p in places] == ["my_model.py"] * 2
+    assert [p["region"]["startLine"] for p in places] == [11, 11]
+    assert [r["level"] for r in report["results"]] == ["error", "warning"]
+    _, out, _ = run(capsys, *arguments, "github")
+    first, second = out.splitlines()
+    assert first.startswith("::error file=my_model.py,line=11,title=transposed_convolution::")
+    assert second.startswith("::warning ")
+    assert "%25 of a constant" in first
+    assert run(capsys, *arguments, "github", "--fail-on", "high")[0] == 1
+
+
+@pytest.mark.refuses
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(
+    ("target", "shape", "message"),
+    [
+        ("my_model", "1", "must name a module and what is in it"),
+        ("no_such_model:f", "1", "no_such_model: cannot be imported: ModuleNotFoundError"),
+        ("my_model:missing", "1", "there is no 'missing' in my_model"),
+        ("my_model:number", "1", "must be a function or a model"),
+        ("my_model:Decoder", "1", "got a class. Name an instance"),
+        ("my_model:decoder", "1,8", "cannot be traced: "),
+        ("my_model:decoder", "1,a", "--input must be sizes with commas"),
+        ("my_model:decoder", "1:float99", "--input must be sizes with commas"),
+        ("my_model:decoder", "-1", "--input must be sizes with commas"),
+    ],
+)
+def test_what_cannot_be_audited_is_one_line(target, shape, message, capsys):
+    status, out, err = run(capsys, "audit", target, f"--input={shape}")
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def test_sixteen_bits_are_not_clipped(capsys, tmp_path):

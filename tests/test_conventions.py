@@ -32,7 +32,8 @@ def test_documented_with_a_doctest_and_its_sections(function):
     text = function.__doc__
     for section in ("Args:", "Returns:", "Example:", ">>> "):
         assert section in text, f"{function.__name__} has no {section}"
-    for name in inspect.signature(function).parameters:
+    for parameter in inspect.signature(function).parameters.values():
+        name = str(parameter).split(":")[0].split("=")[0]  # with the stars of *args
         assert f"      {name}: " in text, f"{function.__name__} does not explain {name}"
 
 

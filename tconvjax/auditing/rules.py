@@ -106,7 +106,7 @@ def _transposed_convolution(place: Place, layer: Layer) -> Finding:
         flops = 2 * batch * prod(geometry.small) * prod(painted) * pairs
         return Cost(flops, prod(size) * pairs, seen)
 
-    conv = tuple(max(1, e - t + 1) | 1 for e, t in zip(extent, s, strict=True))
+    conv = tuple(max(1, e - t + 1) for e, t in zip(extent, s, strict=True))
     fused = tuple(c + t - 1 for c, t in zip(conv, s, strict=True))
     remedy = (
         f"ResizeConv(kernel_size={conv}, scale={s}), flat before and after training, or ConvTranspose("

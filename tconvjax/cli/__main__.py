@@ -1,0 +1,7 @@
+"""`python -m tconvjax.cli`."""
+
+import sys
+
+from tconvjax.cli import main
+
+sys.exit(main())
