@@ -73,7 +73,7 @@ def test_a_transposed_convolution_is_described():
     shift = tconvjax.analysis.center_map(3, 2, "SAME").shift[0]
     assert found.center_shift == (shift, shift)
     assert found.cost == (2 * 2 * 64 * 9 * 20, 180, (2, 2))
-    assert found.remedy_cost == (2 * 2 * 64 * 16 * 20, 180, (2, 2))  # 3 + 2 − 1 taps when fused
+    assert found.remedy_cost == (2 * 2 * 64 * 9 * 20, 80, (2, 2))  # 2 + 2 − 1 taps when fused
     assert found.message.startswith(
         "transposed convolution, kernel 3x3, stride 2x2, 4 -> 5 channels: "
         f"pixels are painted by unequally many taps (most/fewest 4), and these weights put {share:.1%}"
@@ -243,6 +243,31 @@ def test_periods_are_those_of_the_whole_program():
     assert [f.period for f in audit(two, IMAGE)] == [(12, 12), (6, 6), (2, 2)]
     loss = lambda x: two(x).sum()
     assert [f.period for f in audit(loss, IMAGE)] == [(2, 2), (3, 3), (2, 2)]  # of the layers
+
+
+def test_sizes_may_be_symbolic():
+    b, h = jax.export.symbolic_shape("b, h")
+    w = drawn(3, 3, 4, 12)
+
+    def layer(x):
+        return shuffle(transposed(x, w))
+
+    first, second = audit(layer, jax.ShapeDtypeStruct((b, h, h, 4), jnp.float32))
+    assert (first.kind, first.period, first.cost) == ("transposed_convolution", (2, 2), None)
+    assert (second.kind, second.strides) == ("pixel_shuffle", (2, 2))
+
+
+def test_what_is_drawn_inside_of_the_program_is_known():
+    kernel = lambda key: jax.random.normal(key, (4, 4, 4, 4))
+    found = one(lambda key, x: transposed(x, kernel(key)), jax.random.key(0), IMAGE)
+    want = tconvjax.analysis.harmonic_share(kernel(jax.random.key(0)), 2)
+    assert found.harmonic_share == pytest.approx(float(want), rel=1e-4)
+
+
+def test_updated_weights_are_no_images():
+    loss = lambda w, x: transposed(x, w).sum()
+    step = lambda w, x: w - 0.1 * jax.grad(loss)(w, x)
+    assert one(step, drawn(3, 3, 4, 4), IMAGE).period == (2, 2)
 
 
 def test_no_reordering_of_other_axes_is_a_pixel_shuffle():

@@ -59,28 +59,29 @@ class Value:
     index: int = 0
     stacked: "Value | None" = None
     drawn: bool = False
-    _known: np.ndarray | None = None
+    _known: jax.Array | None = None
 
     @property
     def made_by(self) -> str:
         """The name of the primitive that computes it, '' if none does."""
         return self.equation.primitive.name if self.equation else ""
 
-    def compute(self) -> np.ndarray:
+    def compute(self) -> jax.Array:
         """Returns the value.
 
         Raises:
           Unknown: if that takes more than cheap operations.
         """
         if self._known is None:
-            if self.made_by in OPAQUE or prod(self.shape) > LARGE:
+            known = all(isinstance(n, int) for n in self.shape)
+            if self.made_by in OPAQUE or not known or prod(self.shape) > LARGE:
                 raise Unknown
             self._known = self._computed()
         return self._known
 
-    def _computed(self) -> np.ndarray:
+    def _computed(self) -> jax.Array:
         if self.given is not None:
-            return np.asarray(self.given)
+            return jnp.asarray(self.given)
         if self.stacked is not None:
             whole = self.stacked.compute()
             self.drawn = self.stacked.drawn
@@ -90,11 +91,12 @@ class Value:
             if not jnp.issubdtype(self.dtype, jnp.inexact):
                 raise Unknown  # a key, an index
             numbers = np.random.default_rng(prod(self.shape)).normal(size=self.shape)
-            return np.asarray(jnp.asarray(numbers, self.dtype))
-        operands = [jnp.asarray(v.compute()) for v in self.inputs]
+            return jnp.asarray(numbers, self.dtype)
+        operands = [v.compute() for v in self.inputs]
         self.drawn = any(v.drawn for v in self.inputs)
         out = self.equation.primitive.bind(*operands, **self.equation.params)
-        return np.asarray(out[self.index] if self.equation.primitive.multiple_results else out)
+        results: Sequence[jax.Array] = out if self.equation.primitive.multiple_results else (out,)
+        return results[self.index]
 
 
 class Place(NamedTuple):

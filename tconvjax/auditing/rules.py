@@ -101,7 +101,9 @@ def _transposed_convolution(place: Place, layer: Layer) -> Finding:
     batch, small, big = _sizes(place, layer)
     pairs = small * big // geometry.feature_group_count
 
-    def cost(size: Sequence[int], painted: Sequence[int]) -> Cost:
+    def cost(size: Sequence[int], painted: Sequence[int]) -> Cost | None:
+        if batch is None:
+            return None
         seen = tuple(-(-e // t) for e, t in zip(painted, s, strict=True))
         flops = 2 * batch * prod(geometry.small) * prod(painted) * pairs
         return Cost(flops, prod(size) * pairs, seen)
@@ -143,8 +145,11 @@ def _strided_convolution(place: Place, layer: Layer) -> Finding:
     batch, small, big = _sizes(place, layer)
     pairs = small * big // geometry.feature_group_count
 
-    def cost(size: tuple[int, ...]) -> Cost:
-        return Cost(2 * batch * prod(geometry.small) * prod(size) * pairs, prod(size) * pairs, size)
+    def cost(size: tuple[int, ...]) -> Cost | None:
+        if batch is None:
+            return None
+        flops = 2 * batch * prod(geometry.small) * prod(size) * pairs
+        return Cost(flops, prod(size) * pairs, size)
 
     return _uneven_gradient(
         place,
@@ -212,7 +217,7 @@ def _pixel_shuffle(place: Place, turned: Value, split: Value) -> Iterator[Findin
     order = turned.equation.params["permutation"]
     axes, phases = [], []
     for axis, parts in enumerate(merged):
-        parts = [order[i] for i in parts if turned.shape[i] > 1]
+        parts = [order[i] for i in parts if turned.shape[i] != 1]
         if any(p in before[channel] for p in parts) and len(parts) > 1:
             if len(parts) != 2 or parts[1] not in before[channel] or parts[0] in before[channel]:
                 return  # space into channels, or something else
@@ -254,7 +259,8 @@ def _resize(place: Place, source: Value) -> Iterator[Finding]:
     if len(source.shape) != len(place.shape):
         return
     sizes = list(zip(source.shape, place.shape, strict=True))
-    axes = [i for i, (a, b) in enumerate(sizes) if b > a > 1]
+    known = [isinstance(a, int) and isinstance(b, int) for a, b in sizes]
+    axes = [i for i, (a, b) in enumerate(sizes) if known[i] and b > a > 1]
     if not axes:
         return
     scale = tuple(-(-sizes[i][1] // sizes[i][0]) for i in axes)
@@ -334,7 +340,8 @@ def _groups(coarse: Sequence[int], fine: Sequence[int]) -> list[list[int]] | Non
     for n, size in enumerate(coarse):
         parts: list[int] = []
         last = n == len(coarse) - 1
-        while i < len(fine) and (not parts or prod(fine[j] for j in parts) < size or last):
+        # Equality alone, which symbolic sizes have too.
+        while i < len(fine) and (not parts or prod(fine[j] for j in parts) != size or last):
             parts.append(i)
             i += 1
         if prod(fine[j] for j in parts) != size:
@@ -343,21 +350,31 @@ def _groups(coarse: Sequence[int], fine: Sequence[int]) -> list[list[int]] | Non
     return groups
 
 
-def _sizes(place: Place, layer: Layer) -> tuple[int, int, int]:
-    """Returns the number of images, and the channels of a small and of a big one."""
-    inside, outside = layer.geometry.small, layer.geometry.big
-    inside, outside = (inside, outside) if layer.face == "paint" else (outside, inside)
+def _sizes(place: Place, layer: Layer) -> tuple[int | None, int, int]:
+    """Returns the number of images, None if a size is symbolic, and the channels of a small and of a big one."""
+    geometry, kernel = layer.geometry, place.inputs[layer.kernel].shape
+    stack = kernel[0] if len(kernel) > geometry.rank + 2 else 1
+    taps = prod(geometry.kernel_size)
     written = place.shape[layer.features]
-    images = prod(place.shape) // max(1, written * prod(outside))
-    taken = prod(place.inputs[layer.image].shape) // max(1, images * prod(inside))
-    return (images, taken, written) if layer.face == "paint" else (images, written, taken)
+    read = prod(kernel) * geometry.feature_group_count // max(1, stack * taps * written)
+    images = None
+    if all(isinstance(n, int) for n in place.shape):
+        outside = geometry.big if layer.face == "paint" else geometry.small
+        images = prod(place.shape) // max(1, written * prod(outside))
+    return (images, read, written) if layer.face == "paint" else (images, written, read)
 
 
 def _period(place: Place, axes: Sequence[int], s: Sequence[int]) -> tuple[int, ...]:
     """Returns the period of a pattern of period s in the largest image that the program returns."""
     stack = place.equation.primitive.name.startswith("tconv_")
     shape, axes = place.shape[stack:], [a - stack for a in axes]
-    images = [image for image in place.images if len(image) == len(shape)]
+    images = [
+        image
+        for image in place.images
+        if len(image) == len(shape)
+        and (0 in axes or image[0] == shape[0])
+        and all(isinstance(n, int) for a in axes for n in (image[a], shape[a]))
+    ]
     if not images:
         return tuple(s)
     image = max(images, key=lambda image: prod(image[a] for a in axes))
@@ -380,7 +397,7 @@ def _weights(
 ) -> tuple[np.ndarray | None, Literal["given", "drawn", "none"]]:
     """Returns the kernel of the forward convolution, if it can be known, and how it was."""
     try:
-        kernel = layer.canonical(value.compute())
+        kernel = layer.canonical(np.asarray(value.compute()))
     except Unknown:
         return None, "none"
     return kernel, "drawn" if value.drawn else "given"
