@@ -102,6 +102,14 @@ def test_a_pixel_shuffle_is_described(order):
     )
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_images_may_be_smaller_than_their_kernels(size):
+    image = jax.ShapeDtypeStruct((1, size, size, 4), jnp.float32)
+    w = drawn(4, 4, 4, 6)
+    assert one(lambda x: transposed(x, w), image).kernel_size == (4, 4)
+    assert one(lambda x: strided(x, drawn(7, 7, 4, 6)), image).kernel_size == (7, 7)
+
+
 @pytest.mark.parametrize(
     ("k", "s", "overlap", "severity"),
     [(3, 2, 4, "low"), (1, 2, np.inf, "medium"), (5, 3, 4, "low"), (4, 2, 1, "none")],
@@ -277,6 +285,10 @@ def test_no_reordering_of_other_axes_is_a_pixel_shuffle():
         x = x.reshape(2, 64, 2, 2).transpose(0, 2, 1, 3)
         return x.transpose(0, 2, 1, 3).reshape(2, 64, 4)
 
+    def heads_in_batch(x):
+        x = x.reshape(2, 64, 2, 2).transpose(0, 2, 1, 3).reshape(4, 64, 2)
+        return x * 2
+
     def windows(x):
         x = x.reshape(2, 2, 4, 2, 4, 4).transpose(0, 1, 3, 2, 4, 5).reshape(8, 4, 4, 4)
         return x.reshape(2, 2, 2, 4, 4, 4).transpose(0, 1, 3, 2, 4, 5).reshape(2, 8, 8, 4)
@@ -284,7 +296,7 @@ def test_no_reordering_of_other_axes_is_a_pixel_shuffle():
     def channels(x):
         return x.reshape(2, 8, 8, 2, 2).transpose(0, 1, 2, 4, 3).reshape(2, 8, 8, 4)
 
-    for function in (unshuffled, heads, windows, channels):
+    for function in (unshuffled, heads, heads_in_batch, windows, channels):
         assert not audit(function, IMAGE, everything=True), function
 
 

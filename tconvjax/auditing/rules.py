@@ -72,7 +72,9 @@ def layer_of(equation: Any) -> Layer | None:
     if name != "conv_general_dilated":
         return None
     lhs, rhs, out = (v.aval.shape for v in (*equation.invars, *equation.outvars))
-    reading = read(lhs, rhs, out, equation.params)
+    # As layers write it, whose images may be smaller than their kernels; kernel gradients dilate rhs, if anything.
+    plain = max(equation.params["rhs_dilation"], default=1) == 1
+    reading = read(lhs, rhs, out, equation.params, kernel_is_rhs=plain)
     if reading is None:
         return None
     arrays, axes, flipped, geometry = reading
@@ -221,6 +223,8 @@ def _pixel_shuffle(place: Place, turned: Value, split: Value) -> Iterator[Findin
         if any(p in before[channel] for p in parts) and len(parts) > 1:
             if len(parts) != 2 or parts[1] not in before[channel] or parts[0] in before[channel]:
                 return  # space into channels, or something else
+            if axis == 0 and len(source.shape) > 2:
+                return  # into the batch, as the heads of an attention
             axes.append(axis)
             phases.append(parts[1])
     if not axes:

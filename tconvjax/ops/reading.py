@@ -34,14 +34,20 @@ class Reading(NamedTuple):
 
 
 def read(
-    lhs: tuple[int, ...], rhs: tuple[int, ...], out: tuple[int, ...], params: dict[str, Any]
+    lhs: tuple[int, ...],
+    rhs: tuple[int, ...],
+    out: tuple[int, ...],
+    params: dict[str, Any],
+    *,
+    kernel_is_rhs: bool = False,
 ) -> Reading | None:
     """Reads a convolution of XLA, given by the shapes of its arrays and its parameters, as one of the faces.
 
     The big image is an array whose coefficient is 1 along every axis, the one with the largest extent if there are
     several; the kernel is, of the two others, the one with the smaller extent, where n elements with the coefficient c
     extend over c(n − 1) + 1 pixels. With groups it is the array that holds no more than one group's share of a
-    letter. Any such choice is exact; this one is what the convolution means in a network:
+    letter, with `kernel_is_rhs` it is rhs, as layers write it, even if the image is smaller. Any such choice is exact;
+    this one is what the convolution means in a network:
 
         big lhs, kernel rhs    gather       a convolution
         big out, kernel rhs    paint        a transposed convolution, or the gradient of a convolution
@@ -69,7 +75,7 @@ def read(
         return prod(sizes) if all(isinstance(n, int) for n in sizes) else inf  # symbolic: an image
 
     kernels = ["rhs", "out", "lhs"]
-    if params["feature_group_count"] > 1:
+    if params["feature_group_count"] > 1 or kernel_is_rhs:
         kernels = ["rhs"]
     if params["batch_group_count"] > 1:
         kernels = ["out"]
