@@ -120,9 +120,8 @@ def _shifted(x: jax.Array, shift: Sequence[Fraction]) -> jax.Array:
             x = jnp.roll(x, int(t), axis)
             continue
         wide = jnp.complex128 if jnp.finfo(x.dtype).bits == 64 else jnp.complex64
-        ramp = np.exp(-2j * np.pi * np.fft.fftfreq(x.shape[axis]) * float(t))
-        ramp = jnp.asarray(ramp, wide).reshape(-1, *(1,) * (x.ndim - 1 - axis))
-        ramp = ramp.reshape(*(1,) * axis, *ramp.shape)
+        turns = np.exp(-2j * np.pi * np.fft.fftfreq(x.shape[axis]) * float(t))
+        ramp = jnp.expand_dims(jnp.asarray(turns, wide), [i for i in range(x.ndim) if i != axis])
         moved = jnp.fft.ifft(jnp.fft.fft(x.astype(wide), axis=axis) * ramp, axis=axis)
         x = (moved if jnp.iscomplexobj(x) else moved.real).astype(x.dtype)
     return x

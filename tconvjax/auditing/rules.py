@@ -411,9 +411,9 @@ def _overlap(k: Sequence[int], s: Sequence[int], d: Sequence[int]) -> float:
     """Returns most over fewest taps of a phase."""
     ratio = 1.0
     for n, t, e in zip(k, s, d, strict=True):
-        counts = np.bincount(e * np.arange(n) % t, minlength=t)
-        ratio *= counts.max() / counts.min() if counts.min() else inf
-    return float(ratio)
+        counts = np.bincount(e * np.arange(n) % t, minlength=t).tolist()
+        ratio *= max(counts) / min(counts) if all(counts) else inf
+    return ratio
 
 
 def _of_painting(kernel: np.ndarray, geometry: Geometry) -> tuple[float | None, float]:

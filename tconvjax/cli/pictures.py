@@ -48,7 +48,7 @@ def spectrum(path: Path, images: np.ndarray, periods: Sequence[int]) -> None:
     # Half the sampling rate, which even sizes have once, is shown at both ends.
     both = [(0, 1 - n % 2) for n in (height, width)]
     power = np.pad(np.fft.fftshift(power.mean((0, 3))), both, mode="wrap")
-    decibels = 10 * np.log10(np.maximum(power, power.max() * 1e-6 + 1e-30))
+    decibels = 10 * np.log10(np.maximum(power, np.max(power) * 1e-6 + 1e-30))
     down, across = (0.5 + 0.5 / n * (1 - n % 2) for n in (height, width))
     picture = axes.imshow(decibels, cmap="gray", extent=(-across, across, down, -down))
     for i, period in enumerate(periods):
