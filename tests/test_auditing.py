@@ -146,7 +146,95 @@ def test_gradients_of_strided_convolutions_paint():
     assert [f.kind for f in found] == ["strided_convolution", "transposed_convolution"]
 
 
+@pytest.mark.usefixtures("promotion")
+def test_train_steps_of_clean_models_are_clean():
+    class Classifier(nnx.Module):
+        def __init__(self, rngs):
+            self.a = nnx.Conv(4, 8, (4, 4), strides=2, rngs=rngs)
+            self.norm = nnx.BatchNorm(8, rngs=rngs)
+            self.b = nnx.Conv(8, 8, (2, 2), strides=2, rngs=rngs)
+            self.c = tconvjax.nnx.ResizeConv(8, 8, (3, 3), scale=2, rngs=rngs)
+
+        def __call__(self, x):
+            x = nnx.avg_pool(self.norm(self.a(x)), (2, 2), (2, 2))
+            return self.c(self.b(nnx.relu(x)))
+
+    loss = lambda model, x: (model(x) ** 2).mean()
+    for step in (nnx.grad(loss), nnx.jit(nnx.value_and_grad(nnx.remat(loss)))):
+        assert not audit(step, Classifier(nnx.Rngs(0)), IMAGE)
+    upsampler = lambda w, x: (transposed(x, w) ** 2).sum()
+    for loss in (upsampler, jax.checkpoint(upsampler)):
+        assert one(jax.grad(loss, (0, 1)), drawn(3, 3, 4, 4), IMAGE).severity == "high"  # once
+    downsampler = lambda x: (tconvjax.pixel_unshuffle(x, (2, 2)) ** 2).sum()
+    assert not audit(jax.grad(downsampler), IMAGE)  # although its gradient is a shuffle
+
+
+def test_zeros_between_pixels_are_a_dilation():
+    w = drawn(3, 3, 4, 5)
+
+    def padded(x, filled=0.0):
+        x = lax.pad(x, filled, ((0, 0, 0), (1, 2, 1), (1, 2, 1), (0, 0, 0)))
+        return strided(x, w, 1)
+
+    found = one(padded, IMAGE)
+    assert (found.kind, found.strides, found.input_shape) == (
+        "transposed_convolution", (2, 2), IMAGE.shape,
+    )  # fmt: skip
+    dilated = lambda x: lax.conv_general_dilated(
+        x, w, (1, 1), ((2, 3), (2, 3)), lhs_dilation=(2, 2), dimension_numbers=NHWC
+    )
+    want = one(dilated, IMAGE)
+    assert found.output_shape == want.output_shape
+    assert found.harmonic_share == pytest.approx(want.harmonic_share, rel=1e-5)
+    assert (found.cost, found.center_shift) == (want.cost, want.center_shift)
+    assert not audit(partial(padded, filled=1.0), IMAGE)
+
+
+def test_every_second_pixel_of_a_convolution_is_a_strided_one():
+    w = drawn(3, 3, 4, 5)
+    sliced = lambda x: jnp.tanh(strided(x, w, 1))[:, 1::2, ::2]
+    found = one(sliced, IMAGE)
+    assert (found.kind, found.strides, found.overlap_ratio) == ("strided_convolution", (2, 2), 4)
+    assert found.output_shape == (2, 4, 4, 5)
+    assert not audit(lambda x: strided(x, drawn(4, 4, 4, 5), 1)[:, ::2, ::2], IMAGE)
+    assert not audit(lambda x: x[..., ::2] + strided(x, w, 1)[..., :4:2], IMAGE)
+
+
 # Weights.
+
+
+@each("where", ("first", "second"))
+def test_all_that_is_added_before_a_shuffle_counts(where):
+    flat = np.repeat(drawn(1, 1, 4, 3), 4, -1)
+    given = [flat, drawn(1, 1, 4, 12)] if where == "second" else [drawn(1, 1, 4, 12), flat]
+    skipped = lambda x: shuffle(strided(x, given[0], 1) + jnp.tanh(strided(x, given[1], 1)))
+    want = one(lambda x: shuffle(strided(x, drawn(1, 1, 4, 12), 1)), IMAGE).harmonic_share
+    assert one(skipped, IMAGE).harmonic_share == pytest.approx(want, rel=1e-5)
+    assert not audit(lambda x: shuffle(strided(x, flat, 1) * strided(x, -flat, 1)), IMAGE)
+
+
+@each("at", (0, 1, 5))
+def test_one_of_stacked_layers_is_enough(at):
+    """Two loops, one inside of the other."""
+    hat = np.outer([0.5, 1, 0.5], [0.5, 1, 0.5])
+    stack = np.float32(np.tile(hat[..., None, None], (2, 3, 1, 1, 4, 4)))
+    inner = lambda c, w: (c, transposed(c, 2 * w))
+    outer = lambda c, w: (c, lax.scan(inner, c, w)[1])
+    assert not audit(lambda x, w: lax.scan(outer, x, w)[1], IMAGE, stack)
+    stack.reshape(6, 3, 3, 4, 4)[at] = 1
+    found = one(lambda x, w: lax.scan(outer, x, w)[1], IMAGE, stack)
+    assert found.harmonic_share == pytest.approx(0.19, abs=1e-3)
+
+
+def test_numbers_that_are_gone_or_too_many_count_as_random(monkeypatch):
+    w = jnp.asarray(drawn(3, 3, 4, 4))
+    w.delete()
+    assert one(transposed, IMAGE, w).weights == "drawn"
+    monkeypatch.setattr("tconvjax.auditing.program.LARGE", 500)
+    stack = np.stack([drawn(3, 3, 4, 4)] * 4)  # 576, of which each layer has 144
+    layers = lambda x, w: lax.scan(lambda c, w: (c, transposed(c, w)), x, w)[1]
+    assert one(layers, IMAGE, stack).weights == "given"
+    assert one(layers, IMAGE, np.tile(stack, (1, 1, 1, 1, 4))).weights == "none"
 
 
 def sums_to_one(w):
@@ -289,6 +377,15 @@ def test_no_reordering_of_other_axes_is_a_pixel_shuffle():
         x = x.reshape(2, 64, 2, 2).transpose(0, 2, 1, 3).reshape(4, 64, 2)
         return x * 2
 
+    def heads_of_batch(x):  # and their way back
+        x = x.reshape(1, 2, 64, 4).transpose(0, 2, 1, 3).reshape(1, 64, 8)
+        return x * 2
+
+    def blocks(x):  # of a dilated convolution, as TensorFlow emulates it
+        x = x.reshape(2, 4, 2, 4, 2, 4).transpose(2, 4, 0, 1, 3, 5).reshape(8, 4, 4, 4)
+        x = jnp.tanh(x).reshape(2, 2, 2, 4, 4, 4).transpose(2, 3, 0, 4, 1, 5)
+        return x.reshape(2, 8, 8, 4)
+
     def windows(x):
         x = x.reshape(2, 2, 4, 2, 4, 4).transpose(0, 1, 3, 2, 4, 5).reshape(8, 4, 4, 4)
         return x.reshape(2, 2, 2, 4, 4, 4).transpose(0, 1, 3, 2, 4, 5).reshape(2, 8, 8, 4)
@@ -296,7 +393,20 @@ def test_no_reordering_of_other_axes_is_a_pixel_shuffle():
     def channels(x):
         return x.reshape(2, 8, 8, 2, 2).transpose(0, 1, 2, 4, 3).reshape(2, 8, 8, 4)
 
-    for function in (unshuffled, heads, heads_in_batch, windows, channels):
+    def unshuffled_signal(x):
+        return x.reshape(2, 32, 2, 4).transpose(0, 1, 3, 2).reshape(2, 32, 8)
+
+    def queries(x):  # of many heads, in rows
+        return (x.reshape(2, 64, 4) @ drawn(4, 12)).reshape(2, 64 * 3, 4)
+
+    def scores(x):  # of the anchors of a detector
+        return strided(x, drawn(3, 3, 4, 12), 1).reshape(2, 8 * 8 * 3, 4)
+
+    functions = (
+        unshuffled, unshuffled_signal, heads, heads_in_batch, heads_of_batch, queries, blocks,
+        windows, channels, scores,
+    )  # fmt: skip
+    for function in functions:
         assert not audit(function, IMAGE, everything=True), function
 
 
@@ -307,14 +417,66 @@ def test_a_pixel_shuffle_of_channels_first_and_of_tokens():
         y = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=numbers)
         return y.reshape(2, 3, 2, 2, 8, 8).transpose(0, 1, 4, 2, 5, 3).reshape(2, 3, 16, 16)
 
-    def tokens(x):  # the last layer of a vision transformer
-        y = x.reshape(2, 64, 4) @ jnp.ones((4, 12))
+    def tokens(x, w=None):  # the last layer of a vision transformer
+        y = x.reshape(2, 64, 4) @ (drawn(4, 12) if w is None else w)
         return y.reshape(2, 8, 8, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 16, 16, 3)
 
     found = one(first, jax.ShapeDtypeStruct((2, 4, 8, 8), jnp.float32))
     assert (found.kind, found.strides, found.weights) == ("pixel_shuffle", (2, 2), "given")
     found = one(tokens, IMAGE)
-    assert (found.kind, found.strides, found.kernel_size) == ("pixel_shuffle", (2, 2), None)
+    assert (found.kind, found.strides, found.kernel_size) == ("pixel_shuffle", (2, 2), (1,))
+    gains = drawn(4, 12).reshape(4, 4, 3)
+    want = 1 - 4 * (gains.mean(1) ** 2).sum() / (gains**2).sum()
+    assert found.harmonic_share == pytest.approx(want, rel=1e-5)
+    assert not audit(partial(tokens, w=jnp.ones((4, 12))), IMAGE)
+
+
+def test_a_pixel_shuffle_whose_channels_nothing_names():
+    """The axis that is split, and whose parts go into the others, is that of the channels."""
+
+    def first(x):  # channels first, without a convolution before
+        return x.reshape(2, 3, 2, 2, 8, 8).transpose(0, 1, 4, 2, 5, 3).reshape(2, 3, 16, 16)
+
+    def axis_by_axis(x):
+        x = x.reshape(2, 8, 8, 2, 8).transpose(0, 1, 3, 2, 4).reshape(2, 16, 8, 2, 4)
+        return x.reshape(2, 16, 16, 4)
+
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+    single = jax.vmap(first)  # of an unbatched model, whose axis of images is a layer's own
+    assert one(first, shape(2, 12, 8, 8)).strides == (2, 2)
+    assert one(single, shape(5, 2, 12, 8, 8)).strides == (2, 2)
+    unbatched = lambda x: x.reshape(3, 2, 2, 8, 8).transpose(0, 3, 1, 4, 2).reshape(3, 16, 16)
+    assert one(unbatched, shape(12, 8, 8)).strides == (2, 2)
+    last = lambda x: x.reshape(8, 8, 2, 2, 3).transpose(0, 2, 1, 3, 4).reshape(16, 16, 3)
+    assert one(last, shape(8, 8, 12)).strides == (2, 2)
+    windows = lambda x: shuffle(x).reshape(2, 4, 4, 4, 4, 1).transpose(0, 1, 3, 2, 4, 5)
+    assert one(lambda x: windows(x).reshape(32, 4, 4, 1), IMAGE).strides == (2, 2)  # once
+    found = audit(axis_by_axis, shape(2, 8, 8, 16))
+    assert [(f.strides, f.output_shape) for f in found] == [
+        ((2,), (2, 16, 8, 2, 4)), ((2,), (2, 16, 16, 4)),
+    ]  # fmt: skip
+
+
+def test_a_reshape_alone_shuffles_along_one_axis():
+    numbers = ("NWC", "WIO", "NWC")
+    w = drawn(3, 4, 12)
+
+    def phases(x, r=2):
+        y = lax.conv_general_dilated(x, w, (1,), "SAME", dimension_numbers=numbers)
+        return jax.nn.relu(y).reshape(2, 8 * r, 12 // r)
+
+    x = jax.ShapeDtypeStruct((2, 8, 4), jnp.float32)
+    found = one(phases, x)
+    assert (found.kind, found.strides, found.period) == ("pixel_shuffle", (2,), (2,))
+    gains = w.sum(0).reshape(4, 2, 6)
+    want = 1 - 2 * (gains.mean(1) ** 2).sum() / (gains**2).sum()
+    assert found.harmonic_share == pytest.approx(want, rel=1e-5)
+    assert one(partial(phases, r=12), x).strides == (12,)  # a single channel is left
+    assert not audit(lambda x: x.reshape(2, 16, 2), x)
+    flat = lambda x: lax.conv_general_dilated(
+        x, w, (1,), "SAME", dimension_numbers=numbers
+    ).reshape(2, -1)
+    assert not audit(flat, x)
 
 
 def test_a_model_of_any_size_is_audited_by_shapes():
@@ -442,6 +604,25 @@ class Clean(nnx.Module):
         return self.e(nnx.avg_pool(x, (2, 2), (2, 2)))
 
 
+class Unbatched(nnx.Module):
+    """As models of Equinox, whose layers add an axis for a batch of one."""
+
+    def __init__(self, rngs):
+        self.up = nnx.ConvTranspose(4, 4, (3, 3), strides=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.up(self.up(x[None]))).squeeze(0)
+
+
+def test_a_model_is_audited_as_it_is():
+    """Its statistics change while it is traced, and only there."""
+    model = Unbatched(nnx.Rngs(0))
+    found = audit(model, jax.ShapeDtypeStruct((8, 8, 4), jnp.float32))
+    assert [(f.period, f.weights) for f in found] == [((4, 4), "given"), ((2, 2), "given")]
+    np.testing.assert_array_equal(model.norm.mean[...], np.zeros(4))
+
+
 @pytest.mark.usefixtures("promotion")
 def test_clean_models_are_left_in_peace():
     model = Clean(nnx.Rngs(0))
@@ -455,16 +636,20 @@ def test_clean_models_are_left_in_peace():
 # Theory meets measurement.
 
 
-def measured(layer, channels, size=12, margin=4):
+def measured(layer, channels, rank=2, size=12, margin=4):
     """Share of the output energy on the harmonics of period 2, for a constant in every input channel, one at a time."""
     energy = deviation = 0.0
     for c in range(channels):
-        x = jnp.zeros((1, size, size, channels)).at[..., c].set(1.0)
-        y = np.asarray(layer(x), np.float64)[0, 2 * margin : -2 * margin, 2 * margin : -2 * margin]
-        phases = y.reshape(size - 2 * margin, 2, size - 2 * margin, 2, -1)
-        means = phases.mean((0, 2))
-        np.testing.assert_allclose(phases - means[:, None], np.zeros_like(phases), atol=1e-5)
-        deviation += ((means - means.mean((0, 1))) ** 2).sum()
+        x = jnp.zeros((1, *(size,) * rank, channels)).at[..., c].set(1.0)
+        inner = (slice(2 * margin, -2 * margin),) * rank
+        y = np.asarray(layer(x), np.float64)[0][inner]
+        y = y.reshape(*(size - 2 * margin, 2) * rank, -1)
+        phases = np.moveaxis(y, range(0, 2 * rank, 2), range(rank)).reshape(
+            -1, 2**rank, y.shape[-1]
+        )
+        means = phases.mean(0)
+        np.testing.assert_allclose(phases, np.broadcast_to(means, phases.shape), atol=1e-5)
+        deviation += ((means - means.mean(0)) ** 2).sum()
         energy += (means**2).sum()
     return deviation / energy
 
@@ -480,15 +665,27 @@ UPSAMPLERS = {
     "nearest": partial(tconvjax.nnx.ResizeConv, 4, 6, (3, 3), scale=2),
     "linear": partial(tconvjax.nnx.ResizeConv, 4, 6, (3, 3), scale=2, method="linear"),
     "Flax": partial(nnx.ConvTranspose, 4, 6, (3, 3), strides=2),
+    "groups": partial(tconvjax.nnx.ConvTranspose, 4, 6, (3, 3), 2, feature_group_count=2),
+    "groups, transposed": partial(
+        tconvjax.nnx.ConvTranspose, 4, 6, (4, 4), 2, feature_group_count=2, transpose_kernel=True
+    ),
+    "SubpixelConv, groups": partial(
+        tconvjax.nnx.SubpixelConv, 4, 6, (3, 3), scale=2, feature_group_count=2
+    ),
+    "one axis": partial(tconvjax.nnx.ConvTranspose, 4, 6, (5,), 2),
+    "SubpixelConv, one axis": partial(tconvjax.nnx.SubpixelConv, 4, 6, (3,), scale=2),
+    "three axes": partial(tconvjax.nnx.ConvTranspose, 4, 6, (3, 3, 3), 2),
+    "dilated": partial(tconvjax.nnx.ConvTranspose, 4, 6, (2, 2), 2, kernel_dilation=3),
 }
 
 
 @each("name", UPSAMPLERS)
 def test_the_predicted_share_is_the_measured_one(name):
     layer = UPSAMPLERS[name](rngs=nnx.Rngs(0))
-    shape = jax.ShapeDtypeStruct((1, 12, 12, 4), jnp.float32)
+    rank = len(layer.kernel_size)
+    shape = jax.ShapeDtypeStruct((1, *(12,) * rank, 4), jnp.float32)
     shares = [f.harmonic_share for f in audit(lambda x: layer(x), shape, everything=True)]
-    assert max(shares, default=0.0) == pytest.approx(measured(layer, 4), rel=1e-4, abs=1e-9)
+    assert max(shares, default=0.0) == pytest.approx(measured(layer, 4, rank), rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.refuses

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +47,8 @@ class Value:
       equation: that computes it, if one does.
       inputs: what the equation reads.
       index: which result of the equation it is.
-      stacked: of which it is the first entry.
+      stacked: of which it is an entry, inside of a loop over stacked layers.
+      turns: how many values it has, one in each turn of the loops around it.
       drawn: once computed, whether random numbers took part.
     """
 
@@ -58,41 +59,46 @@ class Value:
     inputs: tuple["Value", ...] = ()
     index: int = 0
     stacked: "Value | None" = None
+    turns: int = 1
     drawn: bool = False
-    _known: jax.Array | None = None
+    _known: dict[int, jax.Array] = field(default_factory=dict)
 
     @property
     def made_by(self) -> str:
         """The name of the primitive that computes it, '' if none does."""
         return self.equation.primitive.name if self.equation else ""
 
-    def compute(self) -> jax.Array:
-        """Returns the value.
+    def compute(self, turn: int = 0) -> jax.Array:
+        """Returns the value in one turn of the loops around it.
 
         Raises:
           Unknown: if that takes more than cheap operations.
         """
-        if self._known is None:
+        turn %= self.turns
+        if turn not in self._known:
             known = all(isinstance(n, int) for n in self.shape)
             if self.made_by in OPAQUE or not known or prod(self.shape) > LARGE:
                 raise Unknown
-            self._known = self._computed()
-        return self._known
+            self._known[turn] = self._computed(turn)
+        return self._known[turn]
 
-    def _computed(self) -> jax.Array:
+    def _computed(self, turn: int) -> jax.Array:
         if self.given is not None:
             return jnp.asarray(self.given)
         if self.stacked is not None:
-            whole = self.stacked.compute()
+            inner, outer = divmod(turn, self.stacked.turns)
+            if self.stacked.given is not None:
+                return jnp.asarray(self.stacked.given[inner])
+            whole = self.stacked.compute(outer)
             self.drawn = self.stacked.drawn
-            return whole[0]
+            return whole[inner]
         if self.equation is None:
             self.drawn = True
             if not jnp.issubdtype(self.dtype, jnp.inexact):
                 raise Unknown  # a key, an index
             numbers = np.random.default_rng(prod(self.shape)).normal(size=self.shape)
             return jnp.asarray(numbers, self.dtype)
-        operands = [v.compute() for v in self.inputs]
+        operands = [v.compute(turn) for v in self.inputs]
         self.drawn = any(v.drawn for v in self.inputs)
         out = self.equation.primitive.bind(*operands, **self.equation.params)
         results: Sequence[jax.Array] = out if self.equation.primitive.multiple_results else (out,)
@@ -107,6 +113,7 @@ class Place(NamedTuple):
       inputs: what it reads.
       shape: of its first result.
       where: file and number of the user's own line; ('', 0) if there is none.
+      backward: whether it calculates a gradient.
       images: shapes of what the whole program returns.
     """
 
@@ -114,38 +121,62 @@ class Place(NamedTuple):
     inputs: tuple[Value, ...]
     shape: tuple[int, ...]
     where: tuple[str, int]
+    backward: bool
     images: Sequence[tuple[int, ...]]
 
 
+class Around(NamedTuple):
+    """What the equations of a program inside of another do not say themselves.
+
+    Attributes:
+      where: as in `Place`.
+      names: of the transformations and scopes, as JAX writes them.
+    """
+
+    where: tuple[str, int] = ("", 0)
+    names: str = ""
+
+
 def traced(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, list[Value]]:
-    """Returns the jaxpr of a function of pytrees, and its inputs; leaves that are no arrays are part of the program."""
-    leaves, tree = jax.tree.flatten(args)
+    """Returns the jaxpr of a function of pytrees, and its inputs; leaves that are no arrays are part of the program.
+
+    A model that is a pytree itself is one of its inputs, so that what it does to its state stays inside.
+    """
+    leaves, tree = jax.tree.flatten((fn, args))
     kinds = jax.Array | np.ndarray | jax.ShapeDtypeStruct
     arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, kinds)}
 
     def run(*traced: jax.Array) -> list[jax.Array]:
         given = dict(enumerate(leaves)) | dict(zip(arrays, traced, strict=True))
-        outputs = jax.tree.leaves(fn(*jax.tree.unflatten(tree, given.values())))
+        model, inputs = jax.tree.unflatten(tree, given.values())
+        outputs = jax.tree.leaves(model(*inputs))
         return [leaf for leaf in outputs if isinstance(leaf, jax.Array)]
 
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays.values()]
-    inputs = [
-        Value(a.shape, a.dtype, None if isinstance(a, jax.ShapeDtypeStruct) else a)
-        for a in arrays.values()
-    ]
+    inputs = [Value(a.shape, a.dtype, a if _held_by(a) else None) for a in arrays.values()]
     return jax.make_jaxpr(run)(*shapes), inputs
 
 
+def _held_by(array: Any) -> bool:
+    """Whether an array has numbers: a donated one has none left, and another process's are not here."""
+    if isinstance(array, jax.Array):
+        return array.is_fully_addressable and not array.is_deleted()
+    return isinstance(array, np.ndarray)
+
+
 def walk(program: Any, inputs: Sequence[Value]) -> Iterator[Place]:
-    """Yields every equation of a program, those of the programs inside of it included."""
+    """Yields every equation of a program, those of the programs inside of it included.
+
+    What `checkpoint` calculates a second time is left out.
+    """
     images = [tuple(v.aval.shape) for v in program.jaxpr.outvars]
-    return _walk(program, inputs, ("", 0), images, [])
+    return _walk(program, inputs, Around(), images, [])
 
 
 def _walk(
     program: Any,
     inputs: Sequence[Value],
-    around: tuple[str, int],
+    around: Around,
     images: Sequence[tuple[int, ...]],
     outputs: list[Value],
 ) -> Iterator[Place]:
@@ -161,14 +192,19 @@ def _walk(
 
     for eqn in jaxpr.eqns:
         given = tuple(map(value, eqn.invars))
-        where = _own_line(eqn) or around
+        turns = max((v.turns for v in given), default=1)
         results = [
-            Value(*_shaped(v), None, eqn, given, index) for index, v in enumerate(eqn.outvars)
+            Value(*_shaped(v), None, eqn, given, index, turns=turns)
+            for index, v in enumerate(eqn.outvars)
         ]
-        yield Place(eqn, given, results[0].shape if results else (), where, images)
+        where = _own_line(eqn) or around.where
+        names = f"{around.names}/{eqn.source_info.name_stack}"
+        if "rematted_computation" not in names:
+            backward = "transpose(jvp(" in names
+            yield Place(eqn, given, results[0].shape if results else (), where, backward, images)
         for inner, entering, same_results in _held(eqn, given):
             inside: list[Value] = []
-            yield from _walk(inner, entering, where, images, inside)
+            yield from _walk(inner, entering, Around(where, names), images, inside)
             if same_results and len(inside) == len(results):
                 results = inside
         values |= dict(zip(eqn.outvars, results, strict=True))
@@ -207,10 +243,13 @@ def _held(eqn: Any, given: tuple[Value, ...]) -> Iterator[tuple[Any, Sequence[Va
 
 
 def _entering(value: Value, inner: Value) -> Value:
-    """Returns what a program inside of another sees of a value: all, the first entry of a stack, or its shape."""
+    """Returns what a program inside of another sees of a value: all, an entry of a stack, or its shape."""
     if value.shape == inner.shape:
         return value
-    inner.stacked = value if value.shape[1:] == inner.shape else None
+    numbers = value.given is not None or value.equation is not None or value.stacked is not None
+    turns = value.shape[0] if value.shape[1:] == inner.shape else 0
+    if isinstance(turns, int) and turns and numbers:
+        inner.stacked, inner.turns = value, value.turns * turns
     return inner
 
 

@@ -1,105 +1,60 @@
 """What makes an image larger, or smaller, how evenly, and what to use instead."""
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf, isfinite, prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
 
 from tconvjax import analysis
+from tconvjax.auditing.convolutions import Layer, convolutions_before, layer_of, sampled
 from tconvjax.auditing.finding import Cost, Finding, Severity
 from tconvjax.auditing.program import Place, Unknown, Value
+from tconvjax.auditing.shuffles import pixel_shuffle
 from tconvjax.geometry import Geometry
-from tconvjax.ops.lowerings import flip_and_swap
-from tconvjax.ops.reading import read
 
 FLAT = 1e-3  # harmonic share up to which a constant counts as constant
-DEEP = 24  # elementwise operations between a convolution and its pixel shuffle
+TURNS = 256  # layers of a loop whose weights are looked at, at most
 
 
 def found(place: Place) -> Iterator[Finding]:
     """Yields what there is to say of one equation."""
     name = place.equation.primitive.name
-    layer = layer_of(place.equation)
+    layer = layer_of(place.equation, place.inputs)
     if layer is not None:
-        if max(layer.geometry.strides) > 1 and layer.face == "paint":
-            yield _transposed_convolution(place, layer)
-        elif max(layer.geometry.strides) > 1 and layer.face == "gather":
+        if max(layer.geometry.strides) == 1:
+            return
+        if layer.face == "paint":
+            yield (_painted_gradient if place.backward else _transposed_convolution)(place, layer)
+        elif layer.face == "gather" and not place.backward:
             yield _strided_convolution(place, layer)
+    elif place.backward:
+        return  # what the program itself does is found there
     elif name in {"reduce_window_sum", "reduce_window"}:
         yield from _strided_pool(place)
+    elif name == "slice" and place.equation.params["strides"]:
+        for layer in convolutions_before(place.inputs[0]):
+            layer = sampled(layer, place.equation.params)
+            if layer.face == "gather" and max(layer.geometry.strides) > 1:
+                yield _strided_convolution(place, layer)
     elif name == "jit" and place.equation.params.get("name") in {"_resize", "_resize_nearest"}:
         yield from _resize(place, place.inputs[0])
     elif name == "reshape":
+        yield from _pixel_shuffle(place)
         (source, *_) = place.inputs
-        if source.made_by == "transpose" and source.inputs[0].made_by == "reshape":
-            yield from _pixel_shuffle(place, source, source.inputs[0])
-        elif source.made_by == "broadcast_in_dim":  # pixels are repeated
+        if source.made_by == "broadcast_in_dim":  # pixels are repeated
             yield from _resize(place, source.inputs[0])
-
-
-class Layer(NamedTuple):
-    """A convolution, read as a face.
-
-    Attributes:
-      face: 'gather', 'paint' or 'correlate'.
-      geometry: of the face.
-      image: which input is the image.
-      kernel: which input is the kernel.
-      canonical: brings the kernel into the layout `(*kernel_size, in // groups, out)` of the forward convolution.
-      space: spatial axes of the result.
-      features: feature axis of the result.
-    """
-
-    face: str
-    geometry: Geometry
-    image: int
-    kernel: int
-    canonical: Callable[[np.ndarray], np.ndarray]
-    space: tuple[int, ...]
-    features: int
-
-
-def layer_of(equation: Any) -> Layer | None:
-    """Reads an equation as a convolution, if it is one."""
-    name = equation.primitive.name
-    if name.startswith("tconv_"):
-        geometry = equation.params["geometry"]
-        space = tuple(range(2, 2 + geometry.rank))
-        face = name.removeprefix("tconv_")
-        return Layer(face, geometry, 0, 1, lambda w: w[0], space, 2 + geometry.rank)
-    if name != "conv_general_dilated":
-        return None
-    lhs, rhs, out = (v.aval.shape for v in (*equation.invars, *equation.outvars))
-    # As layers write it, whose images may be smaller than their kernels; kernel gradients dilate rhs, if anything.
-    plain = max(equation.params["rhs_dilation"], default=1) == 1
-    reading = read(lhs, rhs, out, equation.params, kernel_is_rhs=plain)
-    if reading is None:
-        return None
-    arrays, axes, flipped, geometry = reading
-    (role,) = (role for role, name in arrays.items() if name == "out")
-    kernel = arrays["w"]
-
-    def canonical(w: np.ndarray) -> np.ndarray:
-        w = w.transpose(axes[kernel])
-        turned = flip_and_swap(jnp.asarray(w), geometry.rank, geometry.feature_group_count)
-        return np.asarray(turned) if flipped == kernel else w
-
-    _, features, *space = equation.params["dimension_numbers"].out_spec
-    face = {"y": "gather", "x": "paint", "w": "correlate"}[role]
-    at = 0 if kernel == "lhs" else 1
-    return Layer(face, geometry, 1 - at, at, canonical, tuple(space), features)
 
 
 def _transposed_convolution(place: Place, layer: Layer) -> Finding:
     geometry = layer.geometry
     k, s, extent = geometry.kernel_size, geometry.strides, geometry.extent
     overlap = _overlap(k, s, geometry.kernel_dilation)
-    kernel, weights = _weights(place.inputs[layer.kernel], layer)
-    share, variance = None, overlap
-    if kernel is not None:
-        share, variance = _of_painting(kernel, geometry)
+    kernels, weights = _kernels(layer)
+    numbers = [_of_painting(kernel, geometry) for kernel in kernels]
+    share = _most(share for share, _ in numbers)
+    variance = max((variance for _, variance in numbers), default=overlap)
     batch, small, big = _sizes(place, layer)
     pairs = small * big // geometry.feature_group_count
 
@@ -136,6 +91,23 @@ def _transposed_convolution(place: Place, layer: Layer) -> Finding:
         period=_period(place, layer.space, s),
         cost=cost(k, k),
         remedy_cost=cost(conv, fused),
+        image=layer.image,
+    )
+
+
+def _painted_gradient(place: Place, layer: Layer) -> Finding:
+    """The input gradient of a strided convolution, whose weights are that one's own."""
+    geometry = layer.geometry
+    k, s = geometry.kernel_size, geometry.strides
+    return _uneven_gradient(
+        place,
+        kind="transposed_convolution",
+        what=f"input gradient of a strided convolution, kernel {_by(k)}, stride {_by(s)}",
+        remedy=f"kernel_size={_whole(geometry.extent, s)} there, or stride 1 and then blur_pool(strides={s})",
+        overlap=_overlap(k, s, geometry.kernel_dilation),
+        kernel_size=k,
+        strides=s,
+        center_shift=_shift(geometry),
         image=layer.image,
     )
 
@@ -189,7 +161,7 @@ def _strided_pool(place: Place) -> Iterator[Finding]:
         kernel_size=k,
         strides=s,
         center_shift=tuple((e - t) / 2 - low for e, t, low in zip(k, s, lows, strict=True)),
-        image=0,
+        image=place.inputs[0],
     )
 
 
@@ -198,7 +170,7 @@ def _uneven_gradient(place: Place, *, overlap: float, **rest: Any) -> Finding:
     return _finding(
         place,
         severity="none" if overlap == 1 else "medium" if overlap == inf else "low",
-        why=f"its gradient reaches pixels through unequally many taps (most/fewest {overlap:g})",
+        why=f"gradients reach pixels through unequally many taps (most/fewest {overlap:g})",
         overlap_ratio=overlap,
         variance_ratio=overlap,
         harmonic_share=None,
@@ -208,37 +180,18 @@ def _uneven_gradient(place: Place, *, overlap: float, **rest: Any) -> Finding:
     )
 
 
-def _pixel_shuffle(place: Place, turned: Value, split: Value) -> Iterator[Finding]:
-    """A reshape that splits channels, a transpose, a reshape that merges them into space."""
-    source = split.inputs[0]
-    before, merged = _groups(source.shape, split.shape), _groups(place.shape, turned.shape)
-    if before is None or merged is None:
+def _pixel_shuffle(place: Place) -> Iterator[Finding]:
+    shuffle = pixel_shuffle(place)
+    if shuffle is None:
         return
-    made = _convolution_before(source)
-    channel = made[2] if made else len(source.shape) - 1
-    order = turned.equation.params["permutation"]
-    axes, phases = [], []
-    for axis, parts in enumerate(merged):
-        parts = [order[i] for i in parts if turned.shape[i] != 1]
-        if any(p in before[channel] for p in parts) and len(parts) > 1:
-            if len(parts) != 2 or parts[1] not in before[channel] or parts[0] in before[channel]:
-                return  # space into channels, or something else
-            if axis == 0 and len(source.shape) > 2:
-                return  # into the batch, as the heads of an attention
-            axes.append(axis)
-            phases.append(parts[1])
-    if not axes:
-        return
-    r = tuple(split.shape[p] for p in phases)
-    share, weights, k = None, "none", None
-    if made:
-        value, layer, _ = made
-        k = layer.geometry.kernel_size
-        kernel, weights = _weights(value.inputs[layer.kernel], layer)
-        if kernel is not None:
-            kernel = np.swapaxes(kernel, -1, -2) if layer.face == "paint" else kernel
-            sizes = [split.shape[i] for i in before[channel]]
-            share = _of_phases(kernel, sizes, [before[channel].index(p) for p in phases])
+    layers, r = shuffle.layers, shuffle.factors
+    of_phases = functools.partial(_of_phases, split=shuffle.split, phases=shuffle.phases)
+    shares, weights = [], "none"
+    for layer in layers:
+        kernels, weights = _kernels(layer)
+        turned = layer.face == "paint"
+        shares += [of_phases(np.swapaxes(w, -1, -2) if turned else w) for w in kernels]
+    share = _most(shares)
     yield _finding(
         place,
         kind="pixel_shuffle",
@@ -246,15 +199,15 @@ def _pixel_shuffle(place: Place, turned: Value, split: Value) -> Iterator[Findin
         what=f"pixel shuffle by {_by(r)}",
         why="every phase has a kernel of its own" + _energy(share, weights),
         remedy="initializers.icnr for the convolution before it, or a blur after it",
-        kernel_size=k,
+        kernel_size=layers[0].geometry.kernel_size if layers else None,
         strides=r,
         overlap_ratio=1.0,
         variance_ratio=1.0,
         harmonic_share=share,
         weights=weights,
         center_shift=(0.0,) * len(r),
-        period=_period(place, axes, r),
-        image_shape=source.shape,
+        period=_period(place, shuffle.axes, r),
+        image=shuffle.source,
     )
 
 
@@ -283,7 +236,7 @@ def _resize(place: Place, source: Value) -> Iterator[Finding]:
         weights="none",
         center_shift=(0.0,) * len(scale),
         period=_period(place, axes, scale),
-        image_shape=source.shape,
+        image=source,
     )
 
 
@@ -294,13 +247,11 @@ def _finding(
     why: str,
     severity: Severity,
     remedy: str,
-    image: int = 0,
-    image_shape: tuple[int, ...] | None = None,
+    image: Value,
     **rest: Any,
 ) -> Finding:
     """Fills in what is the same for all; the faces of this library have a stack axis that no user knows."""
     stack = place.equation.primitive.name.startswith("tconv_")
-    source = place.inputs[image].shape if image_shape is None else image_shape
     clean = f"{what}: clean, a constant stays constant."
     file, line = place.where
     return Finding(
@@ -310,7 +261,7 @@ def _finding(
         line=line,
         message=clean if severity == "none" else f"{what}: {why}. Use {remedy}.",
         remedy=remedy,
-        input_shape=source[stack:],
+        input_shape=image.shape[stack:],
         output_shape=place.shape[stack:],
         **rest,
     )
@@ -319,44 +270,9 @@ def _finding(
 # Structure.
 
 
-def _convolution_before(value: Value) -> tuple[Value, Layer, int] | None:
-    """Returns the convolution that made an image, through elementwise operations, and the image's feature axis."""
-    dropped = 0
-    for _ in range(DEEP):
-        if value.equation is None:
-            return None
-        layer = layer_of(value.equation)
-        if layer is not None:
-            return value, layer, layer.features - dropped
-        alike = [v for v in value.inputs if v.shape == value.shape]
-        stacked = [v for v in value.inputs if v.shape == (1, *value.shape)]
-        if not alike and not stacked:
-            return None
-        dropped += not alike
-        value = (alike or stacked)[0]
-    return None
-
-
-def _groups(coarse: Sequence[int], fine: Sequence[int]) -> list[list[int]] | None:
-    """Returns which axes of `fine` make each axis of `coarse`, or None if the reshape is not a split of axes."""
-    groups: list[list[int]] = []
-    i = 0
-    for n, size in enumerate(coarse):
-        parts: list[int] = []
-        last = n == len(coarse) - 1
-        # Equality alone, which symbolic sizes have too.
-        while i < len(fine) and (not parts or prod(fine[j] for j in parts) != size or last):
-            parts.append(i)
-            i += 1
-        if prod(fine[j] for j in parts) != size:
-            return None
-        groups.append(parts)
-    return groups
-
-
 def _sizes(place: Place, layer: Layer) -> tuple[int | None, int, int]:
     """Returns the number of images, None if a size is symbolic, and the channels of a small and of a big one."""
-    geometry, kernel = layer.geometry, place.inputs[layer.kernel].shape
+    geometry, kernel = layer.geometry, layer.kernel.shape
     stack = kernel[0] if len(kernel) > geometry.rank + 2 else 1
     taps = prod(geometry.kernel_size)
     written = place.shape[layer.features]
@@ -372,9 +288,10 @@ def _period(place: Place, axes: Sequence[int], s: Sequence[int]) -> tuple[int, .
     """Returns the period of a pattern of period s in the largest image that the program returns."""
     stack = place.equation.primitive.name.startswith("tconv_")
     shape, axes = place.shape[stack:], [a - stack for a in axes]
+    single = [(1, *image) for image in place.images if shape[0] == 1]  # a layer's own batch
     images = [
         image
-        for image in place.images
+        for image in (*place.images, *single)
         if len(image) == len(shape)
         and (0 in axes or image[0] == shape[0])
         and all(isinstance(n, int) for a in axes for n in (image[a], shape[a]))
@@ -396,15 +313,20 @@ def _shift(geometry: Geometry) -> tuple[float, ...]:
 # Numbers.
 
 
-def _weights(
-    value: Value, layer: Layer
-) -> tuple[np.ndarray | None, Literal["given", "drawn", "none"]]:
-    """Returns the kernel of the forward convolution, if it can be known, and how it was."""
+def _kernels(layer: Layer) -> tuple[list[np.ndarray], Literal["given", "drawn", "none"]]:
+    """Returns the kernels of the forward convolution, one for each turn of a loop, if they can be known, and how."""
+    value = layer.kernel
     try:
-        kernel = layer.canonical(np.asarray(value.compute()))
+        turns = range(min(value.turns, TURNS))
+        kernels = [layer.canonical(np.asarray(value.compute(turn))) for turn in turns]
     except Unknown:
-        return None, "none"
-    return kernel, "drawn" if value.drawn else "given"
+        return [], "none"
+    return kernels, "drawn" if value.drawn else "given"
+
+
+def _most(shares: Iterable[float | None]) -> float | None:
+    """Returns the largest share, None if none is known."""
+    return max((share for share in shares if share is not None), default=None)
 
 
 def _overlap(k: Sequence[int], s: Sequence[int], d: Sequence[int]) -> float:
@@ -427,7 +349,7 @@ def _of_painting(kernel: np.ndarray, geometry: Geometry) -> tuple[float | None, 
     return share if isfinite(share) else None, most / least if least > 0 else inf
 
 
-def _of_phases(kernel: np.ndarray, split: Sequence[int], phases: Sequence[int]) -> float | None:
+def _of_phases(kernel: np.ndarray, *, split: Sequence[int], phases: Sequence[int]) -> float | None:
     """Returns the harmonic share of a convolution before a pixel shuffle, whose features are split so."""
     gains = kernel.astype(np.result_type(kernel, np.float32)).sum(tuple(range(kernel.ndim - 2)))
     gains = gains.reshape(-1, *split)
