@@ -24,7 +24,7 @@ from tconvjax.ops.filters import blur_pool
 from tconvjax.ops.lowerings import Implementation
 from tconvjax.ops.resize import Method, ResizeConvImplementation, resize_conv
 from tconvjax.ops.subpixel import Order, subpixel_conv
-from tconvjax.repairs import Balanced, Report
+from tconvjax.repairs import Report
 
 default_bias_init = jax.nn.initializers.zeros
 
@@ -276,7 +276,8 @@ def balance(module: nn.Module, variables: Any, *args: Any) -> tuple[Any, Report]
 
     Returns:
       The variables with balanced kernels, and what was done to each layer, which were skipped and why (a dilated or
-      masked kernel, one smaller than its strides), and the change of the output.
+      masked kernel, one smaller than its strides), and the change of the output. Layers that `nn.vmap` or
+      `nn.scan` stacked along leading axes are one layer here.
 
     Raises:
       TypeError: if `module` is not a Linen module.
@@ -294,31 +295,25 @@ def balance(module: nn.Module, variables: Any, *args: Any) -> tuple[Any, Report]
         raise TypeError(
             f"balance: module must be a linen.Module; got {type(module).__name__}. For NNX: tconvjax.nnx.balance."
         )
-    found: dict[tuple[str, ...], Any] = {}
+    flat = dict(flatten_dict(unfreeze(variables)))
+    found: dict[tuple[str, ...], repairs.Layer] = {}
 
     def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(context.module, ConvTranspose | nn.ConvTranspose):
-            found[context.module.path] = context.module
-        return call(*args, **kwargs)
+        y, layer, method = call(*args, **kwargs), context.module, context.method_name
+        if isinstance(layer, ConvTranspose | nn.ConvTranspose) and method == "__call__":
+            one: Any = layer.get_variable("params", "kernel")
+            kernel = flat.get(("params", *layer.path, "kernel"))
+            found[layer.path] = repairs.Layer(layer, one.shape, kernel)
+        return y
 
     with nn.intercept_methods(note):
         jax.eval_shape(module.apply, variables, *args)
-    flat = dict(flatten_dict(unfreeze(variables)))
-    done: dict[str, Balanced] = {}
-    skipped: dict[str, str] = {}
-    for path, layer in found.items():
-        name, s, at = "/".join(path), layer.strides or 1, ("params", *path, "kernel")
-        why = repairs.obstacle(flat[at].shape, s, layer.kernel_dilation or 1, layer.mask)
-        if why:
-            skipped[name] = why
-            continue
-        flat[at], done[name] = repairs.balanced(
-            flat[at], s, transpose_kernel=layer.transpose_kernel
-        )
-    new = unflatten_dict(flat)
-    real = not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(args))
-    outputs = [module.apply(v, *args) for v in (variables, new)] if real else []
-    return new, Report(done, skipped, repairs.output_change(*outputs) if real else None)
+    kernels, report = repairs.repaired(found)
+    new = unflatten_dict(flat | {("params", *path, "kernel"): kernels[path] for path in kernels})
+    if not repairs.is_abstract((variables, args)):
+        before, after = (module.apply(v, *args) for v in (variables, new))
+        report = report._replace(output_change=repairs.relative_change(before, after))
+    return new, report
 
 
 def _spec(module: Any, function: Callable[..., jax.Array], in_features: int | None) -> layers.Spec:

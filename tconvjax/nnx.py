@@ -26,7 +26,7 @@ from tconvjax.ops.filters import blur_pool
 from tconvjax.ops.lowerings import Implementation
 from tconvjax.ops.resize import Method, ResizeConvImplementation, resize_conv
 from tconvjax.ops.subpixel import Order, subpixel_conv
-from tconvjax.repairs import Balanced, Report
+from tconvjax.repairs import Report
 
 default_bias_init = jax.nn.initializers.zeros
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
@@ -558,7 +558,7 @@ def balance(module: nnx.Module, *args: Any) -> Report:
 
     Returns:
       What was done to each layer, which were skipped and why (a dilated or masked kernel, one smaller than its
-      strides), and the change of the output.
+      strides), and the change of the output. Layers that `nnx.vmap` stacked along leading axes are one layer here.
 
     Raises:
       TypeError: if `module` is not an NNX module.
@@ -579,23 +579,16 @@ def balance(module: nnx.Module, *args: Any) -> Report:
         )
     call: Any = module
     before = call(*args) if args else None
-    done: dict[str, Balanced] = {}
-    skipped: dict[str, str] = {}
-    for path, found in nnx.iter_modules(module):
-        if not isinstance(found, ConvTranspose | nnx.ConvTranspose):
-            continue
-        layer: Any = found
-        name, s = "/".join(map(str, path)), layer.strides or 1
-        why = repairs.obstacle(layer.kernel.shape, s, layer.kernel_dilation or 1, layer.mask)
-        if why:
-            skipped[name] = why
-            continue
-        kernel, done[name] = repairs.balanced(
-            layer.kernel[...], s, transpose_kernel=layer.transpose_kernel
-        )
-        layer.kernel[...] = kernel
-    change = repairs.output_change(before, call(*args)) if args else None
-    return Report(done, skipped, change)
+    found: dict[tuple[Any, ...], repairs.Layer] = {}
+    for path, node in nnx.iter_modules(module):
+        if isinstance(node, ConvTranspose | nnx.ConvTranspose):
+            layer: Any = node
+            found[path] = repairs.Layer(layer, layer.kernel_shape, layer.kernel.get_value())
+    kernels, report = repairs.repaired(found)
+    for path, kernel in kernels.items():
+        found[path].module.kernel[...] = kernel
+    change = repairs.relative_change(before, call(*args)) if args else None
+    return report._replace(output_change=change)
 
 
 def artifact_free(layer: ConvTranspose) -> ResizeConv:

@@ -4,8 +4,8 @@ Two cures: the smallest change of the weights that makes a constant stay constan
 cannot make a checkerboard, with the same output size, alignment and receptive field.
 """
 
-from collections.abc import Mapping, Sequence
-from math import inf
+from collections.abc import Mapping
+from math import hypot, inf
 from typing import Any, NamedTuple
 
 import jax
@@ -14,14 +14,14 @@ import numpy as np
 
 from tconvjax import analysis
 from tconvjax import geometry as geo
-from tconvjax.geometry import Ints, Pairs
+from tconvjax.geometry import Pairs
 
 
 class Balanced(NamedTuple):
-    """What balancing did to one kernel.
+    """What balancing did to one kernel, or to a stack of them.
 
     Attributes:
-      before: harmonic share of the trained kernel.
+      before: harmonic share of the trained kernel; the worst of a stack.
       after: that of the balanced one, 0 up to rounding.
       change: norm of the change over the norm of the kernel.
     """
@@ -46,36 +46,92 @@ class Report(NamedTuple):
     output_change: float | None
 
 
-def obstacle(kernel: Sequence[int], strides: Ints, dilation: Ints, mask: Any) -> str | None:
-    """Returns why a kernel of this shape cannot be balanced, None if it can."""
-    rank = len(kernel) - 2
-    s = geo.per_axis("balance", "strides", strides, rank)
-    d = geo.per_axis("balance", "kernel_dilation", dilation, rank)
+class Layer(NamedTuple):
+    """A transposed convolution that was found in a model.
+
+    Attributes:
+      module: has its options.
+      kernel_shape: of one layer.
+      kernel: what is stored: of layers under `vmap` or `scan` a stack, along leading axes; None if nothing is.
+    """
+
+    module: Any
+    kernel_shape: tuple[int, ...]
+    kernel: Any
+
+
+def repaired(
+    found: Mapping[tuple[Any, ...], Layer],
+) -> tuple[dict[tuple[Any, ...], jax.Array], Report]:
+    """Returns the balanced kernels of layers, by their paths, and what was done; no output was measured yet."""
+    kernels: dict[tuple[Any, ...], jax.Array] = {}
+    report = Report({}, {}, None)
+    for path, layer in found.items():
+        name, why = "/".join(map(str, path)), _obstacle(layer)
+        if why:
+            report.skipped[name] = why
+        else:
+            kernels[path], report.layers[name] = _balanced(layer)
+    return kernels, report
+
+
+def relative_change(before: Any, after: Any) -> float:
+    """Returns the norm of a difference of pytrees over the norm of the first; of their numbers, in float32 or wider."""
+    old, new = ([_wide(leaf) for leaf in jax.tree.leaves(t) if _is_number(leaf)] for t in (before, after))  # fmt: skip
+    change = hypot(*(float(jnp.linalg.norm(b - a)) for a, b in zip(old, new, strict=True)))
+    norm = hypot(*(float(jnp.linalg.norm(a)) for a in old))
+    return change / norm if norm else inf if change else 0.0
+
+
+def is_abstract(tree: Any) -> bool:
+    """Returns whether a `jax.ShapeDtypeStruct` stands for an array, of which nothing can be calculated."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
+
+
+def _obstacle(layer: Layer) -> str | None:
+    """Returns why a layer cannot be balanced, None if it can."""
+    module, shape, kernel = layer
+    rank = len(shape) - 2
+    s = geo.per_axis("balance", "strides", module.strides or 1, rank)
+    d = geo.per_axis("balance", "kernel_dilation", module.kernel_dilation or 1, rank)
     if max(s) == 1:
         return "stride 1"
     if max(d) > 1:
         return "kernel_dilation above 1"
-    if any(k < t for k, t in zip(kernel, s, strict=False)):
+    if any(k < t for k, t in zip(shape, s, strict=False)):
         return "kernel_size below strides: some pixels have no taps"
-    return None if mask is None else "a mask"
+    if module.mask is not None:
+        return "a mask"
+    if kernel is None:
+        return "a kernel that is calculated at every call"
+    if is_abstract(kernel):
+        return "a kernel without numbers, only a shape"
+    if kernel.shape[-len(shape) :] != shape:
+        return f"kernels of {shape} that are not stacked along leading axes: {kernel.shape}"
+    return None
 
 
-def balanced(
-    kernel: jax.Array, strides: Ints, *, transpose_kernel: bool
-) -> tuple[jax.Array, Balanced]:
+def _balanced(layer: Layer) -> tuple[jax.Array, Balanced]:
     """Returns a balanced kernel, calculated in float32 or wider, and what that changed."""
-    wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-    new = analysis.balance(wide, strides, transpose_kernel=transpose_kernel).astype(kernel.dtype)
-    share = lambda w: float(analysis.harmonic_share(w, strides, transpose_kernel=transpose_kernel))
-    change = float(jnp.linalg.norm(new.astype(wide.dtype) - wide) / jnp.linalg.norm(wide))
-    return new, Balanced(share(wide), share(new.astype(wide.dtype)), change)
+    module, shape, kernel = layer
+    s, old = module.strides, _wide(kernel)
+    options = {"transpose_kernel": module.transpose_kernel}
+    balance: Any = lambda w: analysis.balance(w, s, **options)
+    share: Any = lambda w: analysis.harmonic_share(w, s, **options)
+    for _ in range(old.ndim - len(shape)):
+        balance, share = jax.vmap(balance), jax.vmap(share)
+    narrow = balance(old).astype(kernel.dtype)
+    new = _wide(narrow)
+    before, after = (float(jnp.max(share(w))) for w in (old, new))
+    return narrow, Balanced(before, after, relative_change(old, new))
 
 
-def output_change(before: Any, after: Any) -> float:
-    """Returns the norm of a difference of pytrees over the norm of the first."""
-    old, new = (jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(t)]) for t in (before, after))  # fmt: skip
-    norm = float(jnp.linalg.norm(old))
-    return float(jnp.linalg.norm(new - old)) / norm if norm else inf
+def _is_number(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.number)
+
+
+def _wide(x: Any) -> jax.Array:
+    return jnp.asarray(x, jax.dtypes.canonicalize_dtype(np.promote_types(x.dtype, np.float32)))
 
 
 def resize_conv_arguments(

@@ -98,6 +98,35 @@ def test_variables_of_linen_are_balanced():
     assert tconvjax.linen.balance(net, variables, by_shape)[1].output_change is None
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64"])
+def test_kernels_keep_their_dtype_and_are_balanced_in_float32(dtype):
+    layer = tconvjax.nnx.ConvTranspose(4, 6, (3, 3), 2, rngs=nnx.Rngs(0))
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 4, 6)) * 6e3  # whose norm is not a float16
+    layer.kernel = nnx.Param(jnp.asarray(kernel, dtype))
+    want = analysis.balance(layer.kernel[...].astype(np.promote_types(dtype, np.float32)), 2)
+    report = tconvjax.nnx.balance(layer)
+    assert layer.kernel.dtype == dtype
+    np.testing.assert_array_equal(layer.kernel[...], want.astype(dtype))
+    assert report.layers[""].after < 1e-4
+    assert 0.1 < report.layers[""].change < 1
+
+
+def test_a_kernel_of_zeros_has_nothing_to_change():
+    layer = tconvjax.nnx.ConvTranspose(4, 6, (3, 3), 2, rngs=nnx.Rngs(0))
+    layer.kernel[...] = jnp.zeros((3, 3, 4, 6))
+    report = tconvjax.nnx.balance(layer, X)
+    assert (report.layers[""], report.output_change) == ((0, 0, 0), 0)
+
+
+def test_kernels_stay_on_their_devices():
+    mesh = jax.make_mesh((2, 2), ("in", "out"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    layer = tconvjax.nnx.ConvTranspose(4, 6, (3, 3), 2, rngs=nnx.Rngs(0))
+    placed = jax.NamedSharding(mesh, jax.P(None, None, "in", "out"))
+    layer.kernel[...] = jax.device_put(layer.kernel[...], placed)
+    tconvjax.nnx.balance(layer)
+    assert layer.kernel[...].sharding.is_equivalent_to(placed, 4)
+
+
 @pytest.mark.parametrize(
     ("k", "s", "options"),
     [
