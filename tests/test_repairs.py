@@ -1,11 +1,14 @@
 """Repair of trained models, in NNX and Linen: a constant stays constant, or another layer takes the place."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import each
 from flax import linen, nnx
+from flax.core import freeze
 
 import tconvjax.linen
 import tconvjax.nnx
@@ -96,6 +99,137 @@ def test_variables_of_linen_are_balanced():
     assert report.output_change == pytest.approx(float(want))
     by_shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
     assert tconvjax.linen.balance(net, variables, by_shape)[1].output_change is None
+
+
+class Generator(linen.Module):
+    """With statistics, dropout, a flag and several outputs."""
+
+    @linen.compact
+    def __call__(self, x, train, *, labels=None):
+        x = tconvjax.linen.ConvTranspose(6, (3, 3), 2, name="up")(x)
+        x = linen.BatchNorm(use_running_average=not train)(x)
+        x = linen.Dropout(0.5, deterministic=not train)(x)
+        if labels is not None:
+            x = x + labels
+        return {"image": x, "half": x.astype("bfloat16"), "class": x.argmax(-1), "none": None}
+
+    def enlarge(self, x):
+        return self(x, False)["image"]
+
+
+@pytest.mark.usefixtures("promotion")
+def test_a_linen_call_has_flags_keywords_and_state():
+    net, key = Generator(), jax.random.key(0)
+    variables = net.init(key, X, False)
+    call = {"rngs": {"dropout": key}, "mutable": ["batch_stats"], "labels": np.float32(1)}
+    new, report = tconvjax.linen.balance(net, variables, X, True, **call)
+    outputs = [net.apply(v, X, True, **call)[0] for v in (variables, new)]
+    old, change = (
+        np.concatenate([np.ravel(np.float64(tree[n])) for n in ("image", "half", "class")])
+        for tree in (outputs[0], jax.tree.map(lambda a, b: np.float64(b) - np.float64(a), *outputs))
+    )
+    want = np.linalg.norm(change) / np.linalg.norm(old)
+    assert report.output_change == pytest.approx(want, rel=1e-5)
+    assert 0.1 < want < 1
+    jax.tree.map(np.testing.assert_array_equal, new["batch_stats"], variables["batch_stats"])
+    with jax.checking_leaks():
+        _, plain = tconvjax.linen.balance(net, variables, X, train=False)
+    _, method = tconvjax.linen.balance(net, variables, X, method="enlarge")
+    image, enlarged = plain.output_change, method.output_change
+    assert plain.layers == method.layers == report.layers
+    assert image != enlarged != report.output_change
+
+
+class Block(linen.Module):
+    def setup(self):
+        self.up = linen.ConvTranspose(2, (4, 3), (2, 2), kernel_init=self.boxed())
+
+    def boxed(self):
+        return linen.with_logical_partitioning(
+            linen.initializers.he_normal(), (None, None, "in", "out")
+        )
+
+    def __call__(self, x, _=None):
+        return self.up(x)[:, :6, :5], None
+
+
+class Lifted(linen.Module):
+    """One block under a transformation of Flax, called twice."""
+
+    lift: object
+
+    @linen.compact
+    def __call__(self, x):
+        block = self.lift(Block)(name="block")
+        return block(block(x, None)[0], None)[0]
+
+
+def scanned(length=5, axis=0):
+    return lambda block: linen.scan(
+        block, variable_axes={"params": axis}, split_rngs={"params": True}, length=length,
+        metadata_params={"partition_name": "layers"},
+    )  # fmt: skip
+
+
+JITTED = linen.jit(Block)
+
+
+@pytest.mark.usefixtures("promotion")
+@pytest.mark.parametrize(
+    ("lift", "stack"),
+    [
+        (linen.remat, ()),
+        (lambda _: JITTED, ()),
+        (scanned(), (5,)),
+        (partial(linen.scan, variable_broadcast="params", split_rngs={"params": False}, length=5), ()),
+        (lambda block: scanned(2)(scanned()(block)), (2, 5)),
+    ],
+    ids=["remat", "jit", "scan", "scan of one", "scan of scans"],
+)  # fmt: skip
+def test_lifted_layers_are_found_and_stacks_balanced_one_by_one(lift, stack):
+    net, x = Lifted(lift), X[..., :2]
+    variables = net.init(jax.random.key(0), x)
+    net.apply(variables, x)  # what nn.jit traced is not traced again
+    for _ in range(2):
+        new, report = tconvjax.linen.balance(net, variables, x)
+        assert list(report.layers) == ["block/up"]
+    old, box = (tree["params"]["block"]["up"]["kernel"] for tree in (variables, new))
+    assert box.names == old.names
+    assert box.value.shape == (*stack, 4, 3, 2, 2)
+    kernels = [np.asarray(t.value).reshape(-1, 4, 3, 2, 2) for t in (old, box)]
+    for kernel, balanced in zip(*kernels, strict=True):
+        np.testing.assert_allclose(balanced, analysis.balance(kernel, 2), atol=1e-7)
+    (layer,) = report.layers.values()
+    worst = max(float(analysis.harmonic_share(kernel, 2)) for kernel in kernels[0])
+    assert layer.before == pytest.approx(worst)
+    assert layer.after < 1e-9
+    assert layer.change == pytest.approx(
+        np.linalg.norm(kernels[1] - kernels[0]) / np.linalg.norm(kernels[0]), rel=1e-5
+    )
+    assert report.output_change > 0
+
+
+@pytest.mark.usefixtures("promotion")
+def test_stacks_along_other_axes_are_skipped():
+    net = Lifted(scanned(axis=1))
+    variables = net.init(jax.random.key(0), X[..., :2])
+    new, report = tconvjax.linen.balance(net, variables, X[..., :2])
+    assert report.skipped == {
+        "block/up": "kernels of (4, 3, 2, 2) that are not stacked along leading axes: (4, 5, 3, 2, 2)"
+    }
+    assert (report.layers, report.output_change) == ({}, 0)
+    jax.tree.map(np.testing.assert_array_equal, new, variables)
+
+
+@pytest.mark.usefixtures("promotion")
+@each("container", (dict, freeze, lambda tree: dict(tree, params=freeze(tree["params"]))))
+def test_the_containers_of_variables_are_kept(container):
+    net = LinenNet()
+    variables = container(net.init(jax.random.key(0), X) | {"batch_stats": {}, "scale": {"s": 2.0}})
+    new, report = tconvjax.linen.balance(net, variables, X)
+    assert jax.tree.structure(new) == jax.tree.structure(variables)
+    assert new["scale"]["s"] is variables["scale"]["s"]
+    assert report.layers
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64"])
