@@ -546,15 +546,17 @@ class Upsample(nnx.Module):
         return self.layer(x)
 
 
-def balance(module: nnx.Module, *args: Any) -> Report:
+def balance(module: nnx.Module, *args: Any, **kwargs: Any) -> Report:
     """Repairs the transposed convolutions of a trained model in place: a constant stays constant again.
 
     Every kernel of a `ConvTranspose`, of this module or of Flax, becomes `analysis.balance(kernel)`, the nearest one
     without a checkerboard on constants.
 
     Args:
-      module: any NNX module; its parameters are changed.
-      *args: of the module, to measure what changes in its output; nothing is measured without them.
+      module: any NNX module; its kernels are changed, and nothing else of its state.
+      *args: of the module, to measure what changes in its output, on copies that start from the same state; nothing is
+        measured without them, or if there is a `jax.ShapeDtypeStruct` among the arrays.
+      **kwargs: of the module, likewise.
 
     Returns:
       What was done to each layer, which were skipped and why (a dilated or masked kernel, one smaller than its
@@ -577,8 +579,14 @@ def balance(module: nnx.Module, *args: Any) -> Report:
         raise TypeError(
             f"balance: module must be an nnx.Module; got {type(module).__name__}. For Linen: tconvjax.linen.balance."
         )
-    call: Any = module
-    before = call(*args) if args else None
+    given = module, args, kwargs
+    real = (args or kwargs) and not repairs.is_abstract((nnx.state(module), args, kwargs))
+
+    def output() -> Any:
+        model, args, kwargs = nnx.clone(given)  # a call may count, collect and draw
+        return model(*args, **kwargs)
+
+    before = output() if real else None
     found: dict[tuple[Any, ...], repairs.Layer] = {}
     for path, node in nnx.iter_modules(module):
         if isinstance(node, ConvTranspose | nnx.ConvTranspose):
@@ -587,7 +595,7 @@ def balance(module: nnx.Module, *args: Any) -> Report:
     kernels, report = repairs.repaired(found)
     for path, kernel in kernels.items():
         found[path].module.kernel[...] = kernel
-    change = repairs.relative_change(before, call(*args)) if args else None
+    change = repairs.relative_change(before, output()) if real else None
     return report._replace(output_change=change)
 
 

@@ -232,6 +232,57 @@ def test_the_containers_of_variables_are_kept(container):
     assert report.layers
 
 
+@pytest.mark.usefixtures("promotion")
+def test_shapes_alone_show_what_would_be_skipped():
+    shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
+    variables = jax.eval_shape(LinenNet().init, jax.random.key(0), shape)
+    new, linen_report = tconvjax.linen.balance(LinenNet(), variables, X)
+    nnx_report = tconvjax.nnx.balance(nnx.eval_shape(lambda: Net(nnx.Rngs(0))), X)
+    assert new == variables
+    for report in (linen_report, nnx_report):
+        assert (report.layers, report.output_change) == ({}, None)
+        assert report.skipped["ours"] == "a kernel without numbers, only a shape"
+    assert tconvjax.nnx.balance(Net(nnx.Rngs(0)), shape).output_change is None
+
+
+class Noisy(nnx.Module):
+    """Everything that a call may change, layers shared and layers stacked."""
+
+    def __init__(self, rngs):
+        self.up = tconvjax.nnx.ConvTranspose(4, 4, (3, 3), 2, rngs=rngs)
+        self.again = nnx.Sequential(self.up, nnx.relu)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.calls = nnx.Variable(jnp.array(0))
+        make = nnx.vmap(lambda r: nnx.ConvTranspose(4, 4, (4, 3), 2, rngs=r))
+        self.stack = make(rngs.split(3))
+
+    def __call__(self, x, train, *, rngs):
+        self.calls[...] += 1
+        x = self.drop(self.norm(self.again(self.up(x)), use_running_average=not train), rngs=rngs)
+        return nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))(self.stack, x), None
+
+
+@pytest.mark.usefixtures("promotion")
+def test_measuring_leaves_the_state_of_a_model():
+    net, rngs = Noisy(nnx.Rngs(0)), nnx.Rngs(dropout=1)
+    twin, kept = nnx.clone(net), jax.tree.map(np.asarray, nnx.state(net, nnx.Not(nnx.RngKey)))
+    report = tconvjax.nnx.balance(net, X, True, rngs=rngs)
+    assert list(report.layers) == ["again/layers/0", "stack"]
+    state = nnx.state(net, nnx.Not(nnx.RngKey))
+    assert jax.tree.structure(state) == jax.tree.structure(kept)
+    for tree in (state, kept):
+        for layer in (tree["again"]["layers"][0], tree["stack"]):
+            del layer["kernel"]
+    jax.tree.map(np.testing.assert_array_equal, state, kept)
+    assert rngs.dropout.count[...] == 0
+    for kernel, balanced in zip(twin.stack.kernel[...], net.stack.kernel[...], strict=True):
+        np.testing.assert_allclose(balanced, analysis.balance(kernel, 2), atol=1e-6)
+    before, after = (m(X, True, rngs=nnx.Rngs(dropout=1))[0] for m in (twin, net))
+    want = jnp.linalg.norm(after - before) / jnp.linalg.norm(before)
+    assert report.output_change == pytest.approx(float(want))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64"])
 def test_kernels_keep_their_dtype_and_are_balanced_in_float32(dtype):
     layer = tconvjax.nnx.ConvTranspose(4, 6, (3, 3), 2, rngs=nnx.Rngs(0))
