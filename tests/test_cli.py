@@ -1,6 +1,9 @@
 """The command line of the wheel."""
 
+import io
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -113,6 +116,29 @@ def test_what_can_be_measured_is(capsys, tmp_path):
     assert len(problems) == 3
     for name in ("cut.png: cannot be read", "pickled.npy: cannot be read", "images of 3 x 3"):
         assert any(name in problem for problem in problems)
+
+
+def test_a_console_without_shades_is_no_error(monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert cli.main(["explain", "--kernel", "3", "3"]) == 0
+    assert b"s(n - 1) + d(k - 1) + 1 - low - high = 1?7" in console.buffer.getvalue()
+
+
+def test_a_reader_that_has_left_is_one_line():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "tconvjax.cli", "explain", "--kernel", "3"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={n: v for n, v in os.environ.items() if n != "PYTHONUNBUFFERED"},
+    )
+    os.close(writer)
+    assert done.returncode == 2
+    assert done.stderr == "tconvjax explain: [Errno 32] Broken pipe\n"
 
 
 MODEL = """

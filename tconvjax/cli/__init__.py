@@ -5,11 +5,16 @@ each.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import NoReturn
 
+from jax.errors import JaxRuntimeError
+
 from tconvjax.cli import audit, explain, measure
+from tconvjax.cli.errors import one_line
 
 COMMANDS = {"explain": explain, "measure": measure, "audit": audit}
 
@@ -30,8 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             commands.add_parser(name, help=command.HELP, description=command.DESCRIPTION)
         )
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):  # a console may lack the shades of a map
+        sys.stdout.reconfigure(errors="replace")
     try:
-        return COMMANDS[options.command].run(options)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"tconvjax {options.command}: {error}", file=sys.stderr)
+        try:
+            return COMMANDS[options.command].run(options)
+        finally:
+            _flush()
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, JaxRuntimeError) as error:
+        print(f"tconvjax {options.command}: {one_line(error)}", file=sys.stderr)
         return 2
+
+
+def _flush() -> None:
+    """Writes what was printed; what cannot be, as after `| head`, is dropped, or Python would fail again at its end."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
