@@ -142,6 +142,8 @@ def test_a_reader_that_has_left_is_one_line():
 
 
 MODEL = """
+import sys
+
 import jax
 from flax import nnx
 
@@ -162,6 +164,41 @@ def holes(x):
 
 def two(x, i):
     return x[i]
+
+print("imported")
+
+def prints(x):
+    print("traced")
+    return holes(x)
+
+def leaves(x):
+    sys.exit(0)
+
+def interrupted(x):
+    raise KeyboardInterrupt
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+def mute(x):
+    raise Mute
+
+def empty(x):
+    raise RuntimeError
+
+def long(x):
+    raise RuntimeError("\\n  one\\ntwo")
+
+class Broken:
+    @property
+    def layer(self):
+        raise RuntimeError("half built")
+
+broken = Broken()
+KERNEL = jax.numpy.ones((3, 3, 4, 4))
+exec(compile("def odd(x):\\n    return jax.lax.conv_transpose(x, KERNEL, (2, 2), 'SAME')", "50%,a:b.py", "exec"))
+exec(compile("def nowhere(x):\\n    return jax.lax.conv_transpose(x, KERNEL, (2, 2), 'SAME')", jax.__file__, "exec"))
 """
 
 
@@ -179,11 +216,11 @@ def test_audit(capsys):
     image = ("--input", "1,8,8,4")
     status, out, _ = run(capsys, "audit", "my_model:decoder", *image)
     assert status == 1
-    assert "high    my_model.py:11\n  transposed convolution, kernel 3x3, stride 2x2" in out
+    assert "high    my_model.py:13\n  transposed convolution, kernel 3x3, stride 2x2" in out
     assert "2 found: 1 high, 1 medium" in out
     status, out, _ = run(capsys, "audit", "my_model:decoder", *image, "--json")
     first, second = json.loads(out)["findings"]
-    assert (first["kernel_size"], first["severity"], first["line"]) == ([3, 3], "high", 11)
+    assert (first["kernel_size"], first["severity"], first["line"]) == ([3, 3], "high", 13)
     assert second["overlap_ratio"] is None  # infinite, which JSON cannot say
     assert run(capsys, "audit", "my_model:clean", *image)[:2] == (0, "clean\n")
     assert run(capsys, "audit", "my_model:two", *image, "--input", "2:int32")[0] == 0
@@ -197,11 +234,11 @@ def test_audit_for_machines(capsys):
     (report,) = json.loads(out)["runs"]
     places = [r["locations"][0]["physicalLocation"] for r in report["results"]]
     assert [p["artifactLocation"]["uri"] for p in places] == ["my_model.py"] * 2
-    assert [p["region"]["startLine"] for p in places] == [11, 11]
+    assert [p["region"]["startLine"] for p in places] == [13, 13]
     assert [r["level"] for r in report["results"]] == ["error", "warning"]
     _, out, _ = run(capsys, *arguments, "github")
     first, second = out.splitlines()
-    assert first.startswith("::error file=my_model.py,line=11,title=transposed_convolution::")
+    assert first.startswith("::error file=my_model.py,line=13,title=transposed_convolution::")
     assert second.startswith("::warning ")
     assert "%25 of a constant" in first
     assert run(capsys, *arguments, "github", "--fail-on", "high")[0] == 1
@@ -213,8 +250,14 @@ def test_audit_for_machines(capsys):
     ("target", "shape", "message"),
     [
         ("my_model", "1", "must name a module and what is in it"),
-        ("no_such_model:f", "1", "no_such_model: cannot be imported: ModuleNotFoundError"),
-        ("my_model:missing", "1", "there is no 'missing' in my_model"),
+        ("no_such_model:f", "1", "no_such_model:f: cannot be imported: ModuleNotFoundError"),
+        ("my_model:missing", "1", "module 'my_model' has no attribute 'missing'"),
+        ("my_model:broken.layer", "1", "cannot be imported: RuntimeError: half built"),
+        ("my_model:leaves", "1", "cannot be traced: SystemExit: 0"),
+        ("my_model:mute", "1", "cannot be traced: Mute: <exception str() failed>"),
+        ("my_model:empty", "1", "cannot be traced: RuntimeError\n"),
+        ("my_model:long", "1", "cannot be traced: RuntimeError: one\n"),
+        ("my_model:decoder", "1,,8,4", "--input must be sizes with commas"),
         ("my_model:number", "1", "must be a function or a model"),
         ("my_model:Decoder", "1", "got a class. Name an instance"),
         ("my_model:decoder", "1,8", "cannot be traced: "),
@@ -227,7 +270,34 @@ def test_what_cannot_be_audited_is_one_line(target, shape, message, capsys):
     status, out, err = run(capsys, "audit", target, f"--input={shape}")
     assert (status, out) == (2, "")
     assert message in err
-    assert err.count("\n") == 1
+    assert err.removeprefix("imported\n").count("\n") == 1
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("form", ["json", "sarif", "github"])
+def test_what_the_model_prints_is_not_in_the_report(form, capsys):
+    _, out, err = run(capsys, "audit", "my_model:prints", "--input", "1,8,8,4", "--format", form)
+    assert err == "imported\ntraced\n"
+    assert out.startswith("::") or json.loads(out)
+
+
+@pytest.mark.usefixtures("model")
+def test_an_interrupt_stays_one():
+    with pytest.raises(KeyboardInterrupt):
+        cli.main(["audit", "my_model:interrupted", "--input", "1"])
+
+
+@pytest.mark.usefixtures("model")
+def test_odd_places_are_escaped_or_left_out(capsys):
+    audit = lambda name, form: run(
+        capsys, "audit", f"my_model:{name}", "--input", "1,8,8,4", "--format", form
+    )[1]
+    places = lambda name: json.loads(audit(name, "sarif"))["runs"][0]["results"][0]["locations"]
+    assert audit("odd", "github").startswith("::error file=50%25%2Ca%3Ab.py,line=2,title=")
+    assert audit("nowhere", "github").startswith("::error title=")
+    ((place),) = places("odd")
+    assert place["physicalLocation"]["artifactLocation"]["uri"] == "50%25%2Ca%3Ab.py"
+    assert places("nowhere") == []
 
 
 def test_sixteen_bits_are_not_clipped(capsys, tmp_path):

@@ -5,17 +5,21 @@ import importlib
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from importlib.metadata import version
 from math import isfinite
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jax
 import numpy as np
 
 from tconvjax.auditing import SEVERITIES, Cost, Finding, audit
+from tconvjax.cli.errors import one_line
 
 HELP = "what in a program makes checkerboards"
 DESCRIPTION = (
@@ -24,6 +28,7 @@ DESCRIPTION = (
 )
 LEVELS = {"high": "error", "medium": "warning", "low": "note", "none": "none"}
 COMMANDS = {"high": "error", "medium": "warning", "low": "notice", "none": "notice"}
+ESCAPED = {ord("%"): "%25", ord("\r"): "%0D", ord("\n"): "%0A"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,10 +67,8 @@ def run(options: argparse.Namespace) -> int:
     """Audits a callable; returns the exit status."""
     inputs = [_shape(text) for text in options.input]
     fn = _imported(options.target)
-    try:
+    with _theirs(f"{options.target}: cannot be traced"):
         findings = audit(fn, *inputs, everything=options.all)
-    except Exception as error:  # whatever the user's code raises
-        raise ValueError(f"{options.target}: cannot be traced: {_first_line(error)}") from None
     print(WRITERS[options.format](findings))
     worst = SEVERITIES.index(options.fail_on)
     return int(any(SEVERITIES.index(f.severity) >= worst for f in findings))
@@ -74,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 def _shape(text: str) -> jax.ShapeDtypeStruct:
     sizes, _, dtype = text.partition(":")
     try:
-        shape = tuple(int(n) for n in sizes.split(",") if n.strip())
+        shape = tuple(int(n) for n in sizes.split(",")) if sizes else ()
         if any(n < 0 for n in shape):
             raise ValueError
         return jax.ShapeDtypeStruct(shape, np.dtype(dtype or "float32"))
@@ -92,14 +95,8 @@ def _imported(target: str) -> Callable[..., Any]:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's code raises
-        raise ValueError(f"{module}: cannot be imported: {_first_line(error)}") from None
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"{target}: there is no {part!r} in {module}.")
-        found = getattr(found, part)
+    with _theirs(f"{target}: cannot be imported"):
+        found: Any = attrgetter(name)(importlib.import_module(module))
     if not callable(found) or isinstance(found, type):
         raise ValueError(
             f"{target}: must be a function or a model that is called with arrays; got a "
@@ -108,9 +105,17 @@ def _imported(target: str) -> Callable[..., Any]:
     return found
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+@contextmanager
+def _theirs(problem: str) -> Iterator[None]:
+    """Runs code of the user: what it prints goes to stderr, what it raises becomes one line."""
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit among them
+        said = dict.fromkeys([problem, type(error).__name__, one_line(error)])
+        raise ValueError(": ".join(said)) from None
 
 
 # Formats.
@@ -174,11 +179,13 @@ def _as_sarif(findings: Sequence[Finding]) -> str:
             "locations": [
                 {
                     "physicalLocation": {
-                        "artifactLocation": {"uri": _relative(f.file)},
-                        "region": {"startLine": max(1, f.line)},
+                        "artifactLocation": {"uri": quote(_relative(f.file))},
+                        "region": {"startLine": f.line},
                     }
                 }
-            ],
+            ]
+            if f.file
+            else [],
         }
         for f in findings
     ]
@@ -193,10 +200,10 @@ def _as_annotations(findings: Sequence[Finding]) -> str:
     """Commands of a GitHub workflow."""
     lines = []
     for f in findings:
-        text = f.message.replace("%", "%25").replace("\n", "%0A")
-        lines.append(
-            f"::{COMMANDS[f.severity]} file={_relative(f.file)},line={f.line},title={f.kind}::{text}"
-        )
+        text = f.message.translate(ESCAPED)
+        file = _relative(f.file).translate(ESCAPED | {ord(":"): "%3A", ord(","): "%2C"})
+        place = f"file={file},line={f.line}," if f.file else ""
+        lines.append(f"::{COMMANDS[f.severity]} {place}title={f.kind}::{text}")
     return "\n".join(lines)
 
 
