@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tconvjax import cli
+from tconvjax.cli import pictures
 
 
 def run(capsys, *arguments):
@@ -62,6 +64,28 @@ def test_explain_draws(capsys, tmp_path):
         assert min(picture.size) > 300
     assert run(capsys, "explain", "--kernel", 4, "--picture", tmp_path / "one.png")[0] == 0
     assert "leaves pixels empty" in run(capsys, "explain", "--kernel", 1, "--stride", 2)[1]
+
+
+def test_explain_of_large_layers_is_cut(capsys, tmp_path, monkeypatch):
+    _, out, _ = run(capsys, "explain", "--kernel", 3, "--stride", 4096)
+    assert max(map(len, out.splitlines())) < 300
+    drawn = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, _: drawn.append(figure.axes[0]))
+    image = ("--kernel", 3, 3, "--stride", 2, 3, "--input", 5000, "--picture", tmp_path / "a.png")
+    assert run(capsys, "explain", *image)[0] == 0
+    (axes,) = drawn
+    assert axes.images[0].get_array().shape == (64, 64)
+    assert axes.get_title() == "kernel 3 x 3, stride 2 x 3, first 64 pixels"
+    across, down = axes.lines[0].get_data()
+    assert (len(set(across)), len(set(down))) == (21, 32)  # 64 pixels, one in three and in two
+
+
+def test_input_centers_are_drawn_where_inputs_are(capsys, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, _: drawn.append(figure.axes[0]))
+    layer = ("--kernel", 5, "--stride", 3, "--padding=-10", "--input", 4)
+    assert run(capsys, "explain", *layer, "--picture", tmp_path / "a.png")[0] == 0
+    assert list(drawn[0].lines[0].get_xdata()) == [12, 15, 18, 21]
 
 
 def test_measure(capsys, tmp_path):
@@ -116,6 +140,59 @@ def test_what_can_be_measured_is(capsys, tmp_path):
     assert len(problems) == 3
     for name in ("cut.png: cannot be read", "pickled.npy: cannot be read", "images of 3 x 3"):
         assert any(name in problem for problem in problems)
+
+
+COMMANDS = [("explain", "--kernel", 3), ("measure", "good.npy")]
+
+
+@pytest.fixture
+def good(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("good.npy", np.random.default_rng(0).normal(size=(16, 16)))
+
+
+@pytest.mark.refuses
+@pytest.mark.usefixtures("good")
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        ("a.jpg", "--picture must end in .png"),
+        ("nowhere/a.png", "--picture must be a file in a folder that exists"),
+        ("good.npy/a.png", "--picture must be a file in a folder that exists"),
+        ("folder.png", "--picture must be a file in a folder that exists"),
+        ("/proc/a.png", "--picture must be a file that can be written"),
+        ("a.png", "--picture needs matplotlib"),
+    ],
+)
+def test_a_picture_is_refused_before_any_work(command, picture, message, capsys, monkeypatch):
+    Path("folder.png").mkdir()
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: str(path) != "/proc" and access(path, mode)
+    )
+    if "matplotlib" in message:
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(cli.explain, "conv_transpose_geometry", None)
+    monkeypatch.setattr(cli.measure, "_read", None)
+    status, out, err = run(capsys, *command, "--picture", picture)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("good")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_failure_to_draw_loses_nothing(command, capsys, monkeypatch):
+    def fails(*_, **__):
+        raise OSError("no pen")
+
+    Path("a.png").write_text("old")
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fails)
+    status, out, err = run(capsys, *command, "--picture", "a.png")
+    assert (status, err) == (2, f"tconvjax {command[0]}: no pen\n")
+    assert "8 -> 8" in out or "1 images of 16 x 16" in out
+    assert Path("a.png").read_text() == "old"
 
 
 def test_a_console_without_shades_is_no_error(monkeypatch):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import textwrap
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -15,7 +16,7 @@ from tconvjax.geometry import Geometry, Padding, conv_transpose_geometry
 
 HELP = "sizes, overlap and alignment of a transposed convolution"
 DESCRIPTION = "Predicts from the integers of a transposed convolution what it does to an image."
-LONGEST = 1 << 16  # input pixels per axis that are drawn
+LONGEST = 1 << 16  # pixels per axis, and phases, that are counted
 SHOWN = 32  # pixels of an axis that are printed
 SHADES = " ░▒▓█"
 
@@ -40,13 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Explains a layer; returns the exit status."""
+    pictures.check(options.picture)
     rank = max(len(options.kernel), len(options.stride), len(options.input))
     k, s, n = (
         tuple(v * rank if len(v) == 1 else v)
         for v in (options.kernel, options.stride, options.input)
     )
-    if max(n) > LONGEST:
-        raise ValueError(f"--input must be at most {LONGEST}; got {max(n)}.")
     padding: Padding
     try:
         padding = int(options.padding)
@@ -59,13 +59,19 @@ def run(options: argparse.Namespace) -> int:
         "kernel_dilation": options.dilation,
     }
     geometry = conv_transpose_geometry("conv_transpose", n, k, **layer)
+    for name, most in (
+        ("--input", max(n)),
+        ("what --kernel and --dilation span", max(geometry.extent)),
+        ("the output of --input, --stride and --padding", max(geometry.big)),
+        ("the product of --stride", prod(s)),
+    ):
+        if most > LONGEST:
+            raise ValueError(f"{name} must be at most {LONGEST}; got {most}.")
     centers = analysis.center_map(k, s, padding, kernel_dilation=options.dilation)
     overlaps = [  # the map of all axes is their product
         analysis.overlap_map((n[i],), k[i], **layer | {"strides": s[i]}) for i in range(rank)
     ]
     counts = analysis.tap_counts(k, s) if options.dilation == 1 else None
-    if options.picture:
-        pictures.overlap(options.picture, overlaps, centers, f"kernel {_by(k)}, stride {_by(s)}")
     if options.json:
         result = {
             "input": list(n),
@@ -79,9 +85,11 @@ def run(options: argparse.Namespace) -> int:
             "random_kernel_harmonic_share": 1 - 1 / prod(s),
         }
         print(json.dumps(result, indent=2))
-        return 0
-    for line in _lines(geometry, centers, overlaps, counts):
-        print(line)
+    else:
+        print("\n".join(_lines(geometry, centers, overlaps, counts)))
+    if options.picture:  # last, so that a failure to draw loses nothing
+        title = f"kernel {_by(k)}, stride {_by(s)}"
+        pictures.overlap(options.picture, overlaps, centers, n, title)
     return 0
 
 
@@ -103,9 +111,9 @@ def _lines(
     if counts is not None:
         even = bool(counts.min() == counts.max())
         ratio = "even" if even else f"max/min {counts.max()}/{counts.min()}"
-        lines.append(f"taps by phase {counts.tolist()}, {ratio}")
+        lines.append(f"taps by phase {_cut(counts)}, {ratio}")
         variance = np.round(counts / counts.mean(), 3)
-        lines.append(f"variance      {variance.tolist()} by phase, random kernel, mean 1")
+        lines.append(f"variance      {_cut(variance)} by phase, random kernel, mean 1")
         lines.append(f"advice        {_advice(counts, s)}")
     lines += _drawn(overlaps)
     for axis, (scale, offset, shift) in enumerate(
@@ -148,6 +156,10 @@ def _advice(counts: np.ndarray, s: Sequence[int]) -> str:
             f"equal weights make a checkerboard, use a kernel that the stride divides; and {start}"
         )
     return f"taps are even, but {start}"
+
+
+def _cut(values: np.ndarray) -> str:
+    return textwrap.shorten(str(values.tolist()), 8 * SHOWN, placeholder=" ..")
 
 
 def _by(values: Sequence[Any]) -> str:

@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measures images; returns the exit status."""
+    pictures.check(options.picture)
     periods = options.period or [2]
     limits = [_limit(text) for text in options.fail_above]
     groups, problems = _groups(_files(options.paths))
@@ -86,12 +87,12 @@ def run(options: argparse.Namespace) -> int:
         for name, limit in limits
         if any(r["metrics"].get(name, 0) > limit for r in results)
     ]
-    if options.picture:
-        most = max(groups.values(), key=len)
-        pictures.spectrum(options.picture, np.stack(most), periods)
     print(json.dumps({"sizes": results}, indent=2) if options.json else _table(results))
     for name, limit in exceeded:
         print(f"tconvjax measure: {name} is above {limit:g}", file=sys.stderr)
+    if options.picture:  # last, so that a failure to draw loses nothing
+        most = max(groups.values(), key=len)
+        pictures.spectrum(options.picture, np.stack(most), periods)
     return 2 if problems else int(bool(exceeded))
 
 

@@ -1,6 +1,9 @@
 """Pictures of the command line, by matplotlib where it is installed."""
 
+import importlib
+import os
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +12,56 @@ import numpy as np
 from tconvjax.analysis import CenterMap
 
 INK = "#c2410c"
+DRAWN = 64  # pixels of an axis
 
 
-def overlap(path: Path, overlaps: Sequence[np.ndarray], centers: CenterMap, title: str) -> None:
-    """Draws how many taps paint each output pixel, with the centers of the input pixels, of the first two axes."""
+def check(path: Path | None) -> None:
+    """Refuses what cannot become a picture, before any work is done for it."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--picture must end in .png; got {path}.")
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(f"--picture must be a file in a folder that exists; got {path}.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"--picture must be a file that can be written; got {path}.")
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ImportError:
+        raise ImportError(
+            '--picture needs matplotlib. Run: pip install "tconvjax[experiments]"'
+        ) from None
+
+
+def overlap(
+    path: Path,
+    overlaps: Sequence[np.ndarray],
+    centers: CenterMap,
+    inputs: Sequence[int],
+    title: str,
+) -> None:
+    """Draws how many taps paint each output pixel, with the centers of the input pixels, of the first two axes.
+
+    Of a long axis only its first pixels.
+    """
     figure, axes = _figure(4.8, 3.0 if len(overlaps) == 1 else 4.6)
-    last = len(overlaps[:2]) - 1
-    across = overlaps[last]
-    places = np.arange(len(across) // centers.scale[last] + 1) * centers.scale[last]
-    inside = (places + centers.offset[last])[places + centers.offset[last] <= len(across) - 0.5]
-    if len(overlaps) == 1:
-        axes.bar(np.arange(len(across)), across, color="#64748b", width=0.9)
-        axes.plot(inside, np.full(len(inside), -0.12), "^", color=INK, label="input centers")
+    if max(map(len, overlaps[:2])) > DRAWN:
+        title += f", first {DRAWN} pixels"
+    counts = [counts[:DRAWN] for counts in overlaps[:2]]
+    *down, across = (
+        [c for c in scale * np.arange(n) + offset if -0.5 <= c <= len(shown) - 0.5]
+        for n, scale, offset, shown in zip(
+            inputs, centers.scale, centers.offset, counts, strict=False
+        )
+    )
+    if not down:
+        axes.bar(np.arange(len(counts[0])), counts[0], color="#64748b", width=0.9)
+        axes.plot(across, np.full(len(across), -0.12), "^", color=INK, label="input centers")
         axes.set(xlabel="output pixel", ylabel="taps", title=title)
-        axes.set(xticks=_whole(len(across) - 1), yticks=_whole(across.max()))
+        axes.set(xticks=_whole(len(counts[0]) - 1), yticks=_whole(counts[0].max()))
     else:
-        image = axes.imshow(np.outer(overlaps[0], across), cmap="gray", vmin=0)
-        down = np.arange(len(overlaps[0]) // centers.scale[0] + 1) * centers.scale[0]
-        down = down + centers.offset[0]
-        grid = np.meshgrid(inside, down[down <= len(overlaps[0]) - 0.5])
+        image = axes.imshow(np.outer(*counts), cmap="gray", vmin=0)
+        grid = np.meshgrid(across, down)
         axes.plot(*map(np.ravel, grid), ".", color=INK, markersize=3, label="input centers")
         figure.colorbar(image, label="taps", shrink=0.8, ticks=_whole(image.get_array().max()))
         axes.set(xlabel="output column", ylabel="output row", title=title)
@@ -72,17 +106,13 @@ def _whole(most: int) -> range:
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(
-            '--picture needs matplotlib. Run: pip install "tconvjax[experiments]"'
-        ) from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     return figure, figure.add_subplot()
 
 
 def _save(figure: Any, path: Path) -> None:
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"--picture must end in .png; got {path}.")
-    figure.savefig(path)
+    drawn = BytesIO()  # a failure to draw leaves no half of a file
+    figure.savefig(drawn, format="png")
+    path.write_bytes(drawn.getvalue())
