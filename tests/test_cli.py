@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,140 @@ def test_what_can_be_measured_is(capsys, tmp_path):
         assert any(name in problem for problem in problems)
 
 
+@pytest.mark.parametrize("missing", ["empty", "nowhere.png"])
+def test_a_bad_path_loses_none_of_the_others(missing, capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "good.npy", np.random.default_rng(0).normal(size=(16, 16)))
+    status, out, err = run(capsys, "measure", tmp_path / missing, tmp_path / "good.npy")
+    assert status == 2
+    assert "1 images of 16 x 16" in out
+    assert missing in err
+    assert err.count("\n") == 1
+
+
+def test_a_size_that_fails_loses_none_of_the_others(capsys, tmp_path, monkeypatch):
+    for n in (16, 32):
+        np.save(tmp_path / f"{n}.npy", np.random.default_rng(0).normal(size=(n, n)))
+    null = cli.measure.metrics.null
+
+    def exhausted(metric, images, **options):
+        if images.shape[1] == 16:
+            raise MemoryError
+        return null(metric, images, **options)
+
+    monkeypatch.setattr(cli.measure.metrics, "null", exhausted)
+    status, out, err = run(capsys, "measure", tmp_path)
+    assert (status, err) == (2, "tconvjax measure: images of 16 x 16 pixels: MemoryError\n")
+    assert "1 images of 32 x 32" in out
+
+
+def test_only_files_of_a_folder_are_its_images(capsys, tmp_path):
+    np.save(tmp_path / "good.npy", np.random.default_rng(0).normal(size=(16, 16)))
+    (tmp_path / "folder.png").mkdir()
+    assert run(capsys, "measure", tmp_path)[::2] == (0, "")
+    os.mkfifo(tmp_path / "pipe.npy")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    status, out, err = run(capsys, "measure", tmp_path)
+    assert status == 2
+    assert "1 images of 16 x 16" in out
+    assert err.splitlines() == [
+        f"tconvjax measure: {tmp_path / 'loop.png'}: cannot be read: there is no such file",
+        f"tconvjax measure: {tmp_path / 'pipe.npy'}: cannot be read: it is not a file",
+    ]
+
+
+def test_a_size_without_reference_is_named(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "gray.npy", rng.normal(size=(16, 16)))
+    np.save(tmp_path / "color.npy", rng.normal(size=(16, 16, 3)))
+    arguments = ("measure", tmp_path, "--reference", tmp_path / "gray.npy", "--json")
+    status, out, err = run(capsys, *arguments)
+    assert status == 2
+    gray, color = (entry["metrics"] for entry in json.loads(out)["sizes"])
+    assert gray.keys() - color.keys() == {"log_spectral_distance"}
+    assert "images of 16 x 16 pixels: --reference must hold some of their size" in err
+    assert err.count("\n") == 1
+
+
+def metrics_of(capsys, *arguments):
+    status, out, err = run(capsys, "measure", *arguments, "--json")
+    assert (status, err) == (0, "")
+    (result,) = json.loads(out)["sizes"]
+    return result["images"], result["metrics"]
+
+
+def test_a_period_given_twice_counts_once(capsys, tmp_path, monkeypatch):
+    np.save(tmp_path / "good.npy", np.random.default_rng(0).normal(size=(16, 16)))
+    circled = []
+    monkeypatch.setattr(pictures, "spectrum", lambda *arguments: circled.append(arguments[2]))
+    metrics_of(capsys, tmp_path, "--period", 2, "--period", 2, "--picture", tmp_path / "a.png")
+    assert circled == [(2,)]
+
+
+def gray_palette(values):
+    image = Image.fromarray(values).convert("P")
+    image.putpalette([level for v in range(256) for level in (v, v, v)])
+    return image
+
+
+def with_alpha(values, mode):
+    image = Image.fromarray(values).convert(mode)
+    image.putalpha(Image.fromarray(values[::-1]))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "save"),
+    [
+        ("16 bits.png", 1, lambda v: Image.fromarray(v.astype(np.uint16) * 257)),
+        ("palette.png", 3, gray_palette),
+        ("gray and alpha.png", 1, lambda v: with_alpha(v, "LA")),
+        ("color and alpha.png", 3, lambda v: with_alpha(v, "RGBA")),
+        ("1 bit.png", 1, lambda v: Image.fromarray(v > 127)),
+        ("bool.npy", 1, lambda v: v > 127),
+        ("int8.npy", 1, lambda v: (v // 2).astype(np.int8)),
+        ("uint16.npy", 1, lambda v: v.astype(">u2") * 257),
+        ("float.npy", 1, lambda v: v / 255),
+    ],
+)
+def test_one_image_is_the_same_in_every_kind_of_file(kind, channels, save, tmp_path):
+    two = kind in ("1 bit.png", "bool.npy", "int8.npy")  # black and white alone
+    values = np.random.default_rng(0).integers(0, 2 if two else 256, (5, 7)) * (255 if two else 1)
+    values = values.astype(np.uint8)
+    Image.fromarray(values).save(tmp_path / "8 bits ☃.png")
+    saved = save(values)
+    saved.save(tmp_path / kind) if kind.endswith("png") else np.save(tmp_path / kind, saved)
+    plain, other = (cli.measure._read(tmp_path / name) for name in ("8 bits ☃.png", kind))
+    np.testing.assert_allclose(plain[..., 0], values / 255, rtol=1e-7)
+    np.testing.assert_allclose(other, plain.repeat(channels, -1), rtol=1e-7)
+
+
+def test_eight_and_sixteen_bits_measure_the_same(capsys, tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (16, 16))
+    Image.fromarray(values.astype(np.uint8)).save(tmp_path / "8.png")
+    Image.fromarray((257 * values).astype(np.uint16)).save(tmp_path / "16.png")
+    count, found = metrics_of(capsys, tmp_path, "--reference", tmp_path / "16.png")
+    assert (count, found["log_spectral_distance"]) == (2, pytest.approx(0, abs=1e-4))
+
+
+def test_wide_integers_are_numbers_like_floats(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (5, 7))
+    for dtype in (int, np.int32):
+        np.save(tmp_path / "wide.npy", values.astype(dtype))
+        np.testing.assert_array_equal(cli.measure._read(tmp_path / "wide.npy")[..., 0], values)
+
+
+def test_sixteen_bits_of_older_pillows_are_sixteen_bits(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 1 << 16, (5, 7)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    new = cli.measure._read(tmp_path / "deep.png")
+    wide = Image.fromarray(values.astype(np.int32))
+    assert wide.mode == "I"
+    monkeypatch.setattr(Image, "open", lambda _: wide)
+    np.testing.assert_array_equal(cli.measure._read(tmp_path / "deep.png"), new)
+    np.testing.assert_allclose(new[..., 0], values / 65535, rtol=1e-7)
+
+
 COMMANDS = [("explain", "--kernel", 3), ("measure", "good.npy")]
 
 
@@ -193,6 +328,37 @@ def test_a_failure_to_draw_loses_nothing(command, capsys, monkeypatch):
     assert (status, err) == (2, f"tconvjax {command[0]}: no pen\n")
     assert "8 -> 8" in out or "1 images of 16 x 16" in out
     assert Path("a.png").read_text() == "old"
+
+
+@pytest.mark.refuses
+@pytest.mark.usefixtures("good")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--fail-above", "pmf=1"), "METRIC must be one of"),
+        (("--fail-above", "phase_mean_fraction_3=1"), "got 'phase_mean_fraction_3'"),
+        (("--fail-above", "log_spectral_distance=1"), "got 'log_spectral_distance'"),
+        (("--period", 1), "--period must be at least 2"),
+        (("--period", -2), "--period must be at least 2"),
+        (("--period", 10**9), "and at most 64; got 1000000000"),
+    ],
+)
+def test_options_of_measure_are_refused_before_a_file_is_read(
+    arguments, message, capsys, monkeypatch
+):
+    monkeypatch.setattr(cli.measure, "_read", None)
+    status, out, err = run(capsys, "measure", "good.npy", *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("good")
+def test_limits_know_every_metric_that_is_measured(capsys):
+    arguments = ("good.npy", "--reference", "good.npy", "--period", 3, "--period", 2)
+    names = metrics_of(capsys, *arguments)[1]
+    limits = [part for name in names for part in ("--fail-above", f"{name}=1000")]
+    assert metrics_of(capsys, *arguments, *limits)[1] == names
 
 
 def test_a_console_without_shades_is_no_error(monkeypatch):
@@ -392,6 +558,14 @@ def test_sixteen_bits_are_not_clipped(capsys, tmp_path):
         (("explain", "--kernel", 3, "--padding", "FULL"), "padding must be one of"),
         (("explain", "--kernel", 3, "--padding=--1"), "padding must be one of"),
         (("explain", "--kernel", 3, "--input", 10**9), "--input must be at most"),
+        (("explain", "--kernel", 3, "--stride", 10**9), "must be at most 65536; got 8000000000"),
+        (("explain", "--kernel", 10**5, 10**5), "--kernel and --dilation span must be at most"),
+        (("explain", "--kernel", 3, "--dilation", 10**400), "--dilation span must be at most"),
+        (("explain", "--kernel", 3, "--padding", -(10**12)), "--padding must be at most 65536"),
+        (
+            ("explain", "--kernel", 3, "--stride", 40000, 40000, "--input", 1),
+            "the product of --stride must be at most 65536; got 1600000000",
+        ),
         (("measure", "empty.npy"), "empty.npy: cannot be read"),
         (("measure", "huge.npy"), "huge.npy: holds pixels that are not finite"),
         (("measure", "complex.npy"), "must be real numbers"),
@@ -400,9 +574,13 @@ def test_sixteen_bits_are_not_clipped(capsys, tmp_path):
         (("measure", "nowhere.png"), "nowhere.png"),
         (("measure", "."), "holds no image"),
         (("measure", "bad.png"), "bad.png"),
+        (
+            ("measure", "squared.npy"),
+            "squared.npy: holds pixels that are not finite in float32, or",
+        ),
+        (("measure", "none.npy"), "at least 1 number"),
+        (("measure", "good.npy", "--period", 16), "images of 16 x 16 pixels: "),
         (("measure", "nan.npy"), "not finite"),
-        (("measure", "good.npy", "--period", 1), "period must be at least 2"),
-        (("measure", "good.npy", "--fail-above", "pmf=1"), "METRIC must be one of"),
         (("measure", "good.npy", "--fail-above", "x"), "expected METRIC=VALUE"),
     ],
 )
@@ -414,6 +592,8 @@ def test_bad_input_is_one_line_and_exit_status_two(
         (tmp_path / "bad.png").write_bytes(b"not a picture")
         np.save(tmp_path / "nan.npy", np.full((8, 8), np.nan))
         np.save(tmp_path / "huge.npy", np.full((8, 8), 1e300))
+        np.save(tmp_path / "squared.npy", np.full((8, 8), 1e25))
+        np.save(tmp_path / "none.npy", np.ones((0, 8)))
         np.save(tmp_path / "complex.npy", np.full((8, 8), 1j))
         np.save(tmp_path / "tiny.npy", np.arange(16.0).reshape(4, 4))
         (tmp_path / "empty.npy").write_bytes(b"")
@@ -422,6 +602,17 @@ def test_bad_input_is_one_line_and_exit_status_two(
     assert (status, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.refuses
+def test_an_array_that_is_too_large_never_fills_the_memory(capsys, tmp_path):
+    np.lib.format.open_memmap(tmp_path / "sparse.npy", "w+", np.uint8, (1 << 15, 1 << 14))
+    tracemalloc.start()
+    status, _, err = run(capsys, "measure", tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (status, peak < 1 << 24) == (2, True)
+    assert "at most 268435456; got shape (32768, 16384, 1)" in err
 
 
 def test_bad_arguments_are_one_line_too(capsys):

@@ -4,20 +4,24 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from tconvjax import metrics
 from tconvjax.cli import pictures
+from tconvjax.cli.errors import one_line
 
 HELP = "checkerboard metrics of images"
 DESCRIPTION = (
-    "Measures periodic patterns in images, all of one size together, and what white noise of that size gives. Files "
-    "that cannot be read are named, the others measured."
+    "Measures periodic patterns in images, all of one size together, and what white noise of that size gives. Integers "
+    "of 8 and 16 bits are divided by the largest of their kind, wider ones and floats are taken as they are; alpha is "
+    "dropped. Files that cannot be read are named, the others measured."
 )
 Shape = tuple[int, ...]
 PERIODIC: tuple[Callable[..., Any], ...] = (
@@ -30,6 +34,7 @@ PERIODIC: tuple[Callable[..., Any], ...] = (
 SAMPLES = 64  # draws of white noise
 SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
 LARGEST = 1 << 28  # numbers in an image
+LONGEST = 64  # pixels of a period, whose harmonics grow with its square
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,68 +62,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measures images; returns the exit status."""
     pictures.check(options.picture)
-    periods = options.period or [2]
+    periods = tuple(dict.fromkeys(options.period or [2]))
+    for period in periods:
+        if not 2 <= period <= LONGEST:
+            raise ValueError(f"--period must be at least 2 and at most {LONGEST}; got {period}.")
     limits = [_limit(text) for text in options.fail_above]
-    groups, problems = _groups(_files(options.paths))
-    references: dict[Shape, list[np.ndarray]] = {}
-    if options.reference:
-        references, more = _groups(_files([options.reference]))
-        problems += more
-    results: list[dict[str, Any]] = []
-    for shape, images in sorted(groups.items()):
-        try:
-            result = _measured(images, periods, references.get(shape))
-        except ValueError as error:
-            problems.append(f"images of {_by(shape[:2])} pixels: {error}")
-            continue
-        results.append({"size": list(shape[:2]), "images": len(images), **result})
-    for problem in problems:
-        print(f"tconvjax measure: {problem}", file=sys.stderr)
-    if not results:
-        return 2
-    known = list(results[0]["metrics"])
+    known = _names(periods, options.reference) if limits else []
     for name, _ in limits:
         if name not in known:
             raise ValueError(
                 f"--fail-above: METRIC must be one of {', '.join(known)}; got {name!r}."
             )
+    groups, problems = _groups(options.paths)
+    references, more = _groups([options.reference] if options.reference else [])
+    problems += more
+    results: dict[Shape, dict[str, Any]] = {}
+    for shape, images in sorted(groups.items()):
+        size, reference = _by(shape[:2]), references.get(shape)
+        if references and not reference:
+            problems.append(
+                f"images of {size} pixels: --reference must hold some of their size and channels, {_by(shape)}, to "
+                "compare spectra."
+            )
+        try:
+            measured = _measured(images, periods, reference)
+        except (ValueError, MemoryError, jax.errors.JaxRuntimeError) as error:
+            problems.append(f"images of {size} pixels: {one_line(error)}")
+            continue
+        results[shape] = {"size": list(shape[:2]), "images": len(images), **measured}
+    for problem in problems:
+        print(f"tconvjax measure: {problem}", file=sys.stderr)
+    if not results:
+        return 2
+    sizes = list(results.values())
+    print(json.dumps({"sizes": sizes}, indent=2) if options.json else _table(sizes))
     exceeded = [
         (name, limit)
         for name, limit in limits
-        if any(r["metrics"].get(name, 0) > limit for r in results)
+        if any(r["metrics"].get(name, limit) > limit for r in sizes)
     ]
-    print(json.dumps({"sizes": results}, indent=2) if options.json else _table(results))
     for name, limit in exceeded:
         print(f"tconvjax measure: {name} is above {limit:g}", file=sys.stderr)
     if options.picture:  # last, so that a failure to draw loses nothing
-        most = max(groups.values(), key=len)
-        pictures.spectrum(options.picture, np.stack(most), periods)
+        most = max(results, key=lambda shape: len(groups[shape]))
+        pictures.spectrum(options.picture, np.stack(groups[most]), periods)
     return 2 if problems else int(bool(exceeded))
 
 
-def _measured(
-    images: Sequence[np.ndarray], periods: Sequence[int], reference: Sequence[np.ndarray] | None
-) -> dict[str, Any]:
-    """Returns metrics of images of one size, means over images or one value of the set, and what white noise gives."""
-    batch = np.stack(images)
-
-    @jax.jit
-    def measure(images: jax.Array) -> dict[str, jax.Array]:
-        named = {f"{f.__name__}*_{p}": f(images, p) for p in periods for f in PERIODIC}
-        named["checkerboard_coefficient"] = metrics.checkerboard_coefficient(images)
-        values = {}
-        for name, value in named.items():
-            fields = value._asdict() if hasattr(value, "_asdict") else {"": value}
-            for field, numbers in fields.items():
-                values[name.replace("*", f"_{field}" if field else "")] = jnp.mean(numbers)
+def _metrics(
+    periods: tuple[int, ...], images: ArrayLike, reference: ArrayLike | None
+) -> dict[str, jax.Array]:
+    values = _patterns(periods, images)
+    if reference is None:
         return values
+    return values | {"log_spectral_distance": metrics.log_spectral_distance(images, reference)}
 
-    values = {name: float(value) for name, value in measure(batch).items()}
-    null = metrics.null(measure, batch, samples=SAMPLES)
-    noise = {n: {"mean": float(null.mean[n]), "upper": float(null.upper[n])} for n in values}
-    if reference:
-        distance = metrics.log_spectral_distance(batch, np.stack(reference))
-        values["log_spectral_distance"] = float(distance)
+
+@partial(jax.jit, static_argnums=0)
+def _patterns(periods: tuple[int, ...], images: ArrayLike) -> dict[str, jax.Array]:
+    """Returns means over images, or one value of the set, by name."""
+    named = {f"{f.__name__}*_{p}": f(images, p) for p in periods for f in PERIODIC}
+    named["checkerboard_coefficient"] = metrics.checkerboard_coefficient(images)
+    values = {}
+    for name, value in named.items():
+        fields = value._asdict() if hasattr(value, "_asdict") else {"": value}
+        for field, numbers in fields.items():
+            values[name.replace("*", f"_{field}" if field else "")] = jnp.mean(numbers)
+    return values
+
+
+def _names(periods: tuple[int, ...], reference: Path | None) -> list[str]:
+    """Returns the names of the metrics, of an image that is large enough for the periods."""
+    image = jax.ShapeDtypeStruct((1, 4 * max(periods), 4 * max(periods), 1), np.float32)
+    return list(jax.eval_shape(partial(_metrics, periods), image, image if reference else None))
+
+
+def _measured(
+    images: Sequence[np.ndarray],
+    periods: tuple[int, ...],
+    reference: Sequence[np.ndarray] | None,
+) -> dict[str, Any]:
+    """Returns the metrics of images of one size, and what white noise gives."""
+    batch = np.stack(images)
+    found = _metrics(periods, batch, np.stack(reference) if reference else None)
+    values = {name: float(value) for name, value in found.items()}
+    null = metrics.null(partial(_patterns, periods), batch, samples=SAMPLES)
+    noise = {n: {"mean": float(null.mean[n]), "upper": float(null.upper[n])} for n in null.mean}
     return {"metrics": values, "noise": noise}
 
 
@@ -134,31 +163,34 @@ def _table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
-    files = []
-    for path in paths:
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not found:
-                raise ValueError(f"{path}: holds no image ({', '.join(SUFFIXES)}).")
-            files += found
-        else:
-            files.append(path)
-    return files
-
-
-def _groups(files: Sequence[Path]) -> tuple[dict[Shape, list[np.ndarray]], list[str]]:
+def _groups(paths: Sequence[Path]) -> tuple[dict[Shape, list[np.ndarray]], list[str]]:
     """Returns the images of each shape, and what is wrong with the others."""
     groups: dict[Shape, list[np.ndarray]] = {}
     problems = []
-    for path in files:
+    for path in paths:
         try:
-            image = _read(path)
-        except ValueError as error:
+            files = _files(path)
+        except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
-        groups.setdefault(image.shape, []).append(image)
+        for file in files:
+            try:
+                image = _read(file)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            groups.setdefault(image.shape, []).append(image)
     return groups, problems
+
+
+def _files(path: Path) -> list[Path]:
+    """Returns the images that a path names; folders inside of a folder are left out, whatever their names."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    if not found:
+        raise ValueError(f"{path}: holds no image ({', '.join(SUFFIXES)}).")
+    return found
 
 
 def _read(path: Path) -> np.ndarray:
@@ -168,27 +200,36 @@ def _read(path: Path) -> np.ndarray:
     except ImportError:
         raise
     except Exception as error:  # decoders raise whatever they like at a broken file
-        text = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(f"{path}: cannot be read: {text[0]}") from None
+        raise ValueError(f"{path}: cannot be read: {one_line(error)}") from None
     array = array[..., None] if array.ndim == 2 else array
-    if array.size > LARGEST:
-        raise ValueError(f"{path}: holds {array.size} numbers, more than {LARGEST}. Cut it.")
     if array.ndim != 3:
         raise ValueError(
             f"{path}: expected (height, width) or (height, width, channels); got shape {array.shape}."
         )
+    if not 0 < array.size <= LARGEST:
+        raise ValueError(
+            f"{path}: must hold at least 1 number and at most {LARGEST}; got shape {array.shape}."
+        )
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{path}: pixels must be real numbers; got dtype {array.dtype}.")
+    # Wider integers are what NumPy and JAX make of any numbers, not the depth of an image.
+    depth = array.dtype.kind in "iu" and array.dtype.itemsize <= 2
+    most = np.iinfo(array.dtype).max if depth else 1
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{path}: holds pixels that are not finite in float32.")
+        array /= most
+        largest = (8 * np.abs(array).sum()) ** 2  # more than any sum of squares, of Laplacians too
+    if not np.isfinite(largest):
+        raise ValueError(f"{path}: holds pixels that are not finite in float32, or not if squared.")
     return array
 
 
 def _decode(path: Path) -> np.ndarray:
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError("it is not a file" if path.exists() else "there is no such file")
     if path.suffix.lower() == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
+        # Mapped, so that an array that is too large is refused before it fills the memory.
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     try:
         from PIL import Image
     except ImportError:
@@ -196,11 +237,12 @@ def _decode(path: Path) -> np.ndarray:
             f'{path}: reading images needs pillow. Run: pip install "tconvjax[experiments]"'
         ) from None
     with Image.open(path) as image:
-        if image.mode == "1":
-            return np.asarray(image.convert("L"))
-        if image.mode in ("L", "RGB") or image.mode.startswith(("I", "F")):
-            return np.asarray(image)  # 16 and 32 bits as they are
-        return np.asarray(image.convert("RGB"))
+        if image.mode == "I":  # what older pillows make of 16 bits
+            return np.asarray(image).astype(np.uint16)
+        if image.mode in ("L", "RGB") or image.mode.startswith(("I;16", "F")):
+            return np.asarray(image)
+        # Bits to black and white, a palette to its colors, alpha to nothing.
+        return np.asarray(image.convert("L" if image.mode in ("1", "LA") else "RGB"))
 
 
 def _limit(text: str) -> tuple[str, float]:
