@@ -1,10 +1,11 @@
-"""Command line: `python -m experiments run CONFIG [--set key=VALUE] [--quick] [--out DIR]`, and `list`."""
+"""Command line: `python -m experiments run CONFIG [--set key=VALUE] [--quick] [--out DIR]`, `sweep` and `list`."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -17,30 +18,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run a config, or continue it where it stopped")
-    run.add_argument("config", type=Path, help="TOML file")
-    run.add_argument(
-        "--set",
+    sweep = commands.add_parser("sweep", help="run every point of a sweep that is not complete")
+    for command in (run, sweep):
+        command.add_argument("config", type=Path, help="TOML file")
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="override one key of the file",
+        )
+        command.add_argument(
+            "--quick", action="store_true", help="apply the file's [quick] table: a smoke run"
+        )
+        command.add_argument(
+            "--out", type=Path, default=Path("runs"), help="folder of run folders (runs)"
+        )
+        command.add_argument(
+            "--print-config", action="store_true", help="print what is resolved and stop"
+        )
+    sweep.add_argument(
+        "--sweep",
         action="append",
         default=[],
-        metavar="KEY=VALUE",
-        help="override one key of the file",
+        metavar="KEY=VALUE,VALUE",
+        help="an axis beside those of the file",
     )
-    run.add_argument(
-        "--quick", action="store_true", help="apply the file's [quick] table: a smoke run"
-    )
-    run.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders (runs)")
-    run.add_argument(
-        "--print-config", action="store_true", help="print the resolved config and stop"
-    )
+    sweep.add_argument("--jobs", type=int, default=1, help="processes side by side (1)")
     commands.add_parser("list", help="list the configs and their questions")
     options = parser.parse_args(arguments)
     try:
         # Imported here, so that a missing extra is one clear line.
         from rich.console import Console
 
-        from experiments import config, engine, records
-        from experiments.benchmark import run as benchmark_run
-        from experiments.benchmark.config import Benchmark
+        from experiments import config, engine, launch, records
     except ImportError as error:
         return _fail(
             f'a package is missing: {error.name}. Run: pip install "tconvjax[experiments,data]"', 2
@@ -48,24 +59,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "list":
         for path in sorted(CONFIGS.glob("*.toml")):
             try:
-                print(f"{path.name:28}{config.load(path).question}")
+                print(f"{path.name:28}{config.load_sweep(path)[0][1].question}")
             except config.ConfigError as error:
                 print(f"{path.name:28}invalid: {error.errors[0]}")
         return 0
+    several = options.command == "sweep"
+    if several and options.jobs < 1:
+        return _fail(f"--jobs: must be at least 1, got {options.jobs}", 2)
     try:
-        resolved = config.load(options.config, options.set, quick=options.quick)
+        if several:
+            points = config.load_sweep(
+                options.config, options.set, options.sweep, quick=options.quick
+            )
+        else:
+            resolved = config.load(options.config, options.set, quick=options.quick)
     except config.ConfigError as error:
         return _fail(str(error), 2)
     if options.print_config:
-        print(json.dumps(config.describe(resolved), indent=2, ensure_ascii=False))
+        shown: Any = (
+            [{"settings": point, "config": config.describe(c)} for point, c in points]
+            if several
+            else config.describe(resolved)
+        )
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
         return 0
     console = Console() if sys.stdout.isatty() else Console(width=120)
     engine.stop_at_once_on_signals(console)
     try:
-        if isinstance(resolved, Benchmark):
-            benchmark_run.run(resolved, options.out, console)
-        else:
-            engine.run(resolved, options.out, console)
+        if several:
+            return int(not launch.sweep(points, options.out, console, jobs=options.jobs))
+        launch.run(resolved, options.out, console)
     except records.RunError as error:
         return _fail(str(error), 1)
     except ImportError as error:

@@ -1,8 +1,9 @@
 """Configs: TOML onto frozen dataclasses, strictly, with all errors at once.
 
 A file has run-level keys, `[options]` of its task, `[[variant]]` tables that change options by name, `[[expect]]`
-tables with claims, and `[quick]` with the overrides of `--quick`. Nothing is compiled before the whole file is valid.
-With `task = "benchmark"` it has run-level keys, `[[layer]]` tables and `[quick]`; see `experiments.benchmark.config`.
+tables with claims, `[sweep]` with axes, and `[quick]` with the overrides of `--quick`. Nothing is compiled before the
+whole file, with every point of its sweep, is valid. With `task = "benchmark"` it has run-level keys, `[[layer]]` tables
+and `[quick]`; see `experiments.benchmark.config`.
 """
 
 import difflib
@@ -21,6 +22,7 @@ from experiments.benchmark.config import Benchmark, Layer
 from experiments.claims import Claim
 from experiments.data import SOURCES
 from experiments.resolved import Resolved
+from experiments.sweeps import Point, points, text_of
 from experiments.tasks import TASKS
 
 SEED = {"minimum": 0, "maximum": 2**32 - 1}  # beyond, different seeds may give equal keys
@@ -68,13 +70,75 @@ def load(path: Path, settings: Sequence[str] = (), *, quick: bool = False) -> Co
     Raises:
       ConfigError: with every error of the file, not the first alone.
     """
+    errors: list[str] = []
+    table = _read(path, settings, errors, quick=quick)
+    if "sweep" in table:
+        del table["sweep"]
+        errors.append(
+            "sweep: the file holds several runs. Use the command 'sweep', or another file"
+        )
+    config = _build_file(table, errors)
+    if errors or config is None:
+        raise ConfigError(str(path), list(dict.fromkeys(errors)))
+    return config
+
+
+def load_sweep(
+    path: Path, settings: Sequence[str] = (), axes: Sequence[str] = (), *, quick: bool = False
+) -> list[tuple[Point, Config | Benchmark]]:
+    """Reads a config file, and validates it at every point of its sweep.
+
+    Args:
+      path: of the TOML file.
+      settings: as in `load`; they apply to all points.
+      axes: `key.path=VALUE,VALUE,..` texts, axes beside those of the file; values as in `settings`.
+      quick: as in `load`.
+
+    Returns:
+      Each point, its settings by dotted key, with its config.
+
+    Raises:
+      ConfigError: with every error of the file and of all points.
+    """
+    errors: list[str] = []
+    table = _read(path, settings, errors, quick=quick)
+    sweep = table.pop("sweep", {})
+    for axis in axes:
+        sweep = _with_axis(sweep, axis, errors)
+    configs = []
+    wrong: dict[str, list[Point]] = {}  # errors, and where
+    every = points(sweep, errors)
+    for point in every:
+        at: list[str] = []
+        changed = table
+        for key, value in point.items():
+            changed = _put(changed, key, value, at)
+        config = _build_file(changed, at)
+        for error in at:
+            wrong.setdefault(error, []).append(point)
+        if config is not None and not at:
+            configs.append((point, config))
+    for error, where in wrong.items():
+        shared = {k: v for k, v in where[0].items() if all(point[k] == v for point in where)}
+        everywhere = len(where) == len(every) or not shared
+        errors.append(error if everywhere else f"at {text_of(shared)}: {error}")
+    digests = [config.digest for _, config in configs]
+    for i, (point, config) in enumerate(configs):
+        if config.digest in digests[:i]:
+            errors.append(f"sweep: two points are the same run: {text_of(point)}")
+    if errors:
+        raise ConfigError(str(path), list(dict.fromkeys(errors)))
+    return configs
+
+
+def _read(path: Path, settings: Sequence[str], errors: list[str], *, quick: bool) -> dict[str, Any]:
+    """Returns the table of a file with `[quick]`, where asked for, and settings applied."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(path), [f"is not valid TOML: {error}"]) from None
-    errors: list[str] = []
     overrides = table.pop("quick", None)
     if overrides is not None and not isinstance(overrides, dict):
         errors.append(f"quick: expected a table, got {overrides!r}")
@@ -83,14 +147,12 @@ def load(path: Path, settings: Sequence[str] = (), *, quick: bool = False) -> Co
     elif overrides is not None:
         # Both forms of the file are checked, whichever is asked for.
         merged = _merged(table, overrides)
-        _build_file(table if quick else merged, errors)
+        other = table if quick else merged
+        _build_file({key: value for key, value in other.items() if key != "sweep"}, errors)
         table = merged if quick else table
     for setting in settings:
         table = _with(table, setting, errors)
-    config = _build_file(table, errors)
-    if errors or config is None:
-        raise ConfigError(str(path), list(dict.fromkeys(errors)))
-    return config
+    return table
 
 
 def _build_file(table: Mapping[str, Any], errors: list[str]) -> Config | Benchmark | None:
@@ -219,7 +281,7 @@ def _values(cls: type, table: Mapping[str, Any]) -> dict[str, Any]:
 def _check_keys(cls: type, table: Mapping[str, Any], path: str, errors: list[str]) -> None:
     known = [f.name for f in fields(cls) if "table" not in f.metadata]
     extra = {
-        Config: ["options", "variant", "expect", "quick"],
+        Config: ["options", "variant", "expect", "sweep", "quick"],
         Benchmark: ["layer", "quick"],
     }.get(cls, [])
     for key in table:
@@ -298,16 +360,37 @@ def _with(table: dict[str, Any], setting: str, errors: list[str]) -> dict[str, A
     if not equals or not key.strip():
         errors.append(f"--set {setting}: expected key.path=VALUE")
         return table
+    return _put(table, key.strip(), _value(text), errors)
+
+
+def _with_axis(sweep: Any, axis: str, errors: list[str]) -> Any:
+    """Returns the table of a sweep with one more axis, `key.path=VALUE,VALUE,..`."""
+    key, equals, text = axis.partition("=")
+    if not equals or not key.strip() or not isinstance(sweep, dict):
+        errors.append(f"--sweep {axis}: expected key.path=VALUE,VALUE,..")
+        return sweep
+    values = _value(f"[{text}]")
+    if not isinstance(values, list):  # bare words
+        values = [_value(word) for word in text.split(",")]
+    return _merged(sweep, {"axes": {key.strip(): values}})
+
+
+def _value(text: str) -> Any:
+    """Reads a value of the command line: TOML, a bare word is a string."""
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
-    path = key.strip().split(".")
+        return text.strip()
+
+
+def _put(table: dict[str, Any], key: str, value: Any, errors: list[str]) -> dict[str, Any]:
+    """Returns the table with the value at a dotted key."""
+    path = key.split(".")
     below: Any = table
     for i, name in enumerate(path[:-1]):
         below = below.get(name, {})
         if not isinstance(below, dict):
-            errors.append(f"--set {setting}: {'.'.join(path[: i + 1])} is not a table")
+            errors.append(f"{key}: {'.'.join(path[: i + 1])} is not a table")
             return table
     for name in reversed(path[1:]):
         value = {name: value}

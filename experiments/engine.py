@@ -1,5 +1,6 @@
 """Runs a config from start to end, or from where it stopped: train, measure, record, judge, report."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -203,6 +204,8 @@ def stop_at_once_on_signals(console: Console) -> None:
     def stop(signum: int, frame: FrameType | None) -> None:
         del frame
         console.show_cursor()
+        for child in multiprocessing.active_children():
+            child.kill()
         print("\nstopped; the same command continues", file=sys.stderr, flush=True)
         os._exit(128 + signum)
 

@@ -36,6 +36,10 @@ class RunError(Exception):
     """A run that cannot start or go on; the message says what was kept."""
 
 
+class Claimed(RunError):
+    """A folder in which another process is working."""
+
+
 @contextlib.contextmanager
 def open_folder(out: Path, config: Resolved) -> Iterator[Path]:
     """Makes or continues the folder of a config, for this process alone.
@@ -55,7 +59,7 @@ def open_folder(out: Path, config: Resolved) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(
+            raise Claimed(
                 f"{folder}: another process is working in this folder. Wait for it to end."
             ) from None
         described = describe(config)
