@@ -1,15 +1,18 @@
 """Runs a config from start to end, or from where it stopped: train, measure, record, judge, report."""
 
+import functools
 import multiprocessing
 import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.progress import (
@@ -29,7 +32,13 @@ from experiments.config import Config, Variant
 from experiments.data import SOURCES
 from experiments.records import RunError
 from experiments.tasks import TASKS
-from experiments.training import first_nonfinite, make_train
+from experiments.training import (
+    Length,
+    first_nonfinite,
+    side_by_side,
+    structure,
+    traced_options,
+)
 
 SCHEMA = 1  # of summary.json
 
@@ -57,19 +66,12 @@ def run(config: Config, out: Path, console: Console) -> Path:
         fresh = not (folder / "environment.json").exists()
         if fresh:
             records.write_json(folder / "environment.json", records.environment())
-        digits = SOURCES[config.data]()
-        task = TASKS[config.task]
         with console.status("training the feature network, measuring real data"):
-            setting = task.prepare(
-                digits,
-                config.variants[0].options,
-                classifier_steps=config.classifier_steps,
-                seed=config.classifier_seed,
-            )
+            setting = _setting(config)
         with _progress(console) as progress:
             bar = progress.add_task("", total=config.steps * len(config.variants))
-            for variant in config.variants:
-                _train(config, variant, setting, folder, progress, bar)
+            for group in _groups(config):
+                _train(config, group, setting, folder, progress, bar)
         summary = summarize(config, folder, setting)
         if fresh:  # else it was not one sitting
             summary["minutes"] = round((time.perf_counter() - started) / 60, 2)
@@ -80,62 +82,107 @@ def run(config: Config, out: Path, console: Console) -> Path:
         return folder
 
 
+def _setting(config: Config) -> Any:
+    """Returns what all variants share; a process keeps it for other configs that ask for the same."""
+    shared = {n: getattr(config.variants[0].options, n) for n in TASKS[config.task].shared}
+    options = tuple(sorted(shared.items()))
+    return _prepared(
+        config.task, config.data, options, config.classifier_steps, config.classifier_seed
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _prepared(
+    task: str, data: str, options: tuple[tuple[str, Any], ...], classifier_steps: int, seed: int
+) -> Any:
+    kind = TASKS[task]
+    return kind.prepare(
+        SOURCES[data](), kind.options(**dict(options)), classifier_steps=classifier_steps, seed=seed
+    )
+
+
+def _groups(config: Config) -> list[list[Variant]]:
+    """Returns the variants that share a program, and so are trained side by side."""
+    groups: dict[Any, list[Variant]] = {}
+    for variant in config.variants:
+        groups.setdefault(structure(variant.options), []).append(variant)
+    return list(groups.values())
+
+
 def _train(
-    config: Config, variant: Variant, setting: Any, folder: Path, progress: Progress, bar: Any
+    config: Config,
+    group: Sequence[Variant],
+    setting: Any,
+    folder: Path,
+    progress: Progress,
+    bar: Any,
 ) -> None:
-    """Trains one variant from its newest checkpoint on."""
-    done = config.variants.index(variant) * config.steps
-    with checkpoints.open_checkpoints(folder / "checkpoints" / variant.name) as store:
-        train = make_train(
-            TASKS[config.task].make_task(variant.options, setting), config.seeds, config.chunk_steps
-        )
-        state = train.init()
+    """Trains variants that share a program, from their newest checkpoint on."""
+    runs = [(variant, seed) for variant in group for seed in config.seeds]
+    keys = jnp.stack([jax.random.key(seed) for _, seed in runs])
+    options = traced_options([variant.options for variant, _ in runs])
+    init, advance, evaluate = side_by_side(
+        TASKS[config.task].make_task,
+        structure(group[0].options),
+        Length(config.steps, config.chunk_steps),
+    )
+    before = progress.tasks[bar].completed
+    title = ", ".join(variant.name for variant in group)
+
+    def record(step: int, means: dict[str, np.ndarray]) -> None:
+        scalars, arrays = jax.device_get(evaluate(setting, options, state, keys))
+        _record(config, group, step, folder, means | scalars, arrays)
+        checkpoints.save(store, step, state)
+
+    with checkpoints.open_checkpoints(folder / "checkpoints" / group[0].name) as store:
+        state = init(keys)
         found = checkpoints.load_latest(store, state)
         step = -1
         if found is not None:
             step, state = found
-        records.forget_metrics_after(folder, variant.name, step)
-        progress.update(bar, completed=done + max(step, 0), description=variant.name)
+        for variant in group:
+            records.forget_metrics_after(folder, variant.name, step)
+        progress.update(bar, completed=before + max(step, 0) * len(group), description=title)
         if step < 0:
             step = 0
-            _evaluate(config, variant, train, state, step, folder, {})
-            checkpoints.save(store, step, state)
+            record(step, {})
         while step < config.steps:
-            state, log = train.advance(state, step)
+            state, log = advance(setting, options, state, keys, step)
             bad = first_nonfinite(log)
             if bad is not None:
-                at, seed, name = bad
+                at, index, name = bad
+                variant, seed = runs[index]
                 raise RunError(
-                    f"variant {variant.name}, seed {config.seeds[seed]}: {name} is not finite at step {step + at}; "
-                    f"stopped. Kept: everything up to step {step}, in {folder}. Try a lower learning rate."
+                    f"variant {variant.name}, seed {seed}: {name} is not finite at step {step + at}; stopped. Kept: "
+                    f"everything up to step {step}, in {folder}. Try a lower learning rate."
                 )
             step += config.chunk_steps
-            means = {name: np.asarray(values).mean(1) for name, values in log.items()}
-            _evaluate(config, variant, train, state, step, folder, means)
-            checkpoints.save(store, step, state)
-            progress.update(bar, completed=done + step)
+            record(step, {name: np.asarray(values).mean(1) for name, values in log.items()})
+            progress.update(bar, completed=before + step * len(group))
 
 
-def _evaluate(
+def _record(
     config: Config,
-    variant: Variant,
-    train: Any,
-    state: Any,
+    group: Sequence[Variant],
     step: int,
     folder: Path,
-    means: dict[str, np.ndarray],
+    scalars: dict[str, np.ndarray],
+    arrays: dict[str, np.ndarray],
 ) -> None:
-    """Measures all seeds, and records the metrics and what the pictures need."""
-    scalars, arrays = jax.device_get(train.evaluate(state))
-    for name, values in scalars.items():
-        for seed, value in zip(config.seeds, values, strict=True):
-            if not np.isfinite(value):
-                raise RunError(
-                    f"variant {variant.name}, seed {seed}: {name} is not finite after step {step}; stopped. Kept: "
-                    f"everything before, in {folder}. Try a lower learning rate."
-                )
-    records.write_arrays(folder / "evaluations" / f"{variant.name}-{step}.npz", arrays)
-    records.append_metrics(folder, variant.name, step, config.seeds, {**means, **scalars})
+    """Records the metrics of all runs, and what the pictures need."""
+    for i, variant in enumerate(group):
+        own = slice(i * len(config.seeds), (i + 1) * len(config.seeds))
+        of_seeds = {name: values[own] for name, values in scalars.items()}
+        for name, values in of_seeds.items():
+            for seed, value in zip(config.seeds, values, strict=True):
+                if not np.isfinite(value):
+                    raise RunError(
+                        f"variant {variant.name}, seed {seed}: {name} is not finite after step {step}; stopped. Kept: "
+                        f"everything before, in {folder}. Try a lower learning rate."
+                    )
+        own_arrays = {name: values[own] for name, values in arrays.items()}
+        records.write_arrays(folder / "evaluations" / f"{variant.name}-{step}.npz", own_arrays)
+        records.append_metrics(folder, variant.name, step, config.seeds, of_seeds)
 
 
 def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Distances on its features are called classifier distances, never FID or KID, which are defined on Inception's.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.tree_util import Partial
 
 from experiments.data import Digits
 from tconvjax import nnx as tnn
@@ -42,9 +42,7 @@ class Classifier(nnx.Module):
         return logits
 
 
-def train_classifier(
-    digits: Digits, *, steps: int, seed: int
-) -> tuple[Callable[[jax.Array], jax.Array], float]:
+def train_classifier(digits: Digits, *, steps: int, seed: int) -> tuple[Partial, float]:
     """Trains the classifier.
 
     Args:
@@ -83,9 +81,9 @@ def train_classifier(
     logits = jax.jit(nnx.merge(graph, params).__call__)(jnp.asarray(digits.test_images))
     accuracy = float((logits.argmax(-1) == jnp.asarray(digits.test_labels)).mean())
 
-    def raw(x: jax.Array) -> jax.Array:
-        features: jax.Array = nnx.merge(graph, params).features(x)
-        return features
+    def features(params: Any, size: jax.Array | float, x: jax.Array) -> jax.Array:
+        activations: jax.Array = nnx.merge(graph, params).features(x)
+        return activations / size
 
-    size = jnp.sqrt(jnp.mean(jax.jit(raw)(images) ** 2))
-    return lambda x: raw(x) / size, accuracy
+    size = jnp.sqrt(jnp.mean(jax.jit(features)(params, 1.0, images) ** 2))
+    return Partial(features, params, size), accuracy

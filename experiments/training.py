@@ -1,11 +1,13 @@
 """One loop for every task: seeds vmapped outside, `lax.scan` inside, host code between chunks of steps.
 
-A task is three pure functions. `make_train` turns them into two jitted programs, compiled once per variant: `advance`
-runs one chunk of steps for all seeds, `evaluate` measures all seeds. The key of step i is `fold_in(seed key, i)`, so
-a run that was cut into chunks, stopped and continued draws the same numbers as an unbroken one.
+A task is three pure functions. `make_train` turns them into the training of one seed, `side_by_side` into two jitted
+programs for many: `advance` runs one chunk of steps of all, `evaluate` measures them. The key of step i is
+`fold_in(seed key, i)`, so a run that was cut into chunks, stopped and continued draws what an unbroken one draws.
 """
 
+import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -27,58 +29,130 @@ class Task(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What a file in `experiments.tasks` offers: a family of tasks that differ in their options."""
+    """What a file in `experiments.tasks` offers: a family of tasks that differ in their options.
+
+    Options with `metadata=traced(..)` may be arrays inside of a task: one program serves all their values, and variants
+    that differ in them alone are trained side by side, as seeds are.
+    """
 
     options: type  # a frozen dataclass; its `errors()` says what no single field can know
     shared: frozenset[str]  # options that no variant may change
     metrics: tuple[str, ...]  # names that claims may use, all computed by `Task.evaluate`
     curves: dict[str, str]  # metrics that the report draws along training, with their titles
-    prepare: Callable[
-        ..., Any
-    ]  # (data, options, classifier_steps=, seed=) -> what all variants share
+    # (data, options, classifier_steps=, seed=) -> what all variants share, a pytree; of options it sees `shared` alone
+    prepare: Callable[..., Any]
     make_task: Callable[[Any, Any], Task]  # (options, what `prepare` returned)
 
 
-class Train(NamedTuple):
-    """A whole run of all seeds; states are stacked over seeds."""
-
-    init: Callable[[], State]
-    advance: Callable[
-        [State, int], tuple[State, Scalars]
-    ]  # (state, first step) -> (state, per-step scalars)
-    evaluate: Callable[[State], tuple[Scalars, Arrays]]
+def traced(**limits: float) -> dict[str, Any]:
+    """Returns the metadata of an option that does not change a program's structure."""
+    return {"traced": True, **limits}
 
 
-def make_train(task: Task, seeds: Sequence[int], chunk_steps: int) -> Train:
-    """Returns the training of a task for all seeds at once.
+class Length(NamedTuple):
+    """What `make_train` wants to know of a config."""
+
+    steps: int  # per seed
+    chunk_steps: int  # between two visits of the host
+
+
+@dataclass(frozen=True)
+class Train:
+    """The run of one seed: `train(key)` all at once, or in pieces with the host in between."""
+
+    init: Callable[[jax.Array], State]  # key -> state
+    # (state, key, first step) -> state after a chunk, scalars of its steps
+    advance: Callable[[State, jax.Array, Any], tuple[State, Scalars]]
+    evaluate: Callable[[State, jax.Array], tuple[Scalars, Arrays]]  # (state, key)
+    chunks: int
+
+    def __call__(self, key: jax.Array) -> tuple[State, Scalars]:
+        """Returns the last state and the scalars of all steps."""
+
+        def chunk(carry: tuple[State, jax.Array], _: None) -> tuple[Any, Scalars]:
+            state, first = carry
+            state, log = self.advance(state, key, first)
+            return (state, first + len(jax.tree.leaves(log)[0])), log
+
+        start = (self.init(key), jnp.zeros((), int))
+        (state, _), log = jax.lax.scan(chunk, start, length=self.chunks)
+        return state, jax.tree.map(jnp.concatenate, log)
+
+
+def make_train(task: Task, config: Any) -> Train:
+    """Returns the training of a task; `vmap` it for several seeds.
 
     Args:
-      task: pure functions of one seed.
-      seeds: one run each; every result has a leading axis of this length.
-      chunk_steps: steps per call of `advance`.
+      task: pure functions.
+      config: with `steps` and `chunk_steps`, which divides it.
     """
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    init_keys, loop_keys, eval_keys = (
-        jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(3)
-    )
 
-    def init() -> State:
-        # Not jitted: the initializers are compiled once for all variants, not once for each.
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(task.init, init_keys))
+    def init(key: jax.Array) -> State:
+        return task.init(jax.random.fold_in(key, 0))
 
-    def advance(states: State, first: int) -> tuple[State, Scalars]:
-        def run(state: State, key: jax.Array) -> tuple[State, Scalars]:
-            steps = first + jnp.arange(chunk_steps)
-            return jax.lax.scan(lambda s, i: task.step(s, jax.random.fold_in(key, i)), state, steps)
+    def advance(state: State, key: jax.Array, first: Any) -> tuple[State, Scalars]:
+        loop_key = jax.random.fold_in(key, 1)
+        steps = first + jnp.arange(config.chunk_steps)
+        return jax.lax.scan(
+            lambda s, i: task.step(s, jax.random.fold_in(loop_key, i)), state, steps
+        )
 
-        return jax.vmap(run)(states, loop_keys)
+    def evaluate(state: State, key: jax.Array) -> tuple[Scalars, Arrays]:
+        return task.evaluate(state, jax.random.fold_in(key, 2))
+
+    return Train(init, advance, evaluate, config.steps // config.chunk_steps)
+
+
+class SideBySide(NamedTuple):
+    """Runs that differ in their seeds and in traced options, in one program; everything is stacked over them."""
+
+    init: Callable[[jax.Array], State]  # keys -> states
+    # (setting, traced options, states, keys, first step); takes the states with it
+    advance: Callable[..., tuple[State, Scalars]]
+    evaluate: Callable[..., tuple[Scalars, Arrays]]  # (setting, traced options, states, keys)
+
+
+def structure(options: Any) -> Any:
+    """Returns options with the traced ones at 0: equal for all that share a program."""
+    return replace(options, **{f.name: 0.0 for f in fields(options) if f.metadata.get("traced")})
+
+
+def traced_options(options: Sequence[Any]) -> dict[str, jax.Array]:
+    """Returns the traced options of several runs, stacked."""
+    names = [f.name for f in fields(options[0]) if f.metadata.get("traced")]
+    return {name: jnp.array([getattr(o, name) for o in options], float) for name in names}
+
+
+@functools.lru_cache(maxsize=32)
+def side_by_side(make_task: Callable[[Any, Any], Task], options: Any, length: Length) -> SideBySide:
+    """Returns the program of a structure, compiled once for all of its runs in this process.
+
+    Args:
+      make_task: of a `Kind`.
+      options: as `structure` returns them.
+      length: of the training.
+    """
+
+    def train(setting: Any, traced: dict[str, Any]) -> Train:
+        return make_train(make_task(replace(options, **traced), setting), length)
+
+    def init(keys: jax.Array) -> State:
+        # Not jitted: the initializers are compiled once for all structures, not once for each.
+        states = map(train(None, {}).init, keys)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+    @functools.partial(jax.jit, donate_argnums=2)
+    def advance(setting: Any, traced: Any, states: State, keys: Any, first: int) -> Any:
+        one = lambda traced, state, key: train(setting, traced).advance(state, key, first)
+        return jax.vmap(one)(traced, states, keys)
 
     @jax.jit
-    def evaluate(states: State) -> tuple[Scalars, Arrays]:
-        # One seed after another: the images of all seeds together would not fit a cache.
-        return jax.lax.map(lambda args: task.evaluate(*args), (states, eval_keys))
+    def evaluate(setting: Any, traced: Any, states: State, keys: Any) -> Any:
+        # One after another: the images of all together would not fit a cache.
+        one = lambda run: train(setting, run[0]).evaluate(*run[1:])
+        return jax.lax.map(one, (traced, states, keys))
 
-    return Train(init, jax.jit(advance, donate_argnums=0), evaluate)
+    return SideBySide(init, advance, evaluate)
 
 
 def first_nonfinite(log: Scalars) -> tuple[int, int, str] | None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,11 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 from PIL import Image
 
 from experiments import checkpoints, config, data, records
 from experiments.tasks import gan
-from experiments.training import first_nonfinite, make_train
+from experiments.training import (
+    Length,
+    first_nonfinite,
+    make_train,
+    side_by_side,
+    structure,
+    traced_options,
+)
 
 CHECKERBOARD = Path(__file__).parent.parent / "configs" / "checkerboard.toml"
 TINY = [
@@ -250,38 +259,54 @@ def task():
         samples=8,
     )
     images = jax.random.uniform(jax.random.key(0), (16, 32, 32, 1), minval=-1)
-    setting = gan.Setting(
-        images, lambda x: x[:, 8, :4, 0], images[:8, 8, :4, 0], {}, np.asarray(images), None, {}
-    )
-    return gan.make_task(options, setting)
+    extract = Partial(lambda x: x[:, 8, :4, 0])
+    real = images[:8, 8, :4, 0]
+    return options, gan.Setting(images, extract, real, {}, np.asarray(images), None, {})
 
 
 @pytest.mark.slow
-def test_vmapped_seeds_in_chunks_equal_one_seed_step_by_step(task):
-    train = make_train(task, (3, 5), chunk_steps=2)
-    states = train.init()
+def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
+    """Of two seeds and two learning rates, in one program."""
+    options, setting = task
+    other = replace(options, learning_rate=1e-3, gamma=0.3)
+    assert structure(options) == structure(other)
+    assert structure(options) != structure(replace(options, latent=3))
+    length = Length(4, chunk_steps=2)
+    init, advance, evaluate = side_by_side(gan.make_task, structure(options), length)
+    assert side_by_side(gan.make_task, structure(other), length)[0] is init  # compiled once
+    keys = jnp.stack([jax.random.key(seed) for seed in (5, 3, 3, 5)])
+    traced = traced_options([options, options, other, other])
+    states = init(keys)
     for first in (0, 2):
-        states, log = train.advance(states, first)
+        states, log = advance(setting, traced, states, keys, first)
+    alone = gan.make_task(other, setting)
     key = jax.random.key(5)
-    state = task.init(jax.random.fold_in(key, 0))
-    step = jax.jit(task.step)
+    state = alone.init(jax.random.fold_in(key, 0))
+    step = jax.jit(alone.step)
     for i in range(4):
         state, scalars = step(state, jax.random.fold_in(jax.random.fold_in(key, 1), i))
     for name, value in scalars.items():
-        np.testing.assert_allclose(log[name][1, -1], value, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(log[name][3, -1], value, rtol=1e-3, atol=1e-5)
+    metrics, arrays = evaluate(setting, traced, states, keys)
+    assert arrays["samples"].shape == (4, 8, 32, 32, 1)
+    assert {values.shape for values in metrics.values()} == {(4,)}
 
     def same(many, one):
         # The bias of the only logit falls out of a loss of differences: its gradient is rounding, which Adam
         # scales up to whole steps.
         if one.shape != (1,):
-            np.testing.assert_allclose(many[1], one, rtol=1e-2, atol=1e-3)
+            np.testing.assert_allclose(many[3], one, rtol=1e-2, atol=1e-3)
 
     jax.tree.map(same, states, state)
+    whole, logs = jax.jit(make_train(alone, length))(key)
+    assert {values.shape for values in logs.values()} == {(4,)}
+    jax.tree.map(same, states, whole)
 
 
 @pytest.mark.slow
 def test_checkpoints_hold_the_state_bitwise(task, tmp_path):
-    state = make_train(task, (0, 1), 1).init()
+    options, setting = task
+    state = gan.make_task(options, setting).init(jax.random.key(0))
     with checkpoints.open_checkpoints(tmp_path / "a") as store:
         assert checkpoints.load_latest(store, state) is None
         for step in (0, 2, 4):

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.tree_util import Partial
 
 from experiments import features
 from experiments.data import Digits
-from experiments.training import Arrays, Kind, Scalars, Task
+from experiments.training import Arrays, Kind, Scalars, Task, traced
 from tconvjax import metrics
 from tconvjax import nnx as tnn
 
@@ -59,10 +60,10 @@ class Options:
         default=(16, 32, 32), metadata={"minimum": 1}
     )  # each followed by a 2 x 2 mean
     latent: int = field(default=64, metadata={"minimum": 1})
-    gamma: float = field(default=1.0, metadata={"minimum": 0.0})  # weight of the gradient penalties
-    learning_rate: float = field(default=2e-3, metadata={"minimum": 0.0})
-    b1: float = field(default=0.0, metadata={"minimum": 0.0, "below": 1.0})  # Adam's
-    b2: float = field(default=0.9, metadata={"minimum": 0.0, "below": 1.0})
+    gamma: float = field(default=1.0, metadata=traced(minimum=0.0))  # weight of the penalties
+    learning_rate: float = field(default=2e-3, metadata=traced(minimum=0.0))
+    b1: float = field(default=0.0, metadata=traced(minimum=0.0, below=1.0))  # Adam's
+    b2: float = field(default=0.9, metadata=traced(minimum=0.0, below=1.0))
     batch_size: int = field(default=16, metadata={"minimum": 1})
     samples: int = field(
         default=512, metadata={"minimum": 2, "maximum": 1000}
@@ -127,10 +128,10 @@ class State(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What all variants of a run share."""
+    """What all variants of a run share, a pytree."""
 
     images: jax.Array  # for training, on the device
-    extract: Callable[[jax.Array], jax.Array]  # images to features
+    extract: Partial  # images to features
     real_features: jax.Array  # of held-out images
     real: dict[
         str, float
