@@ -10,6 +10,8 @@ import pytest
 from cases import each
 from flax import linen, nnx
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import tconvjax
 import tconvjax.nnx
@@ -125,6 +127,8 @@ def test_sums_over_windows_are_found_and_maxima_are_not():
     average = partial(nnx.avg_pool, window_shape=(3, 3), strides=(2, 2))
     assert one(average, IMAGE).kind == "strided_pool"
     assert one(average, IMAGE).overlap_ratio == 4
+    ignored = partial(average, padding="SAME", count_include_pad=False)
+    assert one(ignored, IMAGE).input_shape == IMAGE.shape  # not the windows of ones that it counts
     assert not audit(partial(nnx.avg_pool, window_shape=(2, 2), strides=(2, 2)), IMAGE)
     assert not audit(partial(nnx.max_pool, window_shape=(3, 3), strides=(2, 2)), IMAGE)
 
@@ -190,14 +194,14 @@ def test_zeros_between_pixels_are_a_dilation():
     assert not audit(partial(padded, filled=1.0), IMAGE)
 
 
-def test_every_second_pixel_of_a_convolution_is_a_strided_one():
-    w = drawn(3, 3, 4, 5)
-    sliced = lambda x: jnp.tanh(strided(x, w, 1))[:, 1::2, ::2]
-    found = one(sliced, IMAGE)
-    assert (found.kind, found.strides, found.overlap_ratio) == ("strided_convolution", (2, 2), 4)
-    assert found.output_shape == (2, 4, 4, 5)
-    assert not audit(lambda x: strided(x, drawn(4, 4, 4, 5), 1)[:, ::2, ::2], IMAGE)
-    assert not audit(lambda x: x[..., ::2] + strided(x, w, 1)[..., :4:2], IMAGE)
+def test_slices_that_keep_all_pixels_are_left_in_peace():
+    def merged(x):  # patches, as of a Swin transformer
+        y = x @ drawn(4, 8)
+        return jnp.concatenate([y[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], -1)
+
+    scanned = lambda x: lax.associative_scan(jnp.add, strided(x, drawn(3, 3, 4, 4), 1), axis=1)
+    for function in (merged, scanned):
+        assert not audit(function, IMAGE, everything=True)
 
 
 # Weights.
@@ -224,6 +228,46 @@ def test_one_of_stacked_layers_is_enough(at):
     stack.reshape(6, 3, 3, 4, 4)[at] = 1
     found = one(lambda x, w: lax.scan(outer, x, w)[1], IMAGE, stack)
     assert found.harmonic_share == pytest.approx(0.19, abs=1e-3)
+
+
+def test_one_of_vmapped_layers_is_enough():
+    hat = np.outer([0.5, 1, 0.5], [0.5, 1, 0.5])
+    kernels = np.float32(np.tile(hat[..., None, None], (2, 1, 1, 4, 4)))
+    members = jax.vmap(lambda x, w: tconvjax.conv_transpose(x, w, strides=2))
+    images = jax.ShapeDtypeStruct((2, *IMAGE.shape), jnp.float32)
+    assert not audit(members, images, kernels)
+    kernels[1] = 1
+    assert one(members, images, kernels).harmonic_share == pytest.approx(0.19, abs=1e-3)
+
+
+def test_weights_of_a_program_on_many_devices():
+    def sharded(weights, function=tconvjax.conv_transpose):
+        specs = P("data"), weights
+        layer = partial(function, strides=2)
+        return jax.shard_map(layer, mesh=mesh, in_specs=specs, out_specs=P("data"))
+
+    def gathered(x, w, strides):
+        return tconvjax.conv_transpose(
+            x, lax.all_gather(w, "data", axis=3, tiled=True), strides=strides
+        )
+
+    kernel, images = np.ones((3, 3, 4, 4), np.float32), jnp.zeros(IMAGE.shape)
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((2,), ("data",), axis_types=(kind,))
+        placed = jax.device_put(images, NamedSharding(mesh, P("data")))
+        found = one(sharded(P()), placed, kernel)
+        assert (found.severity, found.weights) == ("high", "given")
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    assert one(sharded(P(None, None, None, "data"), gathered), IMAGE, kernel).weights == "none"
+
+
+def test_weights_of_very_many_operations_are_not_known():
+    def repeated(x, w):
+        for _ in range(2000):
+            w = w * 0.999
+        return tconvjax.conv_transpose(x, w, strides=2)
+
+    assert one(repeated, IMAGE, np.ones((3, 3, 4, 4), np.float32)).weights == "none"
 
 
 def test_numbers_that_are_gone_or_too_many_count_as_random(monkeypatch):
@@ -393,18 +437,31 @@ def test_no_reordering_of_other_axes_is_a_pixel_shuffle():
     def channels(x):
         return x.reshape(2, 8, 8, 2, 2).transpose(0, 1, 2, 4, 3).reshape(2, 8, 8, 4)
 
+    def windows_of_one(x):  # without an axis of images
+        x = x[0].reshape(2, 4, 2, 4, 4).transpose(0, 2, 1, 3, 4).reshape(4, 16, 4)
+        return jnp.tanh(x).reshape(2, 2, 4, 4, 4).transpose(0, 2, 1, 3, 4).reshape(8, 8, 4)
+
+    def groups(x):  # of queries that share a key, in rows
+        y = x.reshape(2, 64, 4) @ drawn(4, 16)
+        y = y.reshape(2, 64, 2, 2, 4).transpose(0, 2, 1, 3, 4).reshape(2, 2, 128, 4)
+        return y + (x.reshape(2, 64, 4) @ drawn(4, 8)).reshape(2, 64, 2, 4).reshape(2, 1, 128, 4)
+
     def unshuffled_signal(x):
         return x.reshape(2, 32, 2, 4).transpose(0, 1, 3, 2).reshape(2, 32, 8)
 
     def queries(x):  # of many heads, in rows
         return (x.reshape(2, 64, 4) @ drawn(4, 12)).reshape(2, 64 * 3, 4)
 
+    def rows(x):  # without any of the channels
+        x = strided(x, drawn(3, 3, 4, 4), 1).transpose(0, 2, 1, 3)
+        return x.reshape(2, 64, 4)
+
     def scores(x):  # of the anchors of a detector
         return strided(x, drawn(3, 3, 4, 12), 1).reshape(2, 8 * 8 * 3, 4)
 
     functions = (
-        unshuffled, unshuffled_signal, heads, heads_in_batch, heads_of_batch, queries, blocks,
-        windows, channels, scores,
+        unshuffled, unshuffled_signal, heads, heads_in_batch, heads_of_batch, queries, groups, rows,
+        blocks, windows, windows_of_one, channels, scores,
     )  # fmt: skip
     for function in functions:
         assert not audit(function, IMAGE, everything=True), function
@@ -451,7 +508,8 @@ def test_a_pixel_shuffle_whose_channels_nothing_names():
     assert one(last, shape(8, 8, 12)).strides == (2, 2)
     windows = lambda x: shuffle(x).reshape(2, 4, 4, 4, 4, 1).transpose(0, 1, 3, 2, 4, 5)
     assert one(lambda x: windows(x).reshape(32, 4, 4, 1), IMAGE).strides == (2, 2)  # once
-    found = audit(axis_by_axis, shape(2, 8, 8, 16))
+    convolved = lambda x: axis_by_axis(strided(x, drawn(3, 3, 4, 16), 1))
+    found = audit(convolved, IMAGE)
     assert [(f.strides, f.output_shape) for f in found] == [
         ((2,), (2, 16, 8, 2, 4)), ((2,), (2, 16, 16, 4)),
     ]  # fmt: skip
@@ -611,15 +669,19 @@ class Unbatched(nnx.Module):
         self.up = nnx.ConvTranspose(4, 4, (3, 3), strides=2, rngs=rngs)
         self.norm = nnx.BatchNorm(4, rngs=rngs)
 
-    def __call__(self, x):
+    def decode(self, x):
         return self.norm(self.up(self.up(x[None]))).squeeze(0)
+
+    def __call__(self, x):
+        return self.decode(x)
 
 
 def test_a_model_is_audited_as_it_is():
     """Its statistics change while it is traced, and only there."""
     model = Unbatched(nnx.Rngs(0))
-    found = audit(model, jax.ShapeDtypeStruct((8, 8, 4), jnp.float32))
-    assert [(f.period, f.weights) for f in found] == [((4, 4), "given"), ((2, 2), "given")]
+    for function in (model, model.decode):
+        found = audit(function, jax.ShapeDtypeStruct((8, 8, 4), jnp.float32))
+        assert [(f.period, f.weights) for f in found] == [((4, 4), "given"), ((2, 2), "given")]
     np.testing.assert_array_equal(model.norm.mean[...], np.zeros(4))
 
 

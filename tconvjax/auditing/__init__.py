@@ -15,16 +15,17 @@ def audit(fn: Callable[..., Any], *args: Any, everything: bool = False) -> list[
 
     Looks through `jit`, `scan`, `while`, `cond`, `checkpoint`, `custom_jvp`, `custom_vjp` and `shard_map` for
     convolutions over images that are dilated, by themselves or by a `pad`, and the faces of this library, pixel
-    shuffles (reshapes and transposes that join a part of the channels to an axis of space), resizes, and convolutions,
-    strided or sliced so, and sums over windows whose gradient reaches some pixels more often than others. Maximum pools
-    send their gradient where the content says, not to a fixed phase, and are no finding. Of a gradient, what it paints
+    shuffles (reshapes and transposes that join a part of the channels to an axis of space), resizes, and strided
+    convolutions and sums over windows whose gradient reaches some pixels more often than others. Maximum pools send
+    their gradient where the content says, not to a fixed phase, and are no finding. Of a gradient, what it paints
     unevenly is listed; what `checkpoint` calculates again is not. Zeros that are scattered between pixels
-    (`.at[::2].set`) and phases that are stacked by hand are not seen.
+    (`.at[::2].set`) and phases that are stacked by hand are not seen, nor what is sliced away; what a later layer
+    smooths is listed all the same.
 
     Args:
       fn: a function of pytrees: a model of Flax, Equinox, Haiku or Keras, or plain `jax.lax`. A model that is a pytree,
-        as of Flax NNX and Equinox, is left as it is, statistics and random streams included, if it is given itself and
-        not by a function that holds it.
+        as of Flax NNX and Equinox, is left as it is, statistics and random streams included, if it or its method is
+        given and not a function that holds it.
       *args: of `fn`; arrays, or `jax.ShapeDtypeStruct` in their place, for a model of any size. Other leaves reach `fn`
         as they are. Weights that are known by shape alone count as random.
       everything: also return what is clean, with severity 'none'.

@@ -1,7 +1,6 @@
 """Convolutions of a program, however they are written."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -23,7 +22,8 @@ class Layer(NamedTuple):
       geometry: of the face.
       image: what it reads.
       kernel: with which weights.
-      canonical: brings the kernel into the layout `(*kernel_size, in // groups, out)` of the forward convolution.
+      canonical: brings the kernel into the layout `(layers, *kernel_size, in // groups, out)` of the forward
+        convolution, of several layers under `vmap`.
       space: spatial axes of the result.
       features: feature axis of the result.
     """
@@ -52,7 +52,7 @@ def _of_this_library(equation: Any, inputs: tuple[Value, ...]) -> Layer:
     geometry = equation.params["geometry"]
     face = equation.primitive.name.removeprefix("tconv_")
     space = tuple(range(2, 2 + geometry.rank))
-    return Layer(face, geometry, inputs[0], inputs[1], lambda w: w[0], space, 2 + geometry.rank)
+    return Layer(face, geometry, inputs[0], inputs[1], lambda w: w, space, 2 + geometry.rank)
 
 
 def _of_xla(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
@@ -70,7 +70,7 @@ def _of_xla(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
     def canonical(w: np.ndarray) -> np.ndarray:
         w = w.transpose(axes[at])
         turned = flip_and_swap(jnp.asarray(w), geometry.rank, geometry.feature_group_count)
-        return np.asarray(turned) if flipped == at else w
+        return (np.asarray(turned) if flipped == at else w)[None]
 
     _, features, *space = params["dimension_numbers"].out_spec
     face = {"y": "gather", "x": "paint", "w": "correlate"}[role]
@@ -114,22 +114,8 @@ def _dense(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
     ones, size = (1,) * rank, image.shape[1:-1]
     geometry = Geometry(size, size, ones, ones, ones, (0,) * rank)
     turned = contracted[1] == (1,)
-    canonical = lambda w: (w.T if turned else w).reshape(*ones, *(w.T if turned else w).shape)
+    canonical = lambda w: (w.T if turned else w)[(None,) * (rank + 1)]
     return Layer("gather", geometry, image, kernel, canonical, tuple(range(1, rank + 1)), rank + 1)
-
-
-def sampled(layer: Layer, slicing: dict[str, Any]) -> Layer:
-    """Returns the convolution that makes only the pixels that a slice takes from the result of another."""
-    geometry = layer.geometry
-    first, end, step = (
-        tuple(slicing[name][axis] for axis in layer.space)
-        for name in ("start_indices", "limit_indices", "strides")
-    )
-    strides = tuple(t * n for t, n in zip(geometry.strides, step, strict=True))
-    moved = zip(geometry.offset, geometry.strides, first, strict=True)
-    small = tuple(-(-(b - a) // n) for a, b, n in zip(first, end, step, strict=True))
-    offset = tuple(p - t * a for p, t, a in moved)
-    return layer._replace(geometry=replace(geometry, small=small, strides=strides, offset=offset))
 
 
 def convolutions_before(value: Value) -> list[Layer]:

@@ -7,10 +7,11 @@ kernel); what is known by shape alone is drawn at random for this.
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from types import MethodType
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,8 @@ OPAQUE = {
     "conv_general_dilated", "scan", "while", "cond", "shard_map", "custom_call", "pure_callback",
     "io_callback", "pallas_call", "tconv_gather", "tconv_paint", "tconv_correlate",
 }  # fmt: skip
+# Operations that tell the compiler, not the numbers, what a value is inside of `shard_map`.
+MARKS = {"pvary", "pcast"}
 
 
 class Unknown(Exception):
@@ -79,7 +82,10 @@ class Value:
             known = all(isinstance(n, int) for n in self.shape)
             if self.made_by in OPAQUE or not known or prod(self.shape) > LARGE:
                 raise Unknown
-            self._known[turn] = self._computed(turn)
+            try:
+                self._known[turn] = self._computed(turn)
+            except RecursionError:
+                raise Unknown from None
         return self._known[turn]
 
     def _computed(self, turn: int) -> jax.Array:
@@ -100,7 +106,12 @@ class Value:
             return jnp.asarray(numbers, self.dtype)
         operands = [v.compute(turn) for v in self.inputs]
         self.drawn = any(v.drawn for v in self.inputs)
-        out = self.equation.primitive.bind(*operands, **self.equation.params)
+        if self.made_by in MARKS:
+            return operands[self.index]
+        try:
+            out = self.equation.primitive.bind(*operands, **self.equation.params)
+        except Exception as error:  # a collective, say, of which every device has a part
+            raise Unknown from error
         results: Sequence[jax.Array] = out if self.equation.primitive.multiple_results else (out,)
         return results[self.index]
 
@@ -137,11 +148,13 @@ class Around(NamedTuple):
     names: str = ""
 
 
-def traced(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, list[Value]]:
+def traced(fn: Any, args: tuple[Any, ...]) -> tuple[Any, list[Value]]:
     """Returns the jaxpr of a function of pytrees, and its inputs; leaves that are no arrays are part of the program.
 
-    A model that is a pytree itself is one of its inputs, so that what it does to its state stays inside.
+    A model that is a pytree, or whose method is given, is one of its inputs: what it does to its state stays inside.
     """
+    if isinstance(fn, MethodType):
+        fn, args = fn.__func__, (fn.__self__, *args)
     leaves, tree = jax.tree.flatten((fn, args))
     kinds = jax.Array | np.ndarray | jax.ShapeDtypeStruct
     arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, kinds)}
@@ -152,9 +165,14 @@ def traced(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, list[Val
         outputs = jax.tree.leaves(model(*inputs))
         return [leaf for leaf in outputs if isinstance(leaf, jax.Array)]
 
-    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays.values()]
+    shapes = [_like(a) for a in arrays.values()]
     inputs = [Value(a.shape, a.dtype, a if _held_by(a) else None) for a in arrays.values()]
     return jax.make_jaxpr(run)(*shapes), inputs
+
+
+def _like(array: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(array, "sharding", None)
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
 def _held_by(array: Any) -> bool:

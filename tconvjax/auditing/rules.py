@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tconvjax import analysis
-from tconvjax.auditing.convolutions import Layer, convolutions_before, layer_of, sampled
+from tconvjax.auditing.convolutions import Layer, layer_of
 from tconvjax.auditing.finding import Cost, Finding, Severity
 from tconvjax.auditing.program import Place, Unknown, Value
 from tconvjax.auditing.shuffles import pixel_shuffle
@@ -33,11 +33,6 @@ def found(place: Place) -> Iterator[Finding]:
         return  # what the program itself does is found there
     elif name in {"reduce_window_sum", "reduce_window"}:
         yield from _strided_pool(place)
-    elif name == "slice" and place.equation.params["strides"]:
-        for layer in convolutions_before(place.inputs[0]):
-            layer = sampled(layer, place.equation.params)
-            if layer.face == "gather" and max(layer.geometry.strides) > 1:
-                yield _strided_convolution(place, layer)
     elif name == "jit" and place.equation.params.get("name") in {"_resize", "_resize_nearest"}:
         yield from _resize(place, place.inputs[0])
     elif name == "reshape":
@@ -145,7 +140,9 @@ def _strided_pool(place: Place) -> Iterator[Finding]:
     if "jaxpr" in params and [e.primitive.name for e in params["jaxpr"].eqns] != ["add"]:
         return
     axes = [i for i, stride in enumerate(params["window_strides"]) if stride > 1]
-    if not axes:
+    source = place.inputs[0]
+    constant = source.made_by == "broadcast_in_dim" and not source.inputs[0].shape
+    if not axes or constant:  # the number of pixels in each window
         return
     k, s, d = (
         tuple(params[name][i] for i in axes)
@@ -161,7 +158,7 @@ def _strided_pool(place: Place) -> Iterator[Finding]:
         kernel_size=k,
         strides=s,
         center_shift=tuple((e - t) / 2 - low for e, t, low in zip(k, s, lows, strict=True)),
-        image=place.inputs[0],
+        image=source,
     )
 
 
@@ -318,7 +315,7 @@ def _kernels(layer: Layer) -> tuple[list[np.ndarray], Literal["given", "drawn", 
     value = layer.kernel
     try:
         turns = range(min(value.turns, TURNS))
-        kernels = [layer.canonical(np.asarray(value.compute(turn))) for turn in turns]
+        kernels = [w for turn in turns for w in layer.canonical(np.asarray(value.compute(turn)))]
     except Unknown:
         return [], "none"
     return kernels, "drawn" if value.drawn else "given"

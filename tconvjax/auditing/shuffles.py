@@ -64,14 +64,20 @@ def pixel_shuffle(place: Place) -> Shuffle | None:
             return None
         joined = {axis: d for axis, d in enumerate(after) if len(whole[axis]) > 1}
         layers = convolutions_before(source)
-        if steps == 0:  # a reshape alone, as of many a detector's scores
-            layers = [a for a in layers if max(a.geometry.kernel_size) > 1]
-            if not layers or len(place.shape) != len(source.shape):
-                continue
+        spatial = [a for a in layers if max(a.geometry.kernel_size) > 1]
+        alone = not any(value.made_by == "transpose" for value in chain[:steps])
+        if alone and not (spatial and len(place.shape) == len(source.shape)):
+            continue  # reshapes without a transpose, as of an attention's heads and a detector's scores
         for channel in _channels(source, layers, joined.values()):
             phases = _phases(joined, channel)
             split = sorted((d for axis in after for d in axis if d.axis == channel), key=_weight)
-            if _plausible(source, layers, channel, phases, split):
+            majors = [after[axis][0] for axis in phases]
+            # Rather than heads of an attention or a batch.
+            likely = bool(phases and spatial) or (len(phases) > 1 and len(split) > 1)
+            named = (
+                bool(layers) or channel == len(source.shape) - 1 or _first(source, channel, majors)
+            )
+            if likely and named and (list(phases) != [0] or len(source.shape) == 2):
                 return Shuffle(
                     source,
                     [layer for layer in layers if layer.features == channel],
@@ -104,25 +110,11 @@ def _phases(joined: dict[int, list[Digit]], channel: int) -> dict[int, Digit]:
     return phases
 
 
-def _plausible(
-    source: Value,
-    layers: Sequence[Layer],
-    channel: int,
-    phases: dict[int, Digit],
-    split: Sequence[Digit],
-) -> bool:
-    """Whether it is an image that becomes larger, rather than a batch or the heads of an attention."""
-    if not phases or (list(phases) == [0] and len(source.shape) > 2):
-        return False
-    if layers:
-        return True
+def _first(source: Value, channel: int, space: Sequence[Digit]) -> bool:
+    """Whether all axes behind an axis, whole, are those of space, as where channels come first."""
     others = sum(n != 1 for n in source.shape) - 1
-    first = (
-        channel != len(source.shape) - 1
-    )  # of the channels' axis, what frameworks call 'channels first'
-    return len(split) > 1 and not (
-        first and (len(phases) < 2 or (channel == 0 and len(phases) < others))
-    )
+    whole = all(d.axis > channel and d.size == source.shape[d.axis] for d in space)
+    return whole and (channel > 0 or len(space) == others)
 
 
 # Digits.
