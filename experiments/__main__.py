@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status: 0 done, 1 a run that cannot go on, 2 bad input.
 
-    SIGINT and SIGTERM end it with 130 and 143; the same command continues.
+    SIGINT and SIGTERM end it with 130 and 143 once everything is saved; the same command continues.
     """
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -35,6 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--out", type=Path, default=Path("runs"), help="folder of run folders (runs)"
         )
         command.add_argument(
+            "--mesh",
+            default="",
+            metavar="seeds=N,data=M",
+            help="train on N x M devices: seeds side by side, batches in parts (one device)",
+        )
+        command.add_argument(
+            "--distributed",
+            default="",
+            metavar="auto|ADDRESS:PORT,COUNT,RANK",
+            help="be one of several processes of the same run; auto: as Slurm, Open MPI or a TPU says",
+        )
+        command.add_argument(
             "--print-config", action="store_true", help="print what is resolved and stop"
         )
     sweep.add_argument(
@@ -51,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Imported here, so that a missing extra is one clear line.
         from rich.console import Console
 
-        from experiments import config, engine, launch, records
+        from experiments import config, launch, meshes, records, stopping
     except ImportError as error:
         return _fail(
             f'a package is missing: {error.name}. Run: pip install "tconvjax[experiments,data]"', 2
@@ -83,14 +95,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(json.dumps(shown, indent=2, ensure_ascii=False))
         return 0
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    engine.stop_at_once_on_signals(console)
+    if several and options.jobs > 1 and (options.mesh or options.distributed):
+        return _fail("--jobs: processes side by side need a device each; leave out --mesh", 2)
+    if not several:
+        points = [({}, resolved)]
+    try:
+        meshes.join(options.distributed)
+        mesh = meshes.mesh_of(options.mesh)
+    except ValueError as error:
+        return _fail(str(error), 2)
+    errors = [] if mesh is None else launch.mesh_errors(points, mesh)
+    if errors:
+        return _fail("\n".join(errors), 2)
+    console = Console(width=None if sys.stdout.isatty() else 120, quiet=not meshes.leads())
+    stopping.on_signals(console)
     try:
         if several:
-            return int(not launch.sweep(points, options.out, console, jobs=options.jobs))
-        launch.run(resolved, options.out, console)
+            jobs = options.jobs
+            return int(not launch.sweep(points, options.out, console, jobs=jobs, mesh=mesh))
+        launch.run(resolved, options.out, console, mesh)
     except records.RunError as error:
         return _fail(str(error), 1)
+    except stopping.Stopped as stopped:
+        return _fail("stopped; the same command continues", 128 + stopped.signum)
     except ImportError as error:
         return _fail(str(error), 2)
     return 0

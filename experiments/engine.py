@@ -1,19 +1,15 @@
 """Runs a config from start to end, or from where it stopped: train, measure, record, judge, report."""
 
 import functools
-import multiprocessing
-import os
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -27,9 +23,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from experiments import checkpoints, claims, records, report
+from experiments import checkpoints, claims, records, report, stopping
 from experiments.config import Config, Variant
 from experiments.data import SOURCES
+from experiments.meshes import agreed, leads, place
 from experiments.records import RunError
 from experiments.tasks import TASKS
 from experiments.training import (
@@ -43,43 +40,65 @@ from experiments.training import (
 SCHEMA = 1  # of summary.json
 
 
-def run(config: Config, out: Path, console: Console) -> Path:
+def run(config: Config, out: Path, console: Console, mesh: Mesh | None = None) -> Path:
     """Runs or continues a config and returns its folder.
 
     Args:
       config: valid.
       out: folder that holds run folders.
       console: where progress and tables go.
+      mesh: to train on, without `mesh_errors`; None for one device. Any mesh continues what another began.
 
     Raises:
       RunError: if the folder cannot be used, or a loss stops being finite; what was recorded stays.
+      Stopped: at a signal, once everything is saved.
       ImportError: if the data need a package that is not installed.
     """
     with records.open_folder(out, config) as folder:
         console.print(Text(config.name, "bold"), Text(config.question))
         console.print(Text(f"folder {folder}", "dim"))
-        if (folder / "summary.json").exists():
+        if agreed((folder / "summary.json").exists()):
             console.print("complete already; nothing to train", style="dim")
             report.print_summary(records.read_json(folder / "summary.json"), console)
             return folder
         started = time.perf_counter()
-        fresh = not (folder / "environment.json").exists()
-        if fresh:
-            records.write_json(folder / "environment.json", records.environment())
+        fresh = not agreed((folder / "environment.json").exists())
+        if fresh and leads():
+            records.write_json(folder / "environment.json", records.environment(mesh))
         with console.status("training the feature network, measuring real data"):
+            stopping.check()
             setting = _setting(config)
         with _progress(console) as progress:
             bar = progress.add_task("", total=config.steps * len(config.variants))
             for group in _groups(config):
-                _train(config, group, setting, folder, progress, bar)
-        summary = summarize(config, folder, setting)
-        if fresh:  # else it was not one sitting
-            summary["minutes"] = round((time.perf_counter() - started) / 60, 2)
-        report.write(config, folder, summary, setting)
-        records.write_json(folder / "summary.json", summary)  # last: its presence means complete
-        report.print_summary(summary, console)
-        console.print(Text(f"report {folder / 'report.html'}"))
+                _train(config, group, setting, folder, mesh, progress, bar)
+        stopping.check()
+        if leads():
+            summary = summarize(config, folder, setting)
+            if fresh:  # else it was not one sitting
+                summary["minutes"] = round((time.perf_counter() - started) / 60, 2)
+            report.write(config, folder, summary, setting)
+            # Last: its presence means complete.
+            records.write_json(folder / "summary.json", summary)
+            report.print_summary(summary, console)
+            console.print(Text(f"report {folder / 'report.html'}"))
         return folder
+
+
+def mesh_errors(config: Config, mesh: Mesh) -> list[str]:
+    """Returns why the runs of a config, or their batches, cannot be divided among devices."""
+    errors, (seeds, data) = [], mesh.devices.shape
+    for group in _groups(config):
+        names, runs = ", ".join(v.name for v in group), len(group) * len(config.seeds)
+        if runs % seeds:
+            errors.append(
+                f"--mesh: seeds={seeds} must divide the runs that are trained side by side; {names} with "
+                f"{len(config.seeds)} seeds are {runs}"
+            )
+        size = group[0].options.batch_size
+        if size % data:
+            errors.append(f"--mesh: data={data} must divide batch_size; for {names} it is {size}")
+    return errors
 
 
 def _setting(config: Config) -> Any:
@@ -114,17 +133,21 @@ def _train(
     group: Sequence[Variant],
     setting: Any,
     folder: Path,
+    mesh: Mesh | None,
     progress: Progress,
     bar: Any,
 ) -> None:
     """Trains variants that share a program, from their newest checkpoint on."""
     runs = [(variant, seed) for variant in group for seed in config.seeds]
-    keys = jnp.stack([jax.random.key(seed) for _, seed in runs])
-    options = traced_options([variant.options for variant, _ in runs])
+    seeds = jnp.stack([jax.random.key(seed) for _, seed in runs])
+    keys = place(mesh, seeds, "seeds")
+    options = place(mesh, traced_options([variant.options for variant, _ in runs]), "seeds")
+    setting = place(mesh, setting)
     init, advance, evaluate = side_by_side(
         TASKS[config.task].make_task,
         structure(group[0].options),
         Length(config.steps, config.chunk_steps),
+        mesh,
     )
     before = progress.tasks[bar].completed
     title = ", ".join(variant.name for variant in group)
@@ -135,18 +158,19 @@ def _train(
         checkpoints.save(store, step, state)
 
     with checkpoints.open_checkpoints(folder / "checkpoints" / group[0].name) as store:
-        state = init(keys)
+        state = init(seeds)
         found = checkpoints.load_latest(store, state)
         step = -1
         if found is not None:
             step, state = found
-        for variant in group:
+        for variant in group if leads() else ():
             records.forget_metrics_after(folder, variant.name, step)
         progress.update(bar, completed=before + max(step, 0) * len(group), description=title)
         if step < 0:
             step = 0
             record(step, {})
         while step < config.steps:
+            stopping.check()
             state, log = advance(setting, options, state, keys, step)
             bad = first_nonfinite(log)
             if bad is not None:
@@ -180,6 +204,8 @@ def _record(
                         f"variant {variant.name}, seed {seed}: {name} is not finite after step {step}; stopped. Kept: "
                         f"everything before, in {folder}. Try a lower learning rate."
                     )
+        if not leads():
+            continue
         own_arrays = {name: values[own] for name, values in arrays.items()}
         records.write_arrays(folder / "evaluations" / f"{variant.name}-{step}.npz", own_arrays)
         records.append_metrics(folder, variant.name, step, config.seeds, of_seeds)
@@ -239,22 +265,3 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
-
-
-def stop_at_once_on_signals(console: Console) -> None:
-    """Makes SIGINT and SIGTERM end the process with status 130 and 143.
-
-    At once, without unwinding through threads that save or compile: every file of a run folder is whole at any moment,
-    and the same command continues from the newest checkpoint.
-    """
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        del frame
-        console.show_cursor()
-        for child in multiprocessing.active_children():
-            child.kill()
-        print("\nstopped; the same command continues", file=sys.stderr, flush=True)
-        os._exit(128 + signum)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)

@@ -18,13 +18,15 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.text import Text
 
-from experiments import engine, records
+from experiments import engine, records, stopping
 from experiments.benchmark import run as benchmark_run
 from experiments.benchmark.config import Benchmark
 from experiments.config import Config
+from experiments.meshes import leads
 from experiments.records import RunError
 from experiments.sweeps import Point, text_of
 
@@ -40,14 +42,27 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
-def run(config: Config | Benchmark, out: Path, console: Console) -> Path:
+def run(config: Config | Benchmark, out: Path, console: Console, mesh: Mesh | None = None) -> Path:
     """Runs or continues a config and returns its folder; raises as the engine does."""
     if isinstance(config, Benchmark):
         return benchmark_run.run(config, out, console)
-    return engine.run(config, out, console)
+    return engine.run(config, out, console, mesh)
 
 
-def sweep(points: Points, out: Path, console: Console, *, jobs: int = 1) -> bool:
+def mesh_errors(points: Points, mesh: Mesh) -> list[str]:
+    """Returns why a mesh cannot be used for the points of a sweep."""
+    errors = []
+    for _, config in points:
+        if isinstance(config, Benchmark):
+            errors.append("--mesh: a benchmark measures one device")
+        else:
+            errors += engine.mesh_errors(config, mesh)
+    return list(dict.fromkeys(errors))
+
+
+def sweep(
+    points: Points, out: Path, console: Console, *, jobs: int = 1, mesh: Mesh | None = None
+) -> bool:
     """Runs or continues all points of a sweep, and writes what they say together.
 
     Args:
@@ -55,6 +70,7 @@ def sweep(points: Points, out: Path, console: Console, *, jobs: int = 1) -> bool
       out: folder that holds run folders; the sweep's own is `<name>-sweep-<digest>`, with summary.json and results.csv.
       console: where progress and the table go.
       jobs: processes that work side by side.
+      mesh: on which the points are trained, one after another; None for one device.
 
     Returns:
       Whether no point failed; those that others work on are left to them.
@@ -64,25 +80,26 @@ def sweep(points: Points, out: Path, console: Console, *, jobs: int = 1) -> bool
       ImportError: if a package is missing.
     """
     outcomes = [Outcome("", "failed")] * len(points)
-    for done, (i, outcome) in enumerate(_outcomes(points, out, console, jobs), start=1):
+    for done, (i, outcome) in enumerate(_outcomes(points, out, console, jobs, mesh), start=1):
         outcomes[i] = outcome
         said = f": {outcome.message}" if outcome.message else ""
         text = (
             f"{done}/{len(points)} {outcome.status} {outcome.folder} {text_of(points[i][0])}{said}"
         )
         console.print(Text(text))
-    folder = _write(points, outcomes, out)
-    console.print(Text(f"summary {folder / 'summary.json'}"))
+    if leads():
+        folder = _write(points, outcomes, out)
+        console.print(Text(f"summary {folder / 'summary.json'}"))
     return all(outcome.status != "failed" for outcome in outcomes)
 
 
 def _outcomes(
-    points: Points, out: Path, console: Console, jobs: int
+    points: Points, out: Path, console: Console, jobs: int, mesh: Mesh | None
 ) -> Iterator[tuple[int, Outcome]]:
     """Yields the number of a point and what became of it, as they end."""
     if jobs == 1:
         for i, (_, config) in enumerate(points):
-            yield i, _attempt(config, out, console)
+            yield i, _attempt(config, out, console, mesh)
         return
     with concurrent.futures.ProcessPoolExecutor(
         min(jobs, len(points)), multiprocessing.get_context("spawn"), _start_worker
@@ -100,11 +117,16 @@ def _outcomes(
             pool.shutdown(cancel_futures=True)
 
 
-def _attempt(config: Config | Benchmark, out: Path, console: Console | None = None) -> Outcome:
+def _attempt(
+    config: Config | Benchmark,
+    out: Path,
+    console: Console | None = None,
+    mesh: Mesh | None = None,
+) -> Outcome:
     name = f"{config.name}-{config.digest}"
     try:
         with Path(os.devnull).open("w") as nowhere:
-            run(config, out, console or Console(file=nowhere))
+            run(config, out, console or Console(file=nowhere), mesh)
     except records.Claimed:
         return Outcome(name, "claimed", "another process is working there")
     except RunError as error:
@@ -114,7 +136,7 @@ def _attempt(config: Config | Benchmark, out: Path, console: Console | None = No
 
 def _start_worker() -> None:
     """Lets a process end with the one that started it, however that ends."""
-    engine.stop_at_once_on_signals(Console(stderr=True))
+    stopping.on_signals(Console(stderr=True), worker=True)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

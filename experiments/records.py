@@ -23,8 +23,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.config import describe
+from experiments.meshes import agreed, leads
 from experiments.resolved import Resolved
 
 Metrics = dict[
@@ -42,12 +44,26 @@ class Claimed(RunError):
 
 @contextlib.contextmanager
 def open_folder(out: Path, config: Resolved) -> Iterator[Path]:
-    """Makes or continues the folder of a config, for this process alone.
+    """Makes or continues the folder of a config, for this process, or those of one run, alone.
 
     Raises:
       RunError: if the folder belongs to another config or another process, or cannot be written.
     """
     folder = out / f"{config.name}-{config.digest}"
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if leads():
+            try:
+                stack.enter_context(_claim(folder, describe(config)))
+            except RunError as error:
+                refusal = error
+        if not agreed(refusal is None):
+            raise refusal or RunError(f"{folder}: the leading process cannot use it")
+        yield folder
+
+
+@contextlib.contextmanager
+def _claim(folder: Path, described: Any) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -62,7 +78,6 @@ def open_folder(out: Path, config: Resolved) -> Iterator[Path]:
             raise Claimed(
                 f"{folder}: another process is working in this folder. Wait for it to end."
             ) from None
-        described = describe(config)
         path = folder / "config.json"
         if path.exists():
             if read_json(path) != described:
@@ -78,7 +93,7 @@ def open_folder(out: Path, config: Resolved) -> Iterator[Path]:
                     "the folder away or choose another place with --out."
                 )
             write_json(path, described)
-        yield folder
+        yield
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -166,8 +181,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def environment() -> dict[str, Any]:
-    """Returns what a reader needs to know about the machine and the software."""
+def environment(mesh: Mesh | None = None) -> dict[str, Any]:
+    """Returns what a reader needs to know about the machine, the software and the devices in use."""
     packages = ("tconvjax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras")
     versions = {}
     for package in packages:
@@ -180,6 +195,8 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "device": f"{device.platform} ({device.device_kind})",
         "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "mesh": None if mesh is None else dict(mesh.shape),
         "versions": versions,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "command": f"python -m experiments {shlex.join(sys.argv[1:])}",

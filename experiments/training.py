@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from experiments.meshes import place
 
 State = Any
 Scalars = dict[str, jax.Array]
@@ -41,7 +45,7 @@ class Kind(NamedTuple):
     curves: dict[str, str]  # metrics that the report draws along training, with their titles
     # (data, options, classifier_steps=, seed=) -> what all variants share, a pytree; of options it sees `shared` alone
     prepare: Callable[..., Any]
-    make_task: Callable[[Any, Any], Task]  # (options, what `prepare` returned)
+    make_task: Callable[[Any, Any, int], Task]  # (options, what `prepare` returned, steps)
 
 
 def traced(**limits: float) -> dict[str, Any]:
@@ -124,33 +128,57 @@ def traced_options(options: Sequence[Any]) -> dict[str, jax.Array]:
 
 
 @functools.lru_cache(maxsize=32)
-def side_by_side(make_task: Callable[[Any, Any], Task], options: Any, length: Length) -> SideBySide:
+def side_by_side(
+    make_task: Callable[[Any, Any, int], Task],
+    options: Any,
+    length: Length,
+    mesh: Mesh | None = None,
+) -> SideBySide:
     """Returns the program of a structure, compiled once for all of its runs in this process.
 
     Args:
       make_task: of a `Kind`.
       options: as `structure` returns them.
       length: of the training.
+      mesh: on which the arguments lie, as `meshes.place` puts them: the setting whole, the rest along `seeds`.
     """
+    of_runs, whole = (
+        (None, None)
+        if mesh is None
+        else (NamedSharding(mesh, P("seeds")), NamedSharding(mesh, P()))
+    )
 
     def train(setting: Any, traced: dict[str, Any]) -> Train:
-        return make_train(make_task(replace(options, **traced), setting), length)
+        return make_train(make_task(replace(options, **traced), setting, length.steps), length)
+
+    def each(program: Callable[..., Any]) -> Callable[..., Any]:
+        """Gives every device along `seeds` its own runs; the first argument is for all."""
+        if mesh is None:
+            return program
+        specs = {"in_specs": (P(), *[P("seeds")] * 3), "out_specs": P("seeds")}
+        return jax.shard_map(program, mesh=mesh, axis_names={"seeds"}, check_vma=False, **specs)
 
     def init(keys: jax.Array) -> State:
         # Not jitted: the initializers are compiled once for all structures, not once for each.
         states = map(train(None, {}).init, keys)
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        return place(mesh, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), "seeds")
 
-    @functools.partial(jax.jit, donate_argnums=2)
+    @functools.partial(jax.jit, donate_argnums=2, out_shardings=mesh and (of_runs, whole))
     def advance(setting: Any, traced: Any, states: State, keys: Any, first: int) -> Any:
-        one = lambda traced, state, key: train(setting, traced).advance(state, key, first)
-        return jax.vmap(one)(traced, states, keys)
+        def program(shared: Any, *runs: Any) -> Any:
+            setting, first = shared
+            one = lambda traced, state, key: train(setting, traced).advance(state, key, first)
+            return jax.vmap(one)(*runs)
 
-    @jax.jit
+        return each(program)((setting, first), traced, states, keys)
+
+    @functools.partial(jax.jit, out_shardings=whole)
     def evaluate(setting: Any, traced: Any, states: State, keys: Any) -> Any:
-        # One after another: the images of all together would not fit a cache.
-        one = lambda run: train(setting, run[0]).evaluate(*run[1:])
-        return jax.lax.map(one, (traced, states, keys))
+        def program(setting: Any, *runs: Any) -> Any:
+            # One after another: the images of all together would not fit a cache.
+            return jax.lax.map(lambda run: train(setting, run[0]).evaluate(*run[1:]), runs)
+
+        return each(program)(setting, traced, states, keys)
 
     return SideBySide(init, advance, evaluate)
 

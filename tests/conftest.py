@@ -18,3 +18,10 @@ def key() -> jax.Array:
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def promotion():
+    """What Flax, optax and the layers of others need."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

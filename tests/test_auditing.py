@@ -48,13 +48,6 @@ def one(fn, *args, **options):
     return finding
 
 
-@pytest.fixture
-def promotion():
-    """What the layers of others need."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 # What is found.
 
 

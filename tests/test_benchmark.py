@@ -57,11 +57,7 @@ groups = 4
 HERE = {"processor": "p", "peak_gflops": {"float32": 10.0, "bfloat16": 20.0}, "bandwidth_gb_s": 4.0}
 
 
-@pytest.fixture(autouse=True)
-def manners_of_a_user():
-    """Flax, Keras and optax are not written for strict promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 def layer(kind="conv_transpose", size=(3, 4), k=3, s=2, i=4, o=6, **more):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from jax.tree_util import Partial
 from PIL import Image
 
 from experiments import checkpoints, config, data, records
+from experiments.__main__ import main
 from experiments.tasks import gan
 from experiments.training import (
     Length,
@@ -46,11 +48,7 @@ TINY = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def manners_of_a_user():
-    """Flax and optax are not written for strict promotion."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("promotion")
 
 
 def command(out, *more):
@@ -69,6 +67,14 @@ def command(out, *more):
 
 def run(out, *more):
     return subprocess.run(command(out, *more), capture_output=True, text=True, check=False)
+
+
+def await_checkpoint(out, name, process):
+    """Waits until a process has saved it."""
+    deadline = time.monotonic() + 120
+    while not list(out.glob(f"*/checkpoints/{name}")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
 
 
 def comparable(folder):
@@ -151,18 +157,13 @@ def test_a_run_stopped_in_every_way_continues_to_the_same_result(straight, tmp_p
     statuses = {}
     for how, checkpoint in (
         (signal.SIGINT, "last_two/0"),
-        (signal.SIGTERM, "last_two/2"),
+        (signal.SIGTERM, "last_two/4"),
         (signal.SIGKILL, "none/2"),
     ):
         process = subprocess.Popen(
             command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 120
-        while (
-            not list(tmp_path.glob(f"*/checkpoints/{checkpoint}")) and time.monotonic() < deadline
-        ):
-            assert process.poll() is None
-            time.sleep(0.05)
+        await_checkpoint(tmp_path, checkpoint, process)
         os.kill(process.pid, how)
         try:
             statuses[how] = process.wait(60)
@@ -175,6 +176,114 @@ def test_a_run_stopped_in_every_way_continues_to_the_same_result(straight, tmp_p
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     assert comparable(folder) == comparable(straight[0])
+
+
+KILLED = """
+import os, signal, sys
+import jax
+from experiments.__main__ import main
+
+folder, part, left = sys.argv[1], sys.argv[2], int(sys.argv[3])
+EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
+
+def kill(event, arguments):
+    global left
+    if event in EVENTS and str(arguments[0]).startswith(folder) and part in str(arguments[0]):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(kill)
+sys.exit(main(sys.argv[4:]))
+"""
+# What a process touches at the moment of its death, and for which time.
+DEATHS = [
+    (".lock", 1), ("config.json", 1), (".environment.json.tmp", 2), ("checkpoints", 1),
+    (".none-0.npz", 1), (".none-0.npz", 2), ("metrics.jsonl", 3), ("orbax-checkpoint-tmp", 1),
+    ("_METADATA", 2), ("commit_success", 1), ("orbax-checkpoint-tmp", 20), ("", 25), ("", 40),
+    ("none/2.orbax", 3), (".none-4.npz", 2), ("none/4.orbax", 12), (".samples.png", 2),
+    (".report.html.tmp", 1), (".report.html.tmp", 2), (".summary.json.tmp", 2),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    alone = "--set=variant=[{name='none'}]", "--set=expect=[]"
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert run(straight, *alone).returncode == 0
+    for part, count in DEATHS:
+        arguments = [killed, part, count, *command(killed, *alone)[3:]]
+        process = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
+        assert process.returncode == -signal.SIGKILL, (part, count)
+    done = run(killed, *alone)
+    assert done.returncode == 0, done.stderr
+    (one,), (other,) = straight.iterdir(), killed.iterdir()
+    assert comparable(one) == comparable(other)
+
+
+def close(folder, other):
+    """Compares the metrics of two runs, up to the rounding of their few steps."""
+    lines, others = map(records.read_metrics, (folder, other))
+    assert len(lines) == len(others) > 0
+    for line, same in zip(lines, others, strict=True):
+        assert list(line) == list(same)
+        np.testing.assert_array_equal(*[[r[k] for k in ("variant", "step")] for r in (line, same)])
+        numbers = [[v for v in r.values() if isinstance(v, float)] for r in (line, same)]
+        np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_mesh_of_devices_gives_what_one_gives(straight, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
+    done = run(tmp_path, "--mesh=seeds=2,data=2")
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    assert records.read_json(folder / "environment.json")["mesh"] == {"seeds": 2, "data": 2}
+    close(folder, straight[0])
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_one_goes_on(straight, tmp_path):
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        address = f"localhost:{found.getsockname()[1]}"
+    both = [
+        subprocess.Popen(
+            command(tmp_path, "--mesh=seeds=2", f"--distributed={address},2,{rank}"),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    await_checkpoint(tmp_path, "last_two/0", both[0])
+    os.kill(both[1].pid, signal.SIGTERM)
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [143, 143], said
+    (folder,) = tmp_path.iterdir()
+    assert records.read_json(folder / "environment.json")["processes"] == 2
+    assert list(folder.glob("checkpoints/last_two/[24]"))  # what was under way is saved
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    close(folder, straight[0])  # nothing is there twice
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mesh=4"], "expected 'seeds=N,data=M'"),
+        (["--mesh=seeds=0"], "expected 'seeds=N,data=M'"),
+        (["--mesh=seed=2"], "expected 'seeds=N,data=M'"),
+        (["--mesh=seeds=3,data=3"], "asks for 9 devices; there are 8"),
+        (["--mesh=seeds=3"], "seeds=3 must divide .* last_two with 2 seeds are 2"),
+        (["--mesh=data=3"], "data=3 must divide batch_size; for last_two it is 2"),
+        (["--distributed=me"], "expected 'auto' or 'ADDRESS:PORT,COUNT,RANK', got 'me'"),
+    ],
+)
+def test_devices_that_cannot_be_used_are_refused(options, message, tmp_path, capsys):
+    assert main(command(tmp_path, *options)[3:]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -279,7 +388,7 @@ def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
     states = init(keys)
     for first in (0, 2):
         states, log = advance(setting, traced, states, keys, first)
-    alone = gan.make_task(other, setting)
+    alone = gan.make_task(other, setting, 4)
     key = jax.random.key(5)
     state = alone.init(jax.random.fold_in(key, 0))
     step = jax.jit(alone.step)
@@ -306,7 +415,7 @@ def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
 @pytest.mark.slow
 def test_checkpoints_hold_the_state_bitwise(task, tmp_path):
     options, setting = task
-    state = gan.make_task(options, setting).init(jax.random.key(0))
+    state = gan.make_task(options, setting, 4).init(jax.random.key(0))
     with checkpoints.open_checkpoints(tmp_path / "a") as store:
         assert checkpoints.load_latest(store, state) is None
         for step in (0, 2, 4):

@@ -38,13 +38,6 @@ def constant(layer, channels=4):
     return np.ptp(y[:, 9:-9, 9:-9], axis=(1, 2)).max()
 
 
-@pytest.fixture
-def promotion():
-    """What the layers of others need."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-
-
 @pytest.mark.usefixtures("promotion")
 def test_an_nnx_model_is_balanced_in_place():
     net = Net(nnx.Rngs(0))

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from experiments import records
+from experiments import records, stopping
 from experiments.benchmark import autotune, layers, machine, models, report, summary
 from experiments.benchmark.config import Benchmark, Layer
 
@@ -45,6 +45,7 @@ def run(config: Benchmark, out: Path, console: Console) -> Path:
 
     Raises:
       RunError: if the folder cannot be used, or a peer computes something else; what was recorded stays.
+      Stopped: at a signal, between two measurements.
     """
     with records.open_folder(out, config) as folder:
         console.print(Text(config.name, "bold"), Text(config.question))
@@ -97,6 +98,7 @@ def _measure(todo: list[Unit], results: Results, folder: Path, console: Console)
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         bar = progress.add_task("", total=len(todo))
         for unit in todo:
+            stopping.check()
             progress.update(bar, description=" ".join(unit.key.values()))
             if not any(unit.key.items() <= entry.items() for entry in results[unit.section]):
                 entries = unit.measure()

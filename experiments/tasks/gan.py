@@ -23,6 +23,8 @@ from jax.tree_util import Partial
 
 from experiments import features
 from experiments.data import Digits
+from experiments.meshes import along_data
+from experiments.optimizers import Optimization, adam, averaged
 from experiments.training import Arrays, Kind, Scalars, Task, traced
 from tconvjax import metrics
 from tconvjax import nnx as tnn
@@ -48,7 +50,7 @@ CURVES = {
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Optimization):
     """What a variant may change."""
 
     upsamplers: tuple[Upsampler, ...] = ("resize_conv",) * 3  # from 4 pixels on, each doubles
@@ -61,10 +63,9 @@ class Options:
     )  # each followed by a 2 x 2 mean
     latent: int = field(default=64, metadata={"minimum": 1})
     gamma: float = field(default=1.0, metadata=traced(minimum=0.0))  # weight of the penalties
-    learning_rate: float = field(default=2e-3, metadata=traced(minimum=0.0))
-    b1: float = field(default=0.0, metadata=traced(minimum=0.0, below=1.0))  # Adam's
+    learning_rate: float = field(default=2e-3, metadata=traced(minimum=0.0))  # of both networks
+    b1: float = field(default=0.0, metadata=traced(minimum=0.0, below=1.0))
     b2: float = field(default=0.9, metadata=traced(minimum=0.0, below=1.0))
-    batch_size: int = field(default=16, metadata={"minimum": 1})
     samples: int = field(
         default=512, metadata={"minimum": 2, "maximum": 1000}
     )  # generated per evaluation and seed
@@ -122,6 +123,7 @@ class State(NamedTuple):
     """Everything that training changes."""
 
     generator: Any
+    average: Any  # of the generator; itself without `ema`
     discriminator: Any
     generator_optimizer: optax.OptState
     discriminator_optimizer: optax.OptState
@@ -176,9 +178,9 @@ def prepare(digits: Digits, options: Options, *, classifier_steps: int, seed: in
     )
 
 
-def make_task(options: Options, setting: Setting) -> Task:
-    """Returns the training of one variant."""
-    optimizer = optax.adam(options.learning_rate, b1=options.b1, b2=options.b2)
+def make_task(options: Options, setting: Setting, steps: int) -> Task:
+    """Returns the training of one variant, of so many steps."""
+    optimizer = adam(options, steps)
     g_def, _ = nnx.split(Generator(options, nnx.Rngs(0)))
     d_def, _ = nnx.split(Discriminator(options, nnx.Rngs(0)))
 
@@ -194,7 +196,7 @@ def make_task(options: Options, setting: Setting) -> Task:
         g_key, d_key = jax.random.split(key)
         g = nnx.to_pure_dict(nnx.split(Generator(options, nnx.Rngs(g_key)))[1])
         d = nnx.to_pure_dict(nnx.split(Discriminator(options, nnx.Rngs(d_key)))[1])
-        return State(g, d, optimizer.init(g), optimizer.init(d))
+        return State(g, g, d, optimizer.init(g), optimizer.init(d))
 
     def d_loss(d: Any, real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:
         return discriminator_loss(lambda x: judge(d, x), real, fake, options.gamma)
@@ -208,23 +210,23 @@ def make_task(options: Options, setting: Setting) -> Task:
 
         def batch(key: jax.Array) -> jax.Array:
             index = jax.random.randint(key, (options.batch_size,), 0, len(setting.images))
-            return setting.images[index]
+            return along_data(setting.images[index])
 
-        g, d, g_opt, d_opt = state
-        fake = generate(g, jax.random.normal(keys[0], shape))
+        g, average, d, g_opt, d_opt = state
+        fake = generate(g, along_data(jax.random.normal(keys[0], shape)))
         (loss_d, margin), grads = jax.value_and_grad(d_loss, has_aux=True)(d, batch(keys[1]), fake)
         updates, d_opt = optimizer.update(grads, d_opt)
         d = optax.apply_updates(d, updates)
-        z = jax.random.normal(keys[2], shape)
+        z = along_data(jax.random.normal(keys[2], shape))
         loss_g, grads = jax.value_and_grad(g_loss)(g, d, batch(keys[3]), z)
         updates, g_opt = optimizer.update(grads, g_opt)
         g = optax.apply_updates(g, updates)
         log = {"generator_loss": loss_g, "discriminator_loss": loss_d, "margin": margin}
-        return State(g, d, g_opt, d_opt), log
+        return State(g, averaged(options, average, g), d, g_opt, d_opt), log
 
     def evaluate(state: State, key: jax.Array) -> tuple[Scalars, Arrays]:
-        z = jax.random.normal(key, (options.samples, options.latent))
-        images = generate(state.generator, z)
+        z = along_data(jax.random.normal(key, (options.samples, options.latent)))
+        images = generate(state.average, z)
         scalars = artifact_metrics(images) | quality_metrics(
             setting.extract(images), setting.real_features
         )
