@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument(
             "--print-config", action="store_true", help="print what is resolved and stop"
         )
+        command.add_argument(
+            "--dry-run", action="store_true", help="print runs, parameters and time, and stop"
+        )
     sweep.add_argument(
         "--sweep",
         action="append",
@@ -63,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Imported here, so that a missing extra is one clear line.
         from rich.console import Console
 
-        from experiments import config, launch, meshes, records, stopping
+        from experiments import config, forecast, launch, meshes, records, stopping
     except ImportError as error:
         return _fail(
             f'a package is missing: {error.name}. Run: pip install "tconvjax[experiments,data]"', 2
@@ -108,14 +111,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if errors:
         return _fail("\n".join(errors), 2)
     console = Console(width=None if sys.stdout.isatty() else 120, quiet=not meshes.leads())
+    jobs = options.jobs if several else 1
     stopping.on_signals(console)
     try:
+        if options.dry_run:
+            forecast.show(points, options.out, console, mesh, jobs)
+            return 0
         if several:
-            jobs = options.jobs
             return int(not launch.sweep(points, options.out, console, jobs=jobs, mesh=mesh))
         launch.run(resolved, options.out, console, mesh)
     except records.RunError as error:
         return _fail(str(error), 1)
+    except OSError as error:
+        text = f"{options.out}: {error}. What was saved stays; the same command continues."
+        return _fail(text, 1)
     except stopping.Stopped as stopped:
         return _fail("stopped; the same command continues", 128 + stopped.signum)
     except ImportError as error:

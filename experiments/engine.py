@@ -31,6 +31,7 @@ from experiments.records import RunError
 from experiments.tasks import TASKS
 from experiments.training import (
     Length,
+    count_parameters,
     first_nonfinite,
     side_by_side,
     structure,
@@ -67,10 +68,10 @@ def run(config: Config, out: Path, console: Console, mesh: Mesh | None = None) -
             records.write_json(folder / "environment.json", records.environment(mesh))
         with console.status("training the feature network, measuring real data"):
             stopping.check()
-            setting = _setting(config)
+            setting = setting_of(config)
         with _progress(console) as progress:
             bar = progress.add_task("", total=config.steps * len(config.variants))
-            for group in _groups(config):
+            for group in groups(config):
                 _train(config, group, setting, folder, mesh, progress, bar)
         stopping.check()
         if leads():
@@ -88,7 +89,7 @@ def run(config: Config, out: Path, console: Console, mesh: Mesh | None = None) -
 def mesh_errors(config: Config, mesh: Mesh) -> list[str]:
     """Returns why the runs of a config, or their batches, cannot be divided among devices."""
     errors, (seeds, data) = [], mesh.devices.shape
-    for group in _groups(config):
+    for group in groups(config):
         names, runs = ", ".join(v.name for v in group), len(group) * len(config.seeds)
         if runs % seeds:
             errors.append(
@@ -101,7 +102,7 @@ def mesh_errors(config: Config, mesh: Mesh) -> list[str]:
     return errors
 
 
-def _setting(config: Config) -> Any:
+def setting_of(config: Config) -> Any:
     """Returns what all variants share; a process keeps it for other configs that ask for the same."""
     shared = {n: getattr(config.variants[0].options, n) for n in TASKS[config.task].shared}
     options = tuple(sorted(shared.items()))
@@ -120,7 +121,7 @@ def _prepared(
     )
 
 
-def _groups(config: Config) -> list[list[Variant]]:
+def groups(config: Config) -> list[list[Variant]]:
     """Returns the variants that share a program, and so are trained side by side."""
     groups: dict[Any, list[Variant]] = {}
     for variant in config.variants:
@@ -213,7 +214,7 @@ def _record(
 
 def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
     """Returns the content of summary.json."""
-    metrics = TASKS[config.task].metrics
+    kind = TASKS[config.task]
     collected = records.collect(folder, config.seeds)
     values = {
         variant.name: {
@@ -226,6 +227,7 @@ def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
         "schema": SCHEMA,
         "name": config.name,
         "question": config.question,
+        "parameters": {v.name: count_parameters(kind, v.options) for v in config.variants},
         "variants": {
             name: {
                 step: {
@@ -234,13 +236,13 @@ def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
                         "seeds": len(at[metric]),
                         "values": at[metric],
                     }
-                    for metric in metrics
+                    for metric in kind.metrics
                 }
                 for step, at in steps.items()
             }
             for name, steps in values.items()
         },
-        "real": {metric: setting.real[metric] for metric in metrics},
+        "real": {metric: setting.real[metric] for metric in kind.metrics},
         "notes": setting.notes,
         "claims": [claims.judge(claim, values, setting.real) for claim in config.claims],
     }

@@ -46,6 +46,7 @@ class Kind(NamedTuple):
     # (data, options, classifier_steps=, seed=) -> what all variants share, a pytree; of options it sees `shared` alone
     prepare: Callable[..., Any]
     make_task: Callable[[Any, Any, int], Task]  # (options, what `prepare` returned, steps)
+    networks: tuple[str, ...]  # parts of a state that are trained
 
 
 def traced(**limits: float) -> dict[str, Any]:
@@ -125,6 +126,13 @@ def traced_options(options: Sequence[Any]) -> dict[str, jax.Array]:
     """Returns the traced options of several runs, stacked."""
     names = [f.name for f in fields(options[0]) if f.metadata.get("traced")]
     return {name: jnp.array([getattr(o, name) for o in options], float) for name in names}
+
+
+def count_parameters(kind: Kind, options: Any) -> dict[str, int]:
+    """Returns how many numbers each network of a run trains."""
+    state = jax.eval_shape(kind.make_task(options, None, 1).init, jax.random.key(0))
+    sizes = {name: jax.tree.leaves(getattr(state, name)) for name in kind.networks}
+    return {name: sum(leaf.size for leaf in leaves) for name, leaves in sizes.items()}
 
 
 @functools.lru_cache(maxsize=32)

@@ -5,12 +5,15 @@ import io
 import json
 import os
 import re
+import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -65,8 +68,10 @@ def command(out, *more):
     ]
 
 
-def run(out, *more):
-    return subprocess.run(command(out, *more), capture_output=True, text=True, check=False)
+def run(out, *more, **options):
+    return subprocess.run(
+        command(out, *more), capture_output=True, text=True, check=False, **options
+    )
 
 
 def await_checkpoint(out, name, process):
@@ -206,21 +211,81 @@ DEATHS = [
 ]  # fmt: skip
 
 
+ALONE = ["--set=variant=[{name='none'}]", "--set=expect=[]"]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Environment in which programs are compiled once for all processes."""
+    folder = tmp_path_factory.mktemp("compiled")
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder)}
+    return os.environ | cache | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+@pytest.fixture(scope="module")
+def one_variant(tmp_path_factory, compiled):
+    out = tmp_path_factory.mktemp("one")
+    assert run(out, *ALONE, env=compiled).returncode == 0
+    (folder,) = out.iterdir()
+    return folder
+
+
 @pytest.mark.slow
-def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    alone = "--set=variant=[{name='none'}]", "--set=expect=[]"
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    assert run(straight, *alone).returncode == 0
+def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(
+    one_variant, compiled, tmp_path
+):
     for part, count in DEATHS:
-        arguments = [killed, part, count, *command(killed, *alone)[3:]]
-        process = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
+        arguments = [tmp_path, part, count, *command(tmp_path, *ALONE)[3:]]
+        process = subprocess.run(
+            [sys.executable, "-c", KILLED, *map(str, arguments)], check=False, env=compiled
+        )
         assert process.returncode == -signal.SIGKILL, (part, count)
-    done = run(killed, *alone)
+    done = run(tmp_path, *ALONE, env=compiled)
     assert done.returncode == 0, done.stderr
-    (one,), (other,) = straight.iterdir(), killed.iterdir()
-    assert comparable(one) == comparable(other)
+    (folder,) = tmp_path.iterdir()
+    assert comparable(folder) == comparable(one_variant)
+
+
+@pytest.mark.slow
+def test_full_disks_and_damaged_checkpoints_cost_nothing_that_was_saved(
+    one_variant, compiled, tmp_path
+):
+    def no_file_beyond(size):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    for size, what in ((500, str(tmp_path)), (60_000, "checkpoints/none: a checkpoint")):
+        limit = partial(no_file_beyond, size)
+        done = run(tmp_path, *ALONE, env=os.environ, preexec_fn=limit)
+        assert done.returncode == 1
+        (message,) = [line for line in done.stderr.splitlines() if "jax" not in line]
+        assert re.search(f"{what}.*File too large.* the same command continues", message)
+    assert run(tmp_path, *ALONE, env=compiled).returncode == 0
+    (folder,) = tmp_path.iterdir()
+    (folder / "summary.json").unlink()
+    newest = folder / "checkpoints" / "none" / "6"
+    for part in newest.glob("state/**/d/*"):
+        os.truncate(part, part.stat().st_size // 2)
+    damaged = run(tmp_path, *ALONE, env=compiled)
+    assert damaged.returncode == 1
+    assert re.search(r"checkpoints/none/6: this checkpoint cannot be read\. Delete", damaged.stderr)
+    shutil.rmtree(newest)
+    assert run(tmp_path, *ALONE, env=compiled).returncode == 0
+    assert comparable(folder) == comparable(one_variant)
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_and_writes_nothing(one_variant, tmp_path, capsys):
+    assert main([*command(tmp_path, *ALONE)[3:], "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    # Dense 64 x 64 + 64, three layers of 9 x 4 x 4 + 4, the last to one channel; 9 x 4 + 4 and two of them; 64 + 1.
+    assert re.search(r"none +2 +6 +generator 4,493, discriminator 401 +\d+\.\d", said)
+    assert re.search(r"points 1, runs 2, minutes \d+\.\d", said)
+    assert not list(tmp_path.iterdir())
+    assert main([*command(one_variant.parent, *ALONE)[3:], "--dry-run"]) == 0
+    assert re.search(
+        r"none .* complete +\n.*\npoints 1, runs 2, minutes 0\.0", capsys.readouterr().out
+    )
 
 
 def close(folder, other):

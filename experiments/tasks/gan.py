@@ -291,4 +291,5 @@ def halve(x: jax.Array) -> jax.Array:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
-KIND = Kind(Options, frozenset({"samples"}), METRICS, CURVES, prepare, make_task)
+NETWORKS = ("generator", "discriminator")
+KIND = Kind(Options, frozenset({"samples"}), METRICS, CURVES, prepare, make_task, NETWORKS)

@@ -1,0 +1,111 @@
+"""What a command would do: runs, parameters and time, the last from two timed steps of every program."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from experiments import engine
+from experiments.benchmark import run as benchmark_run
+from experiments.benchmark.config import Benchmark
+from experiments.config import Config, Variant
+from experiments.launch import Points
+from experiments.meshes import place
+from experiments.sweeps import text_of
+from experiments.tasks import TASKS
+from experiments.training import (
+    Length,
+    count_parameters,
+    side_by_side,
+    structure,
+    traced_options,
+)
+
+TIMED = 2  # steps
+COLUMNS = ("settings", "variant", "seeds", "steps", "parameters", "minutes")
+
+
+class Seconds(NamedTuple):
+    """What a program takes, all of its runs together."""
+
+    compile: float
+    step: float
+    evaluate: float
+
+
+def show(points: Points, out: Path, console: Console, mesh: Mesh | None, jobs: int) -> None:
+    """Prints a line for each variant of each point, and the sum.
+
+    Args:
+      points: valid.
+      out: folder of run folders; what is complete there takes no time.
+      console: for the table.
+      mesh: as in `engine.run`.
+      jobs: processes that work side by side.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in COLUMNS:
+        table.add_column(column)
+    known: dict[Any, Seconds] = {}
+    runs, total = 0, 0.0
+    for point, config in points:
+        done = (out / f"{config.name}-{config.digest}" / "summary.json").exists()
+        settings = text_of(point)
+        if isinstance(config, Benchmark):
+            units = len(benchmark_run.units(config, {}))
+            table.add_row(settings, f"{units} units", "", "", "", "complete" if done else "?")
+            continue
+        for group in engine.groups(config):
+            count = len(group) * len(config.seeds)
+            program = config.task, config.data, structure(group[0].options), count, config.steps
+            if not done and program not in known:
+                with console.status("timing two steps"):
+                    known[program] = _timed(config, group[0], count, mesh)
+            evaluations = config.steps // config.chunk_steps + 1
+            needs = known.get(program, Seconds(0, 0, 0))
+            seconds = needs.compile + config.steps * needs.step + evaluations * needs.evaluate
+            for variant in group:
+                sizes = count_parameters(TASKS[config.task], variant.options)
+                table.add_row(
+                    settings, variant.name, str(len(config.seeds)), str(config.steps),
+                    ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
+                    "complete" if done else f"{seconds / len(group) / 60:.1f}",
+                )  # fmt: skip
+                settings = ""
+            runs, total = runs + count, total + seconds * (not done)
+    console.print(table)
+    side = f" in {jobs} processes" if jobs > 1 else ""
+    console.print(Text(f"points {len(points)}, runs {runs}, minutes {total / 60 / jobs:.1f}{side}"))
+
+
+def _timed(config: Config, variant: Variant, count: int, mesh: Mesh | None) -> Seconds:
+    kind = TASKS[config.task]
+    length = Length(config.steps, TIMED)
+    programs = side_by_side(kind.make_task, structure(variant.options), length, mesh)
+    seeds = jax.random.split(jax.random.key(0), count)
+    keys = place(mesh, seeds, "seeds")
+    options = place(mesh, traced_options([variant.options] * count), "seeds")
+    setting = place(mesh, engine.setting_of(config))
+    states = programs.init(seeds)
+    seconds = []
+
+    def clock(program: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = jax.block_until_ready(program(setting, options, *arguments))
+        seconds.append(time.perf_counter() - start)
+        return result
+
+    for first in (0, TIMED):
+        states, _ = clock(programs.advance, states, keys, first)
+    for _ in range(2):
+        clock(programs.evaluate, states, keys)
+    first_steps, steps, first_evaluation, evaluation = seconds
+    compiling = first_steps - steps + first_evaluation - evaluation
+    return Seconds(max(compiling, 0), steps / TIMED, evaluation)
