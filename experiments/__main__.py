@@ -1,4 +1,4 @@
-"""Command line: `python -m experiments run CONFIG [--set key=VALUE] [--quick] [--out DIR]`, `sweep` and `list`."""
+"""Command line: `python -m experiments run CONFIG [--set key=VALUE] [--quick]`, `sweep`, `report` and `list`."""
 
 import argparse
 import json
@@ -60,13 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="an axis beside those of the file",
     )
     sweep.add_argument("--jobs", type=int, default=1, help="processes side by side (1)")
+    page = commands.add_parser("report", help="write the page of a run anew, or compare several")
+    page.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of a run or sweep")
+    page.add_argument("--out", type=Path, metavar="FILE.html", help="the page")
     commands.add_parser("list", help="list the configs and their questions")
     options = parser.parse_args(arguments)
     try:
         # Imported here, so that a missing extra is one clear line.
         from rich.console import Console
 
-        from experiments import config, forecast, launch, meshes, records, stopping
+        from experiments import comparison, config, forecast, launch, meshes, records, stopping
     except ImportError as error:
         return _fail(
             f'a package is missing: {error.name}. Run: pip install "tconvjax[experiments,data]"', 2
@@ -77,6 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{path.name:28}{config.load_sweep(path)[0][1].question}")
             except config.ConfigError as error:
                 print(f"{path.name:28}invalid: {error.errors[0]}")
+        return 0
+    if options.command == "report":
+        try:
+            print(f"report {comparison.write(options.folders, options.out)}")
+        except records.RunError as error:
+            return _fail(str(error), 2)
         return 0
     several = options.command == "sweep"
     if several and options.jobs < 1:

@@ -38,8 +38,6 @@ from experiments.training import (
     traced_options,
 )
 
-SCHEMA = 1  # of summary.json
-
 
 def run(config: Config, out: Path, console: Console, mesh: Mesh | None = None) -> Path:
     """Runs or continues a config and returns its folder.
@@ -69,6 +67,9 @@ def run(config: Config, out: Path, console: Console, mesh: Mesh | None = None) -
         with console.status("training the feature network, measuring real data"):
             stopping.check()
             setting = setting_of(config)
+        if leads():
+            real = {"samples": setting.real_images, "spectrum": setting.real_spectrum}
+            records.write_arrays(folder / "evaluations" / "real.npz", real)
         with _progress(console) as progress:
             bar = progress.add_task("", total=config.steps * len(config.variants))
             for group in groups(config):
@@ -78,7 +79,7 @@ def run(config: Config, out: Path, console: Console, mesh: Mesh | None = None) -
             summary = summarize(config, folder, setting)
             if fresh:  # else it was not one sitting
                 summary["minutes"] = round((time.perf_counter() - started) / 60, 2)
-            report.write(config, folder, summary, setting)
+            report.write(records.read_run(folder, summary))
             # Last: its presence means complete.
             records.write_json(folder / "summary.json", summary)
             report.print_summary(summary, console)
@@ -224,7 +225,7 @@ def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
         for variant in config.variants
     }
     return {
-        "schema": SCHEMA,
+        "schema": records.SCHEMA,
         "name": config.name,
         "question": config.question,
         "parameters": {v.name: count_parameters(kind, v.options) for v in config.variants},

@@ -3,7 +3,7 @@
 runs/<name>-<digest>/
   config.json       the resolved config            environment.json   versions, device, command
   metrics.jsonl     one line per variant, step and seed
-  evaluations/      <variant>-<step>.npz, arrays for pictures
+  evaluations/      <variant>-<step>.npz and real.npz, arrays for pictures
   checkpoints/      <variant>/<step>, state of all seeds
   summary.json      the result, written last       *.png, report.html
 """
@@ -11,15 +11,18 @@ runs/<name>-<digest>/
 import contextlib
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import math
 import os
 import platform
 import shlex
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,7 +31,9 @@ from jax.sharding import Mesh
 from experiments.config import describe
 from experiments.meshes import agreed, leads
 from experiments.resolved import Resolved
+from experiments.tasks import TASKS
 
+SCHEMA = 1  # of summary.json
 Metrics = dict[
     str, dict[int, dict[str, list[float]]]
 ]  # variant -> step -> metric -> one value per seed
@@ -40,6 +45,30 @@ class RunError(Exception):
 
 class Claimed(RunError):
     """A folder in which another process is working."""
+
+
+class Run(NamedTuple):
+    """What a run left for those who read it, as plain values."""
+
+    folder: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: Metrics
+    summary: dict[str, Any]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the variants."""
+        return [variant["name"] for variant in self.config["variants"]]
+
+    @property
+    def steps(self) -> range:
+        """Steps with an evaluation, the first and the last among them."""
+        return range(0, self.config["steps"] + 1, self.config["chunk_steps"])
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """Returns the arrays of `<variant>-<step>` or `real`: samples and a spectrum."""
+        return read_arrays(self.folder / "evaluations" / f"{name}.npz")
 
 
 @contextlib.contextmanager
@@ -176,9 +205,68 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads an npz file; never unpickles."""
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    """Reads an npz file, naming it if it is damaged; never unpickles."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise RunError(f"{path}: cannot be read: {error}.") from None
+
+
+def read_complete(folder: Path) -> Run:
+    """Reads what a complete run left.
+
+    Raises:
+      RunError: if the folder holds none, or a file is damaged or of another version.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder}: no such folder.")
+    if not (folder / "config.json").exists():
+        raise RunError(f"{folder}: is not the folder of a run; it holds no config.json.")
+    task = read_json(folder / "config.json").get("task")
+    if task == "benchmark":
+        raise RunError(f"{folder}: holds a benchmark; its run has written its report.html.")
+    if task not in TASKS:
+        raise RunError(
+            f"{folder}: task {task!r} is of another version; this one knows {', '.join(TASKS)}."
+        )
+    path = folder / "summary.json"
+    if not path.exists():
+        started = folder / "environment.json"
+        command = read_json(started)["command"] if started.exists() else "the command `run`"
+        raise RunError(f"{folder}: the run is not complete. To continue it: {command}")
+    return read_run(folder, read_versioned(path, SCHEMA))
+
+
+def read_run(folder: Path, summary: dict[str, Any]) -> Run:
+    """Reads what a run left beside its summary, all steps of it.
+
+    Raises:
+      RunError: if a file is damaged.
+    """
+    config = read_json(folder / "config.json")
+    path = folder / "metrics.jsonl"
+    try:
+        metrics = collect(folder, config["seeds"])
+        found = {(line["variant"], line["step"], line["seed"]) for line in read_metrics(folder)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read: {error!r}.") from None
+    run = Run(folder, config, read_json(folder / "environment.json"), metrics, summary)
+    for at in itertools.product(run.names, run.steps, config["seeds"]):
+        if at not in found:
+            raise RunError(f"{path}: lacks variant {at[0]}, step {at[1]}, seed {at[2]}.")
+    return run
+
+
+def read_versioned(path: Path, schema: int) -> dict[str, Any]:
+    """Reads a summary, refusing one with another schema."""
+    summary = read_json(path)
+    found = summary.get("schema") if isinstance(summary, dict) else None
+    if found != schema:
+        raise RunError(
+            f"{path}: has schema {found!r}, written by another version; this one reads {schema}."
+        )
+    return dict(summary)
 
 
 def environment(mesh: Mesh | None = None) -> dict[str, Any]:

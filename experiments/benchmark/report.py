@@ -18,7 +18,8 @@ from experiments.benchmark.config import Benchmark
 from experiments.benchmark.layers import OURS, PASSES
 from experiments.benchmark.summary import COLUMNS
 from experiments.config import describe
-from experiments.report import COLORS, data_uri, format_number, save_figure, templates
+from experiments.pictures import COLORS, data_uri, png
+from experiments.report import format_number, templates
 
 PEERS = ("lax", "flax", "keras", "torch", "torch_channels_last")
 LABELS = {
@@ -54,12 +55,11 @@ def write(
         if rows:
             name = "benchmark.png" if dtype == config.dtypes[0] else f"benchmark-{dtype}.png"
             with mpl.rc_context({"font.size": 9}):
-                save_figure(
-                    draw(config, rows, dtype, summary["machine"]["processor"]), folder / name
-                )
+                content = png(draw(config, rows, dtype, summary["machine"]["processor"]))
+            records.write_bytes(folder / name, content)
             pictures.append(
                 (
-                    data_uri(folder / name),
+                    data_uri(content),
                     f"Time of a peer over ours in {dtype}, by layer; right of 1, ours is faster. Bars: 95 % intervals.",
                 )
             )

@@ -1,0 +1,231 @@
+"""Pictures of runs: figures in PNG, and small images of few pixels that a page enlarges."""
+
+import base64
+import contextlib
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from experiments import claims, records
+from experiments.tasks import TASKS
+
+COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+)  # Okabe & Ito, told apart by everybody
+DASHES = ("-", ":", "-.")  # for more than there are colors
+LOG_SCALE = ("phase_mean_fraction", "frechet")
+DECIBEL = (-60, -10)  # power per bin over the total, of all spectra
+
+
+def of_run(run: records.Run) -> dict[str, bytes]:
+    """Returns the figures of a run, by name of the file."""
+    first, last = (
+        {name: run.arrays(f"{name}-{step}") for name in run.names}
+        for step in (run.steps[0], run.steps[-1])
+    )
+    real = run.arrays("real")
+    with _style():
+        width = 2.6 * (len(run.names) + 1)
+        samples, spectra, drawn, overview = (
+            Figure(figsize=(width, height), layout="constrained") for height in (5.6, 5.4, 6, 11)
+        )
+        draw_samples(samples, first, last, real["samples"])
+        draw_spectra(spectra, first, last, real["spectrum"])
+        draw_curves(drawn, run)
+        upper, lower = overview.subfigures(2, 1, squeeze=False).ravel()
+        draw_samples(upper, first, last, real["samples"])
+        draw_spectra(lower, first, last, real["spectrum"])
+        figures = {"samples": samples, "spectrum": spectra, "curves": drawn, "overview": overview}
+        return {f"{name}.png": png(figure) for name, figure in figures.items()}
+
+
+def of_runs(runs: Sequence[records.Run], labels: Sequence[str]) -> bytes:
+    """Returns curves of several runs, a row per metric and a column per variant, a color per run."""
+    titles = {metric: title for run in runs for metric, title in curves(run).items()}
+    names = list(dict.fromkeys(name for run in runs for name in run.names))
+    size = (2 + 2.8 * len(names), 0.8 + 2.2 * len(titles))
+    with _style():
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(titles), len(names), squeeze=False, sharey="row", sharex=True)
+        for row, (metric, title) in zip(axes, titles.items(), strict=True):
+            row[0].set_ylabel(textwrap.fill(title, 28))
+            for axis, name in zip(row, names, strict=True):
+                for run, style in zip(runs, _styles(len(runs)), strict=True):
+                    if name in run.names and metric in curves(run):
+                        _band(axis, run, name, metric, style)
+        for axis, name in zip(axes[0], names, strict=True):
+            axis.set_title(name)
+        for axis in axes[-1]:
+            axis.set_xlabel("training step")
+        handles = [
+            Line2D([], [], color=color, linestyle=dash) for color, dash in _styles(len(runs))
+        ]
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+        return png(figure)
+
+
+def curves(run: records.Run) -> Mapping[str, str]:
+    """Returns the metrics of a run that are drawn along training, with their titles."""
+    known = TASKS[run.config["task"]].curves
+    return {metric: title for metric, title in known.items() if metric in run.summary["real"]}
+
+
+def draw_samples(
+    figure: FigureBase,
+    first: Mapping[str, Mapping[str, np.ndarray]],
+    last: Mapping[str, Mapping[str, np.ndarray]],
+    real: np.ndarray,
+) -> None:
+    """Draws a grid of samples: rows before and after training, a column per variant, real digits last."""
+    columns = [*first, "real"]
+    axes = figure.subplots(2, len(columns), squeeze=False)
+    for column, name in enumerate(columns):
+        for row, (arrays, title) in enumerate(
+            ((first, "before training"), (last, "after training"))
+        ):
+            axis = axes[row, column]
+            axis.set_axis_off()
+            if name == "real":
+                if row == 0:
+                    continue
+                images, title = real, "held-out digits"
+            else:
+                images = arrays[name]["samples"][0]
+            axis.imshow(
+                _tile(images[:16], 4), cmap="gray", vmin=-1, vmax=1, interpolation="nearest"
+            )
+            axis.set_title(f"{name}\n{title}", fontsize=9)
+
+
+def draw_spectra(
+    figure: FigureBase,
+    first: Mapping[str, Mapping[str, np.ndarray]],
+    last: Mapping[str, Mapping[str, np.ndarray]],
+    real: np.ndarray,
+) -> None:
+    """Draws mean spectra in dB under their total power: rows before and after training."""
+    columns = [*first, "real"]
+    axes = figure.subplots(2, len(columns), squeeze=False)
+    picture = None
+    for column, name in enumerate(columns):
+        for row, (arrays, title) in enumerate(
+            ((first, "before training"), (last, "after training"))
+        ):
+            axis = axes[row, column]
+            if name == "real" and row == 0:
+                axis.set_axis_off()
+                continue
+            power = real if name == "real" else arrays[name]["spectrum"].mean(0)
+            # The bins of an even size start at -1/2 and end one bin before 1/2; centers go to their frequencies.
+            low, high = -0.5 - 0.5 / len(power), 0.5 - 0.5 / len(power)
+            extent = (low, high, high, low)
+            picture = axis.imshow(
+                _decibel(power),
+                vmin=DECIBEL[0],
+                vmax=DECIBEL[1],
+                extent=extent,
+                interpolation="nearest",
+            )
+            axis.set_title(f"{name}\n{'held-out digits' if name == 'real' else title}", fontsize=9)
+            ticks, labels = (-0.5, -0.25, 0, 0.25), ("1/2", "1/4", "0", "1/4")
+            axis.set_xticks(ticks, labels)
+            axis.set_yticks(ticks, labels)
+    if picture is not None:
+        figure.colorbar(picture, ax=axes, label="power per bin, dB of the total", shrink=0.8)
+    figure.supxlabel("frequency, cycles per pixel", fontsize=9)
+
+
+def draw_curves(figure: FigureBase, run: records.Run) -> None:
+    """Draws curves over training, mean and 95 % interval over seeds."""
+    titles = curves(run)
+    axes = figure.subplots(-(-len(titles) // 2), 2, squeeze=False).ravel()
+    for axis, (metric, title) in zip(axes, titles.items(), strict=False):
+        for name, style in zip(run.names, _styles(len(run.names)), strict=True):
+            _band(axis, run, name, metric, style, label=name)
+        real = run.summary["real"][metric]
+        axis.axhline(real, color="0.4", linestyle="--", linewidth=1, label="real digits")
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("training step")
+    axes[0].legend(frameon=False, fontsize=8)
+
+
+def _style() -> contextlib.AbstractContextManager[None]:
+    return mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def _styles(count: int) -> list[tuple[str, Any]]:
+    """Returns that many pairs of color and dashes."""
+    return [(COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)]) for i in range(count)]
+
+
+def _band(
+    axis: Axes, run: records.Run, name: str, metric: str, style: tuple[str, Any], label: str = ""
+) -> None:
+    """Draws mean and interval; on a logarithmic axis those of the logarithm, so that the band stays positive."""
+    log = metric.startswith(LOG_SCALE)
+    if log:
+        axis.set_yscale("log")
+    values = np.array([run.metrics[name][step][metric] for step in run.steps])  # (steps, seeds)
+    shown = np.log(np.maximum(values, 1e-9)) if log else values
+    back = np.exp if log else np.asarray
+    mean, low, high = (back(v) for v in np.array([claims.interval(row) for row in shown]).T)
+    color, dash = style
+    axis.plot(run.steps, mean, color=color, linestyle=dash, label=label)
+    axis.fill_between(run.steps, low, high, color=color, alpha=0.2, linewidth=0)
+
+
+def _decibel(power: np.ndarray) -> np.ndarray:
+    """Returns power per bin in dB of the total."""
+    return 10 * np.log10(np.maximum(power / power.sum(), 1e-12))
+
+
+def _tile(images: np.ndarray, columns: int) -> np.ndarray:
+    """Puts `(n, height, width, 1)` on a grid with gaps."""
+    missing = -len(images) % columns
+    padded = np.pad(images[..., 0], ((0, missing), (1, 1), (1, 1)), constant_values=1)
+    rows = [
+        np.concatenate(list(padded[i : i + columns]), 1) for i in range(0, len(padded), columns)
+    ]
+    return np.concatenate(rows, 0)
+
+
+def grid(images: np.ndarray) -> Image.Image:
+    """Returns sixteen images in [-1, 1] side by side, a pixel for each of theirs."""
+    gray = (np.clip(_tile(images[:16], 4), -1, 1) + 1) * 127.5
+    return Image.fromarray(gray.round().astype(np.uint8))
+
+
+def spectrum(power: np.ndarray) -> Image.Image:
+    """Returns a mean spectrum in the colors of the figures, four pixels for each of its own."""
+    low, high = DECIBEL
+    level = np.clip((_decibel(power) - low) / (high - low), 0, 1) * 255
+    image = Image.fromarray(np.kron(level.round().astype(np.uint8), np.ones((4, 4), np.uint8)))
+    image.putpalette(mpl.colormaps["viridis"](range(256), bytes=True)[:, :3].tobytes())
+    return image
+
+
+def png(picture: Figure | Image.Image) -> bytes:
+    """Returns a picture as the content of a file."""
+    file = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(file, dpi=110, format="png", metadata={"Software": None})
+    else:
+        picture.save(file, "png", optimize=True)
+    return file.getvalue()
+
+
+def data_uri(content: bytes) -> str:
+    """Returns a picture as an address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
