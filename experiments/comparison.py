@@ -188,9 +188,9 @@ def _flat(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]
 def _names(labels: Sequence[str], differing: Mapping[str, Sequence[str]]) -> list[str]:
     """Returns labels for a legend, with the settings where they are few."""
     rows = [
-        [f"{key.rpartition('.')[2]} = {value}" for value in row]
+        [f"{key.removeprefix('options.')} = {value}" for value in row]
         for key, row in differing.items()
-        if not key.startswith("environment.")
+        if not key.startswith(("environment.", "name", "question", "source"))
     ]
     if len(rows) > 2:
         rows = []

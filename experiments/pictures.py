@@ -60,7 +60,7 @@ def of_runs(runs: Sequence[records.Run], labels: Sequence[str]) -> bytes:
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(titles), len(names), squeeze=False, sharey="row", sharex=True)
         for row, (metric, title) in zip(axes, titles.items(), strict=True):
-            row[0].set_ylabel(textwrap.fill(title, 28))
+            row[0].set_ylabel(textwrap.fill(title, 22))
             for axis, name in zip(row, names, strict=True):
                 for run, style in zip(runs, _styles(len(runs)), strict=True):
                     if name in run.names and metric in curves(run):

@@ -1,6 +1,7 @@
 """Pages of runs and of comparisons: that they hold what the folders hold, as text, and load nothing."""
 
 import base64
+import copy
 import io
 import json
 import shutil
@@ -17,7 +18,7 @@ from experiments import comparison, records, report
 from experiments.__main__ import main
 from experiments.config import Variant
 
-HOSTILE = "<script>alert(1)</script> \"two\" 'one' & </title>"
+HOSTILE = "<script>alert(1)</script> \"two\" 'one' & </title> $\\frac$"
 HOSTILE_NAME = '"><img src=x onerror=alert(1)>'
 
 
@@ -166,6 +167,11 @@ def test_what_differs_is_named_as_in_a_config(folders):
     upsamplers = json.dumps(["resize_conv"] * 3)
     assert of(0, 3)["variant.none.upsamplers"] == [upsamplers, "-"]
     assert of(0, 0) == {}
+    config = copy.deepcopy(runs[0].config)
+    config["variants"][0]["options"]["upsamplers"] = ["resize_conv"] * 3
+    differing = comparison.differences([runs[0], runs[0]._replace(config=config)])
+    assert [row[1] for row in differing.values()] == [upsamplers]
+    assert list(differing) == ["variant.last_two.upsamplers"]
     environment = {"cores": 4, "command": "other"}
     moved = runs[0]._replace(environment=environment)
     assert comparison.differences([runs[0], moved]) == {"environment.cores": ["2", "4"]}
@@ -298,7 +304,7 @@ def test_all_errors_at_once(folder, folders, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(records.RunError, match="cannot be written"):
         comparison.write([folder], tmp_path / "file" / "page.html")
-    copy = shutil.copytree(folder, tmp_path / folder.name)
-    (copy / "summary.json").unlink()
+    stopped = shutil.copytree(folder, tmp_path / folder.name)
+    (stopped / "summary.json").unlink()
     with pytest.raises(records.RunError, match="no point of the sweep is complete"):
-        comparison.write([sweep_of([copy], "failed")])
+        comparison.write([sweep_of([stopped], "failed")])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cases import each
 
-from experiments import config, records
+from experiments import comparison, config, records
 from experiments.sweeps import points
 
 CHECKERBOARD = Path(__file__).parent.parent / "configs" / "checkerboard.toml"
@@ -167,7 +167,7 @@ def straight(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_sweep_says_what_its_runs_say(straight):
+def test_a_sweep_says_what_its_runs_say(straight, tmp_path):
     summary, table = results(straight)
     assert [entry["status"] for entry in summary["points"]] == ["complete"] * 3
     rows = list(csv.DictReader(table.splitlines()))
@@ -178,6 +178,10 @@ def test_a_sweep_says_what_its_runs_say(straight):
         value = alone["variants"][row["variant"]]["final"][row["metric"]]
         for key in ("mean", "low", "high"):
             assert float(row[key]) == value[key]
+    page = comparison.write(list(straight.glob("*-sweep-*")), tmp_path / "page.html").read_text()
+    for entry in summary["points"]:
+        assert entry["folder"] in page
+        assert f'<td class="n">{entry["settings"][RATES]}</td>' in page
 
 
 @pytest.mark.slow
