@@ -16,7 +16,7 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
       folders: of runs, or of sweeps that stand for the complete ones of their points. One run has its own page and
         pictures made anew; several are compared.
       out: the page, else report.html in the folder of the one run, comparison.html in the folder of the one sweep or
-        in the common parent of several folders.
+        in the folder that several lie in.
 
     Raises:
       RunError: with everything that is wrong, one line each; nothing is written.
@@ -27,7 +27,7 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
     several = len(folders) > 1 or _is_sweep(folders[0])
     parents = {folder.resolve().parent for folder in folders}
     if out is None and len(parents) > 1:
-        errors.append("the folders have no common parent. Name the page with --out FILE.html.")
+        errors.append("the folders do not lie side by side. Name the page with --out FILE.html.")
     runs, left_out = _read(folders, errors)
     if errors:
         raise RunError("\n".join(errors))

@@ -299,7 +299,9 @@ def test_all_errors_at_once(folder, folders, tmp_path):
         f"{tmp_path}: is not the folder of a run; it holds no config.json.",
         f"{folder}: is named twice.",
     ]
-    with pytest.raises(records.RunError, match=r"no common parent\. Name the page with --out"):
+    with pytest.raises(
+        records.RunError, match=r"do not lie side by side\. Name the page with --out"
+    ):
         comparison.write([folder, folders[0]])
     (tmp_path / "file").write_text("")
     with pytest.raises(records.RunError, match="cannot be written"):
