@@ -123,6 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = options.jobs if several else 1
     stopping.on_signals(console)
     try:
+        wrong = launch.check(points, options.out)
+        if wrong:
+            return _fail(str(config.ConfigError(str(options.config), wrong)), 2)
         if options.dry_run:
             forecast.show(points, options.out, console, mesh, jobs)
             return 0

@@ -7,20 +7,21 @@ and `[quick]`; see `experiments.benchmark.config`.
 """
 
 import difflib
+import inspect
 import json
 import math
 import re
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union
 
+from experiments import data
 from experiments.benchmark.config import Benchmark, Layer
 from experiments.claims import Claim
-from experiments.data import SOURCES
 from experiments.resolved import Resolved
 from experiments.sweeps import Point, points, text_of
 from experiments.tasks import TASKS
@@ -48,13 +49,14 @@ class Variant:
 class Config(Resolved):
     """One experiment, resolved; fields without a default must be in the file."""
 
-    data: str  # a key of `experiments.data.SOURCES`
     steps: int = field(metadata={"minimum": 1})  # optimizer steps per seed
     chunk_steps: int = field(metadata={"minimum": 1})  # steps between evaluations, divides `steps`
     # Vmapped; paired across variants.
     seeds: tuple[int, ...] = field(default=(0, 1, 2, 3, 4, 5), metadata=SEED)
     classifier_steps: int = field(default=300, metadata={"minimum": 1})  # of the feature network
     classifier_seed: int = field(default=0, metadata=SEED)
+    # 'source', see `experiments.data`, and the keywords of its function
+    data: dict[str, Any] = field(default_factory=dict, metadata={"table": "data"})
     variants: tuple[Variant, ...] = field(default=(), metadata={"table": "variant"})
     claims: tuple[Claim, ...] = field(default=(), metadata={"table": "expect"})
 
@@ -187,12 +189,13 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     variants = _tables(table.pop("variant", []), "variant", errors)
     claims = _tables(table.pop("expect", []), "expect", errors)
     base = table.pop("options", {})
+    source = table.pop("data", None)
     _refuse_plurals(table, {"variants": "variant", "claims": "expect"}, errors)
     config = build(Config, table, "", errors)
-    for key, known in (("task", (*TASKS, "benchmark")), ("data", tuple(SOURCES))):
-        value = table.get(key)
-        if isinstance(value, str) and value not in known:
-            errors.append(f"{key}: unknown name {value!r}{_hint(value, known, choices=True)}")
+    data_set = _build_data(source, errors)
+    name, known = table.get("task"), (*TASKS, "benchmark")
+    if isinstance(name, str) and name not in known:
+        errors.append(f"task: unknown name {name!r}{_hint(name, known, choices=True)}")
     _check_name(config, errors)
     steps, chunk = table.get("steps"), table.get("chunk_steps")
     if type(steps) is int and type(chunk) is int and chunk > 0 and steps % chunk:
@@ -239,7 +242,74 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
             errors.append(f"expect[{index}].metric: unknown metric {claim.metric!r}{hint}")
         errors.extend(f"expect[{index}].relation: {error}" for error in claim.errors(names))
         stated.append(claim)
-    return config and replace(config, variants=tuple(resolved), claims=tuple(stated))
+    return config and replace(config, data=data_set, variants=tuple(resolved), claims=tuple(stated))
+
+
+def _build_data(value: Any, errors: list[str]) -> dict[str, Any]:
+    """Returns the source of a data set and the keywords of its function, defaults filled in."""
+    table = _table("data", value)
+    name = table.get("source") if isinstance(table, dict) else None
+    path = "data" if isinstance(value, str) else "data.source"
+    if value is None:
+        errors.append("data: missing")
+    elif not isinstance(table, dict):
+        errors.append(f"data: expected a name or a table, got {value!r}")
+    elif not isinstance(name, str):
+        errors.append("data.source: " + (f"expected a name, got {name!r}" if name else "missing"))
+    elif name not in data.SOURCES and not re.fullmatch(r"[\w.]+:\w+", name):
+        hint = _hint(name, [*data.SOURCES, "module:function"], choices=True)
+        errors.append(f"{path}: unknown name {name!r}{hint}")
+    else:
+        keywords = {key: entry for key, entry in table.items() if key != "source"}
+        try:
+            return {"source": name, **_keywords(data.find(name), keywords, "data", errors)}
+        except ValueError as error:
+            errors.append(f"{path}: {error}")
+    return {}
+
+
+def _keywords(
+    function: Callable[..., Any], table: Mapping[str, Any], path: str, errors: list[str]
+) -> dict[str, Any]:
+    """Returns the keywords of a call, defaults filled in; types are checked where TOML can write them."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters.values()
+    known = {p.name: p for p in parameters if p.kind in by_name and p.name != "source"}
+    try:
+        hints = typing.get_type_hints(function)
+    except (NameError, TypeError):  # of the user's own making
+        hints = {}
+    result = {name: p.default for name, p in known.items() if _plain(p.default)}
+    for key, value in table.items():
+        if key not in known and all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            errors.append(f"{path}.{key}: unknown key{_hint(key, known, choices=True)}")
+        elif not _plain(value):
+            errors.append(f"{path}.{key}: expected a number, text or list, got {value!r}")
+        else:
+            hint = _of_toml(hints.get(key))
+            result[key] = value if hint is None else _convert(hint, value, f"{path}.{key}", errors)
+    for name, p in known.items():
+        if p.default is p.empty and name not in table:
+            errors.append(f"{path}.{name}: missing")
+    return result
+
+
+def _plain(value: Any) -> bool:
+    """Says whether a value can be written to a resolved config."""
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and _plain(list(value.values()))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _of_toml(hint: Any) -> Any:
+    """Returns the type of a keyword if TOML can write it, else None."""
+    if typing.get_origin(hint) in (Union, UnionType):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not NoneType]
+        hint = kinds[0] if len(kinds) == 1 else None
+    known = hint in (bool, int, float, str) or typing.get_origin(hint) is Literal
+    return hint if known else None
 
 
 def _check_name(config: Resolved | None, errors: list[str]) -> None:
@@ -281,7 +351,7 @@ def _values(cls: type, table: Mapping[str, Any]) -> dict[str, Any]:
 def _check_keys(cls: type, table: Mapping[str, Any], path: str, errors: list[str]) -> None:
     known = [f.name for f in fields(cls) if "table" not in f.metadata]
     extra = {
-        Config: ["options", "variant", "expect", "sweep", "quick"],
+        Config: ["data", "options", "variant", "expect", "sweep", "quick"],
         Benchmark: ["layer", "quick"],
     }.get(cls, [])
     for key in table:
@@ -348,10 +418,17 @@ def _merged(table: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     result = dict(table)
     for key, value in overrides.items():
         old = result.get(key)
+        if isinstance(value, dict):
+            old = _table(key, old)
         if isinstance(old, dict) and isinstance(value, dict):
             value = _merged(old, value)
         result[key] = value
     return result
+
+
+def _table(key: str, value: Any) -> Any:
+    """Returns the long form of `data = "NAME"`; other values as they are."""
+    return {"source": value} if key == "data" and isinstance(value, str) else value
 
 
 def _with(table: dict[str, Any], setting: str, errors: list[str]) -> dict[str, Any]:
@@ -388,7 +465,7 @@ def _put(table: dict[str, Any], key: str, value: Any, errors: list[str]) -> dict
     path = key.split(".")
     below: Any = table
     for i, name in enumerate(path[:-1]):
-        below = below.get(name, {})
+        below = _table(name, below.get(name, {}))
         if not isinstance(below, dict):
             errors.append(f"{key}: {'.'.join(path[: i + 1])} is not a table")
             return table

@@ -1,6 +1,7 @@
 """Runs a config from start to end, or from where it stopped: train, measure, record, judge, report."""
 
 import functools
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +24,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from experiments import checkpoints, claims, records, report, stopping
+from experiments import checkpoints, claims, data, records, report, stopping
 from experiments.config import Config, Variant
-from experiments.data import SOURCES
 from experiments.meshes import agreed, leads, place
 from experiments.records import RunError
 from experiments.tasks import TASKS
@@ -89,7 +89,7 @@ def run(config: Config, out: Path, console: Console, mesh: Mesh | None = None) -
 
 def mesh_errors(config: Config, mesh: Mesh) -> list[str]:
     """Returns why the runs of a config, or their batches, cannot be divided among devices."""
-    errors, (seeds, data) = [], mesh.devices.shape
+    errors, (seeds, parts) = [], mesh.devices.shape
     for group in groups(config):
         names, runs = ", ".join(v.name for v in group), len(group) * len(config.seeds)
         if runs % seeds:
@@ -98,9 +98,28 @@ def mesh_errors(config: Config, mesh: Mesh) -> list[str]:
                 f"{len(config.seeds)} seeds are {runs}"
             )
         size = group[0].options.batch_size
-        if size % data:
-            errors.append(f"--mesh: data={data} must divide batch_size; for {names} it is {size}")
+        if size % parts:
+            errors.append(f"--mesh: data={parts} must divide batch_size; for {names} it is {size}")
     return errors
+
+
+def check(config: Config) -> list[str]:
+    """Reads the data, and returns what is wrong with them or with options that do not go with them."""
+    try:
+        split = _data(json.dumps(config.data))
+        return [
+            f"variant.{variant.name}.{error}"
+            for variant in config.variants
+            for error in TASKS[config.task].check(split, variant.options)
+        ]
+    except ValueError as error:
+        return [f"data: {error}"]
+
+
+@functools.lru_cache(maxsize=1)
+def _data(text: str) -> data.Split:
+    """Reads a data set, described in JSON, once for all who ask for it in a row."""
+    return data.load(json.loads(text))
 
 
 def setting_of(config: Config) -> Any:
@@ -108,17 +127,21 @@ def setting_of(config: Config) -> Any:
     shared = {n: getattr(config.variants[0].options, n) for n in TASKS[config.task].shared}
     options = tuple(sorted(shared.items()))
     return _prepared(
-        config.task, config.data, options, config.classifier_steps, config.classifier_seed
+        config.task,
+        json.dumps(config.data),
+        options,
+        config.classifier_steps,
+        config.classifier_seed,
     )
 
 
 @functools.lru_cache(maxsize=2)
 def _prepared(
-    task: str, data: str, options: tuple[tuple[str, Any], ...], classifier_steps: int, seed: int
+    task: str, data_set: str, options: tuple[tuple[str, Any], ...], classifier_steps: int, seed: int
 ) -> Any:
     kind = TASKS[task]
     return kind.prepare(
-        SOURCES[data](), kind.options(**dict(options)), classifier_steps=classifier_steps, seed=seed
+        _data(data_set), kind.options(**dict(options)), classifier_steps=classifier_steps, seed=seed
     )
 
 
@@ -160,7 +183,7 @@ def _train(
         checkpoints.save(store, step, state)
 
     with checkpoints.open_checkpoints(folder / "checkpoints" / group[0].name) as store:
-        state = init(seeds)
+        state = init(setting, seeds)
         found = checkpoints.load_latest(store, state)
         step = -1
         if found is not None:
@@ -228,7 +251,7 @@ def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
         "schema": records.SCHEMA,
         "name": config.name,
         "question": config.question,
-        "parameters": {v.name: count_parameters(kind, v.options) for v in config.variants},
+        "parameters": {v.name: count_parameters(kind, v.options, setting) for v in config.variants},
         "variants": {
             name: {
                 step: {

@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 from jax.tree_util import Partial
 
-from experiments.data import Digits
+from experiments.data import Split
 from tconvjax import nnx as tnn
 
 FEATURES = (
@@ -22,13 +22,14 @@ BATCH_SIZE = 64
 
 
 class Classifier(nnx.Module):
-    """Images `(batch, 32, 32, 1)` to logits `(batch, 10)`."""
+    """Images `(batch, size, size, channels)` to logits `(batch, classes)`; size is 4 times a power of two."""
 
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        widths = (1, 16, 32, 32)
+    def __init__(self, size: int, channels: int, classes: int, rngs: nnx.Rngs) -> None:
+        halvings = (size // 4).bit_length() - 1
+        widths = (channels, 16, *[32] * (halvings - 1))
         self.layers = nnx.List(tnn.Conv(i, o, (4, 4), 2, rngs=rngs) for i, o in pairwise(widths))
         self.dense = nnx.Linear(4 * 4 * widths[-1], FEATURES, rngs=rngs)
-        self.head = nnx.Linear(FEATURES, 10, rngs=rngs)
+        self.head = nnx.Linear(FEATURES, classes, rngs=rngs)
 
     def features(self, x: jax.Array) -> jax.Array:
         """Returns the activations before the last layer, `(batch, 32)`."""
@@ -42,30 +43,32 @@ class Classifier(nnx.Module):
         return logits
 
 
-def train_classifier(digits: Digits, *, steps: int, seed: int) -> tuple[Partial, float]:
+def train_classifier(data: Split, *, steps: int, seed: int) -> tuple[Partial, float | None]:
     """Trains the classifier.
 
     Args:
-      digits: the data.
+      data: square images; without labels of two kinds, the weights stay random.
       steps: of Adam.
       seed: of weights and batches.
 
     Returns:
       The feature extractor, images to `(batch, 32)` with mean square 1 on the training images, and the accuracy on the
-      held-out images.
+      held-out images, None if the weights are random.
     """
     init_key, loop_key = jax.random.split(jax.random.key(seed))
-    graph, state = nnx.split(Classifier(nnx.Rngs(init_key)))
+    _, size, _, channels = data.train.image.shape
+    classes = data.train.classes
+    graph, state = nnx.split(Classifier(size, channels, max(1, classes), nnx.Rngs(init_key)))
     params = nnx.to_pure_dict(state)
     optimizer = optax.adam(1e-3)
-    images, labels = jnp.asarray(digits.train_images), jnp.asarray(digits.train_labels)
+    images = jnp.asarray(data.train.image)
 
     def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         logits = nnx.merge(graph, params)(x)
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     @jax.jit
-    def train(params: Any) -> Any:
+    def train(params: Any, labels: jax.Array) -> Any:
         def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
             params, opt = carry
             index = jax.random.randint(key, (BATCH_SIZE,), 0, len(images))
@@ -77,13 +80,15 @@ def train_classifier(digits: Digits, *, steps: int, seed: int) -> tuple[Partial,
         keys = jax.random.split(loop_key, steps)
         return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
 
-    params = train(params)
-    logits = jax.jit(nnx.merge(graph, params).__call__)(jnp.asarray(digits.test_images))
-    accuracy = float((logits.argmax(-1) == jnp.asarray(digits.test_labels)).mean())
+    accuracy = None
+    if classes > 1:
+        params = train(params, jnp.asarray(data.train.label))
+        logits = jax.jit(nnx.merge(graph, params).__call__)(jnp.asarray(data.test.image))
+        accuracy = float((logits.argmax(-1) == jnp.asarray(data.test.label)).mean())
 
-    def features(params: Any, size: jax.Array | float, x: jax.Array) -> jax.Array:
+    def features(params: Any, scale: jax.Array | float, x: jax.Array) -> jax.Array:
         activations: jax.Array = nnx.merge(graph, params).features(x)
-        return activations / size
+        return activations / scale
 
-    size = jnp.sqrt(jnp.mean(jax.jit(features)(params, 1.0, images) ** 2))
-    return Partial(features, params, size), accuracy
+    scale = jnp.sqrt(jnp.mean(jax.jit(features)(params, 1.0, images) ** 2))
+    return Partial(features, params, scale), accuracy

@@ -62,17 +62,24 @@ def show(points: Points, out: Path, console: Console, mesh: Mesh | None, jobs: i
             units = len(benchmark_run.units(config, {}))
             table.add_row(settings, f"{units} units", "", "", "", "complete" if done else "?")
             continue
+        setting = engine.setting_of(config)
         for group in engine.groups(config):
             count = len(group) * len(config.seeds)
-            program = config.task, config.data, structure(group[0].options), count, config.steps
+            program = (
+                config.task,
+                str(config.data),
+                structure(group[0].options),
+                count,
+                config.steps,
+            )
             if not done and program not in known:
                 with console.status("timing two steps"):
-                    known[program] = _timed(config, group[0], count, mesh)
+                    known[program] = _timed(config, setting, group[0], count, mesh)
             evaluations = config.steps // config.chunk_steps + 1
             needs = known.get(program, Seconds(0, 0, 0))
             seconds = needs.compile + config.steps * needs.step + evaluations * needs.evaluate
             for variant in group:
-                sizes = count_parameters(TASKS[config.task], variant.options)
+                sizes = count_parameters(TASKS[config.task], variant.options, setting)
                 table.add_row(
                     settings, variant.name, str(len(config.seeds)), str(config.steps),
                     ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
@@ -85,15 +92,17 @@ def show(points: Points, out: Path, console: Console, mesh: Mesh | None, jobs: i
     console.print(Text(f"points {len(points)}, runs {runs}, minutes {total / 60 / jobs:.1f}{side}"))
 
 
-def _timed(config: Config, variant: Variant, count: int, mesh: Mesh | None) -> Seconds:
+def _timed(
+    config: Config, setting: Any, variant: Variant, count: int, mesh: Mesh | None
+) -> Seconds:
     kind = TASKS[config.task]
     length = Length(config.steps, TIMED)
     programs = side_by_side(kind.make_task, structure(variant.options), length, mesh)
     seeds = jax.random.split(jax.random.key(0), count)
     keys = place(mesh, seeds, "seeds")
     options = place(mesh, traced_options([variant.options] * count), "seeds")
-    setting = place(mesh, engine.setting_of(config))
-    states = programs.init(seeds)
+    states = programs.init(setting, seeds)
+    setting = place(mesh, setting)
     seconds = []
 
     def clock(program: Callable[..., Any], *arguments: Any) -> Any:

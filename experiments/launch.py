@@ -60,6 +60,18 @@ def mesh_errors(points: Points, mesh: Mesh) -> list[str]:
     return list(dict.fromkeys(errors))
 
 
+def check(points: Points, out: Path) -> list[str]:
+    """Returns what is wrong with the data of all points that are not complete, before any of them runs."""
+    errors = (
+        error
+        for _, config in points
+        if isinstance(config, Config)
+        and not (out / f"{config.name}-{config.digest}" / "summary.json").exists()
+        for error in engine.check(config)
+    )
+    return list(dict.fromkeys(errors))
+
+
 def sweep(
     points: Points, out: Path, console: Console, *, jobs: int = 1, mesh: Mesh | None = None
 ) -> bool:

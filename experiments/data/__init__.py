@@ -1,0 +1,88 @@
+"""Data sets: sources of records, by name.
+
+`data = "mnist5k"` in a config is short for `data = { source = "mnist5k" }`; other keys are the keywords of the source's
+function. A source is built in, or `module:function`, a function of the user that returns one; see
+`experiments.data.source` for what that is.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.data import files, packaged, shapes
+from experiments.data.source import Arrays, Source, Split, arrays, split, stacked
+
+__all__ = ["SOURCES", "Arrays", "Source", "Split", "arrays", "find", "load", "split", "stacked"]
+
+SOURCES: dict[str, Callable[..., Arrays]] = {
+    "mnist5k": packaged.mnist5k,
+    "digits": packaged.digits,
+    "photos": packaged.photos,
+    "textures": packaged.textures,
+    "faces": packaged.faces,
+    "glyphs": packaged.glyphs,
+    "shapes": shapes.shapes,
+    "npz": files.npz,
+    "folder": files.folder,
+}
+
+
+def find(name: str) -> Callable[..., Source]:
+    """Returns the function of a source.
+
+    Args:
+      name: a key of `SOURCES`, or `module:function`, which is imported, seen from the current folder.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if name in SOURCES:
+        return SOURCES[name]
+    module, _, function = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        imported = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # the user's code runs
+        raise ValueError(f"module {module!r} cannot be imported: {_said(error)}") from None
+    found = getattr(imported, function, None)
+    if found is None:
+        near = difflib.get_close_matches(function, dir(imported), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"module {module!r} has no {function!r}{hint}")
+    if not callable(found):
+        raise ValueError(f"{name} must be a function that returns a source; got {found!r}")
+    return found
+
+
+def load(data: Mapping[str, Any]) -> Split:
+    """Reads a data set and splits it.
+
+    Args:
+      data: 'source' and the keywords of its function.
+
+    Raises:
+      ValueError: if it cannot be read, or is no data set.
+      ImportError: if a package of a built-in set is missing.
+    """
+    name = data["source"]
+    keywords = {key: value for key, value in data.items() if key != "source"}
+    if name in SOURCES:
+        try:
+            return split(SOURCES[name](**keywords))
+        except OSError as error:
+            raise ValueError(_said(error)) from None
+    function = find(name)
+    try:
+        return split(stacked(function(**keywords)))
+    except (Exception, SystemExit) as error:  # the user's code runs
+        raise ValueError(f"{name}: {_said(error)}") from None
+
+
+def _said(error: BaseException) -> str:
+    said = " ".join(str(error).split())
+    return said if type(error) is ValueError else f"{type(error).__name__}: {said}"
