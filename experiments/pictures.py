@@ -88,7 +88,7 @@ def draw_samples(
     last: Mapping[str, Mapping[str, np.ndarray]],
     real: np.ndarray,
 ) -> None:
-    """Draws a grid of samples: rows before and after training, a column per variant, real digits last."""
+    """Draws a grid of samples: rows before and after training, a column per variant, real images last."""
     columns = [*first, "real"]
     axes = figure.subplots(2, len(columns), squeeze=False)
     for column, name in enumerate(columns):
@@ -100,12 +100,10 @@ def draw_samples(
             if name == "real":
                 if row == 0:
                     continue
-                images, title = real, "held-out digits"
+                images, title = real, "held-out images"
             else:
                 images = arrays[name]["samples"][0]
-            axis.imshow(
-                _tile(images[:16], 4), cmap="gray", vmin=-1, vmax=1, interpolation="nearest"
-            )
+            axis.imshow(grid(images), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axis.set_title(f"{name}\n{title}", fontsize=9)
 
 
@@ -138,7 +136,7 @@ def draw_spectra(
                 extent=extent,
                 interpolation="nearest",
             )
-            axis.set_title(f"{name}\n{'held-out digits' if name == 'real' else title}", fontsize=9)
+            axis.set_title(f"{name}\n{'held-out images' if name == 'real' else title}", fontsize=9)
             ticks, labels = (-0.5, -0.25, 0, 0.25), ("1/2", "1/4", "0", "1/4")
             axis.set_xticks(ticks, labels)
             axis.set_yticks(ticks, labels)
@@ -155,7 +153,7 @@ def draw_curves(figure: FigureBase, run: records.Run) -> None:
         for name, style in zip(run.names, _styles(len(run.names)), strict=True):
             _band(axis, run, name, metric, style, label=name)
         real = run.summary["real"][metric]
-        axis.axhline(real, color="0.4", linestyle="--", linewidth=1, label="real digits")
+        axis.axhline(real, color="0.4", linestyle="--", linewidth=1, label="real images")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("training step")
     axes[0].legend(frameon=False, fontsize=8)
@@ -191,20 +189,14 @@ def _decibel(power: np.ndarray) -> np.ndarray:
     return 10 * np.log10(np.maximum(power / power.sum(), 1e-12))
 
 
-def _tile(images: np.ndarray, columns: int) -> np.ndarray:
-    """Puts `(n, height, width, 1)` on a grid with gaps."""
-    missing = -len(images) % columns
-    padded = np.pad(images[..., 0], ((0, missing), (1, 1), (1, 1)), constant_values=1)
-    rows = [
-        np.concatenate(list(padded[i : i + columns]), 1) for i in range(0, len(padded), columns)
-    ]
-    return np.concatenate(rows, 0)
-
-
 def grid(images: np.ndarray) -> Image.Image:
-    """Returns sixteen images in [-1, 1] side by side, a pixel for each of theirs."""
-    gray = (np.clip(_tile(images[:16], 4), -1, 1) + 1) * 127.5
-    return Image.fromarray(gray.round().astype(np.uint8))
+    """Returns sixteen images in [-1, 1], grey or in color, side by side, a pixel for each of theirs."""
+    pixels = (np.clip(images[:16], -1, 1) + 1) * 127.5
+    gaps = ((0, -len(pixels) % 4), (1, 1), (1, 1), (0, 0))
+    padded = np.pad(pixels, gaps, constant_values=255)
+    rows = [np.concatenate(list(padded[i : i + 4]), 1) for i in range(0, len(padded), 4)]
+    tiled = np.concatenate(rows, 0).round().astype(np.uint8)
+    return Image.fromarray(tiled[..., 0] if tiled.shape[-1] == 1 else tiled)
 
 
 def spectrum(power: np.ndarray) -> Image.Image:

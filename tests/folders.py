@@ -47,6 +47,7 @@ def make_run(out, resolved):
                 records.write_arrays(path, arrays)
                 values = {name: rng.uniform(1, 2, seeds) for name in names}
                 records.append_metrics(folder, variant.name, step, resolved.seeds, values)
-        setting = SimpleNamespace(real={m: rng.uniform() for m in gan.METRICS}, notes={"note": 0.5})
+        measured = {metric: rng.uniform() for metric in gan.METRICS}
+        setting = SimpleNamespace(images=images(), real=measured, notes={"note": 0.5})
         records.write_json(folder / "summary.json", engine.summarize(resolved, folder, setting))
     return folder

@@ -85,7 +85,7 @@ def test_the_slider_has_the_samples_of_the_folder(page, folder):
             bytes_of = (samples[0, ..., 0] + 1) * 127.5
             assert abs(shown.reshape(16, 32, 32) - bytes_of).max() <= 0.501
     real = records.read_arrays(folder / "evaluations" / "real.npz")["spectrum"]
-    shown = np.asarray(page.images["Mean power spectrum of held-out digits"])[::4, ::4]
+    shown = np.asarray(page.images["Mean power spectrum of held-out images"])[::4, ::4]
     assert (np.diff(shown.ravel()[np.argsort(real.ravel())].astype(int)) >= 0).all()
     assert np.ptp(shown) > 10
 
