@@ -1,5 +1,6 @@
 """Configs: everything wrong at once, before anything runs."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,13 @@ def test_every_config_in_the_repository_is_valid(path, quick):
     assert len(resolved.digest) == 8
     assert resolved.task == "benchmark" or resolved.claims
     assert config.load(path, quick=quick) == resolved
+
+
+@each("path", CONFIGS)
+def test_a_config_resolves_to_what_it_did(path):
+    """What `--print-config` printed when the file was last meant to change, or a default."""
+    golden = Path(__file__).parent / "golden" / "configs" / f"{path.stem}.json"
+    assert config.describe(config.load(path)) == json.loads(golden.read_text())
 
 
 def test_resolves_options_of_variants_over_shared_ones_over_defaults():
