@@ -123,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = options.jobs if several else 1
     stopping.on_signals(console)
     try:
-        wrong = launch.check(points, options.out)
+        with console.status("reading data"):
+            wrong = launch.check(points, options.out)
         if wrong:
             return _fail(str(config.ConfigError(str(options.config), wrong)), 2)
         if options.dry_run:

@@ -214,6 +214,15 @@ def test_records_are_stacked_and_numbered():
     assert [r["label"] for r in stacked] == [5, 4, 3, 2, 1, 0]  # is a source itself
 
 
+def test_sources_are_those_of_grain():
+    grain = pytest.importorskip("grain")
+    made = data.arrays(RNG.integers(0, 256, (6, 4, 5), np.uint8), np.arange(6) // 2)
+    doubled = grain.MapDataset.source(made).map(lambda r: r | {"image": r["image"] / 2})
+    read = data.stacked(doubled[1:])
+    np.testing.assert_array_equal(read.image, made.image[1:] / 2)
+    assert read.label.tolist() == made.label[1:].tolist()
+
+
 GREY = np.zeros((4, 4), np.uint8)
 NO_SOURCES = {
     "no source": (3, "a source must have __len__ and __getitem__; got int"),
@@ -454,10 +463,10 @@ TINY = [
 ]
 
 
-def run(out, doublings, *more, cwd=ROOT):
+def run(out, doublings, *more, cwd=ROOT, command="run"):
     features = json.dumps([4] * doublings)
     kinds = json.dumps(["resize_conv"] * (doublings - 1) + ["conv_transpose"])
-    command = [sys.executable, "-m", "experiments", "run", str(CHECKERBOARD), *TINY]
+    command = [sys.executable, "-m", "experiments", command, str(CHECKERBOARD), *TINY]
     command += [f"--set=options.{name}={features}" for name in gan.PER_DOUBLING[1:]]
     command += [f'--set=variant=[{{name="up",upsamplers={kinds}}}]', "--out", str(out), *more]
     env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -485,16 +494,22 @@ def test_a_gan_runs_on_procedural_shapes(tmp_path):
 def test_a_gan_runs_on_a_folder_without_labels(tmp_path):
     for i in range(12):
         save(tmp_path / "photos" / f"{i}.png", colors(20 + i, 30, 3))
-    done = run(
-        tmp_path / "out", 2, "--set=data={source='folder',path='photos',size=16}", cwd=tmp_path
-    )
+    settings = ["--set=data={source='folder',path='photos',size=16}"]
+    done = run(tmp_path / "out", 2, *settings, cwd=tmp_path)
     folder, summary = finished(tmp_path / "out", done)
     assert summary["notes"] == {"random_features": 1}
     assert "random_features: 1" in (folder / "report.html").read_text()
+    for file in (tmp_path / "photos").iterdir():
+        file.unlink()
+    again = run(tmp_path / "out", 2, *settings, cwd=tmp_path)  # the data are not needed any more
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "complete already" in again.stdout
 
 
 MINE = """
 import numpy as np
+
+print("imported")
 
 def grey(count: int, size: int = 16):
     print("made", count)
@@ -516,6 +531,10 @@ def test_a_data_set_of_the_user_is_a_function_in_the_current_folder(tmp_path):
     folder, _ = finished(out, done)
     shown = records.read_json(folder / "config.json")["data"]
     assert shown == {"source": "mine:grey", "size": 16, "count": 20}
+    printed = run(
+        out, 2, "--set=data={source='mine:grey',count=20}", "--print-config", cwd=tmp_path
+    )
+    assert json.loads(printed.stdout)["data"] == shown
 
 
 @pytest.mark.slow
@@ -536,3 +555,8 @@ def test_data_are_refused_before_any_work_with_one_line(tmp_path):
         assert f"{CHECKERBOARD}: {line}" in done.stderr
         assert "Traceback" not in done.stderr
         assert not (tmp_path / "out").exists()
+    axis = "--sweep=data.size=16,32"
+    done = run(tmp_path / "out", 2, "--set=data=shapes", axis, cwd=tmp_path, command="sweep")
+    assert done.returncode == 2
+    assert "variant.up.upsamplers: expected 3 entries, one per doubling from 4 to 32" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def find(name: str) -> Callable[..., Source]:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        imported = importlib.import_module(module)
+        with redirect_stdout(sys.stderr):
+            imported = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # the user's code runs
         raise ValueError(f"module {module!r} cannot be imported: {_said(error)}") from None
     found = getattr(imported, function, None)

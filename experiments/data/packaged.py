@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib as mpl
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from experiments.data.source import Arrays, arrays
 
@@ -75,24 +77,17 @@ def glyphs(size: int = 32) -> Arrays:
 
     Args:
       size: pixels along each axis.
-
-    Raises:
-      ImportError: if matplotlib or pillow is not installed.
     """
     _at_least("size", size, 8)
-    data_path = Path(_module("matplotlib", "glyphs").get_data_path())
-    pil = _module("PIL.ImageFont", "glyphs"), _module("PIL.ImageDraw", "glyphs")
-    image = _module("PIL.Image", "glyphs")
-    files = sorted(
-        path for path in (data_path / "fonts/ttf").glob("DejaVu*.ttf") if "Display" not in path.stem
-    )
-    fonts = [pil[0].truetype(str(path), round(0.7 * size)) for path in files]
+    files = sorted(Path(mpl.get_data_path(), "fonts", "ttf").glob("DejaVu*.ttf"))
+    text_faces = [file for file in files if "Display" not in file.stem]
+    fonts = [ImageFont.truetype(str(file), round(0.7 * size)) for file in text_faces]
 
-    def draw(character: str, font: Any) -> np.ndarray:
-        picture = image.new("L", (size, size))
-        # On one baseline, at which capitals and descenders are equally far from the border.
+    def draw(character: str, font: ImageFont.FreeTypeFont) -> np.ndarray:
+        picture = Image.new("L", (size, size))
+        # On one baseline, at which ascenders and descenders are equally far from the border.
         place = (size / 2, 0.68 * size)
-        pil[1].Draw(picture).text(place, character, 255, font, anchor="ms")
+        ImageDraw.Draw(picture).text(place, character, 255, font, anchor="ms")
         return np.asarray(picture)
 
     images = np.stack([draw(character, font) for character in CHARACTERS for font in fonts])
