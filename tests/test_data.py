@@ -169,7 +169,8 @@ def test_the_color_of_a_pixel_tells_its_mask():
         wrong = (sign * one[inside]).min() < (sign * one[~inside]).max()
         blended = (np.abs(one[inside] - np.median(one[inside])) > 0.01).sum()
         assert not wrong or blended  # only pixels at the edge are between the two
-        assert 0.01 < inside.mean() < 0.6
+        assert 0.01 < inside.mean() < 0.5
+        assert inside.sum() == inside[1:-1, 1:-1].sum()  # whole, off the border
 
 
 # Splits and records.
@@ -212,6 +213,13 @@ def test_records_are_stacked_and_numbered():
     np.testing.assert_array_equal(np.array([0, 7, 255])[stacked.mask], masks)
     assert data.stacked(stacked) is stacked
     assert [r["label"] for r in stacked] == [5, 4, 3, 2, 1, 0]  # is a source itself
+
+
+def test_sources_end_also_on_the_device():
+    made = data.arrays(jnp.zeros((3, 4, 4)))
+    assert made[2]["image"].shape == (4, 4, 1)
+    with pytest.raises(IndexError):
+        made[3]
 
 
 def test_sources_are_those_of_grain():
@@ -277,15 +285,16 @@ def read(source, path, **more):
 
 
 def test_folders_are_labels_in_the_order_of_their_names(tmp_path):
-    pixels = {name: colors(5, 6, 7, 3) for name in ("b", "a")}
+    names = ("b", "d", "a", "e", "c")
+    pixels = {name: colors(5, 6, 7, 3) for name in names}
     for name, images in pixels.items():
         for i, image in enumerate(images):
             save(tmp_path / name / f"{i}.PNG", image)
     (tmp_path / "a" / "notes.txt").write_text("no image")
     (tmp_path / ".hidden").mkdir()
     train, test = read("folder", tmp_path)
-    assert train.label.tolist() == [0] * 4 + [1] * 4
-    for label, name in enumerate(("a", "b")):
+    assert train.label.tolist() == np.repeat(range(5), 4).tolist()
+    for label, name in enumerate(sorted(names)):
         want = pixels[name] / 127.5 - 1
         np.testing.assert_allclose(train.image[train.label == label], want[:4], atol=1e-6)
         np.testing.assert_allclose(test.image[test.label == label], want[4:], atol=1e-6)
@@ -296,14 +305,18 @@ def test_folders_scale_crop_and_pair_with_masks(tmp_path):
         wide = np.repeat(np.array([0, 40 + i, 255], np.uint8), 8)[None] * np.ones((8, 1), np.uint8)
         save(tmp_path / "images" / f"{i}.jpg", wide, quality=100)
         save(tmp_path / "masks" / f"{i}.png", np.where(wide == 255, 3, wide == 0).astype(np.uint8))
-    split = read("folder", tmp_path / "images", size=4, masks=str(tmp_path / "masks"))
+    whole = read("folder", tmp_path / "images", masks=str(tmp_path / "masks"))
+    assert np.unique(whole.train.mask[:, :, :8]).tolist() == [1]
+    assert np.unique(whole.train.mask[:, :, 16:]).tolist() == [2]
+    split = read("folder", tmp_path / "images", size=4)
     assert split.train.label is None
     assert split.train.image.shape == (8, 4, 4, 1)  # grey stays grey
     middle = (split.test.image[:, 1:3, 1:3, 0].mean((1, 2)) + 1) * 127.5
     np.testing.assert_allclose(middle, [44, 49], atol=3)
-    whole = read("folder", tmp_path / "images", masks=str(tmp_path / "masks"))
-    assert np.unique(whole.train.mask[:, :, :8]).tolist() == [1]
-    assert np.unique(whole.train.mask[:, :, 16:]).tolist() == [2]
+    for file in (tmp_path / "masks").iterdir():
+        save(file, RNG.choice(np.array([0, 200], np.uint8), (9, 9)))
+    both = read("folder", tmp_path / "images", size=6, masks=str(tmp_path / "masks"))
+    assert np.unique(both.train.mask).tolist() == [0, 1]
 
 
 def test_archives_hold_arrays_by_name(tmp_path):
@@ -400,6 +413,7 @@ def test_a_name_is_short_for_a_table_and_defaults_are_filled_in():
     assert resolved("data={source='mnist5k'}") == {"source": "mnist5k"}
     assert config.load(CHECKERBOARD, ["data.source=mnist5k"]) == config.load(CHECKERBOARD)
     assert resolved("data=photos") == {"source": "photos", "size": 32, "stride": None}
+    assert resolved("data=photos", "data.size=16")["size"] == 16
     assert resolved("data=photos", "data.size=16", "data.source=glyphs") == {
         "source": "glyphs",
         "size": 16,

@@ -185,6 +185,7 @@ def test_a_sweep_says_what_its_runs_say(straight, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_a_sweep_stopped_and_shared_ends_with_the_same_result(straight, tmp_path):
     """Stopped in two ways, while two processes work; then continued by two commands at once."""
     for how, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):

@@ -37,8 +37,8 @@ def draw(key: jax.Array, size: int) -> dict[str, jax.Array]:
     """
     keys = jax.random.split(key, 7)
     kind = jax.random.randint(keys[0], (), 0, len(KINDS))
-    radius = size * jax.random.uniform(keys[1], (), minval=0.15, maxval=0.4)
-    center = jax.random.uniform(keys[2], (2,), minval=radius, maxval=size - radius)
+    radius = size * jax.random.uniform(keys[1], (), minval=0.15, maxval=0.35)
+    center = jax.random.uniform(keys[2], (2,), minval=radius + 1, maxval=size - radius - 1)
     angle = jax.random.uniform(keys[3], (), maxval=2 * jnp.pi)
     inside = -distance(kind, center, radius, angle, size)
     part = jnp.clip(0.5 + inside, 0, 1)[..., None]  # of a pixel, where the edge is straight
