@@ -61,12 +61,12 @@ def mesh_of(text: str) -> Mesh | None:
     """Returns the mesh that `seeds=N,data=M` describes, an axis that is not named having one device.
 
     Args:
-      text: '' for one device, without a mesh.
+      text: '' for one device of one process, without a mesh.
 
     Raises:
-      ValueError: if it describes none, or one of more devices than there are.
+      ValueError: if it describes none, or not all devices of several processes, or more devices than there are.
     """
-    if not text:
+    if not text and jax.process_count() == 1:
         return None
     parts = [re.fullmatch(r"(\w+)=(\d+)", part.strip()) for part in text.split(",")]
     sizes = {part[1]: int(part[2]) for part in parts if part}
