@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -172,6 +170,15 @@ def kill(event, arguments):
 sys.addaudithook(kill)
 sys.exit(main(sys.argv[4:]))
 """
+LIMITED = """
+import resource, signal, sys
+from experiments.__main__ import main
+
+size = int(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+sys.exit(main(sys.argv[2:]))
+"""
 # What a process touches at the moment of its death, and for which time.
 DEATHS = [
     (".lock", 1), ("config.json", 1), (".environment.json.tmp", 2), ("checkpoints", 1),
@@ -223,13 +230,9 @@ def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(
 def test_full_disks_and_damaged_checkpoints_cost_nothing_that_was_saved(
     one_variant, compiled, tmp_path
 ):
-    def no_file_beyond(size):
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
     for size, what in ((500, str(tmp_path)), (60_000, "checkpoints/none: a checkpoint")):
-        limit = partial(no_file_beyond, size)
-        done = run(tmp_path, *ALONE, env=os.environ, preexec_fn=limit)
+        arguments = [sys.executable, "-c", LIMITED, str(size), *command(tmp_path, *ALONE)[3:]]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         (message,) = [line for line in done.stderr.splitlines() if "jax" not in line]
         assert re.search(f"{what}.*File too large.* the same command continues", message)
@@ -248,6 +251,7 @@ def test_full_disks_and_damaged_checkpoints_cost_nothing_that_was_saved(
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_a_dry_run_counts_and_writes_nothing(one_variant, tmp_path, capsys):
     assert main([*command(tmp_path, *ALONE)[3:], "--dry-run"]) == 0
     said = capsys.readouterr().out
@@ -273,6 +277,7 @@ def close(folder, other):
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_a_mesh_of_devices_gives_what_one_gives(straight, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
     done = run(tmp_path, "--mesh=seeds=2,data=2")
@@ -283,6 +288,7 @@ def test_a_mesh_of_devices_gives_what_one_gives(straight, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_two_processes_stop_together_and_one_goes_on(straight, tmp_path):
     with socket.socket() as found:
         found.bind(("localhost", 0))
