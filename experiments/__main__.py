@@ -59,7 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="KEY=VALUE,VALUE",
         help="an axis beside those of the file",
     )
-    sweep.add_argument("--jobs", type=int, default=1, help="processes side by side (1)")
+    sweep.add_argument(
+        "--jobs", type=int, help="processes side by side (1), or jobs of a cluster (its own limit)"
+    )
+    sweep.add_argument(
+        "--cluster",
+        choices=("slurm", "local"),
+        help="send every point as a job of Slurm; local: as a process, all at once, to try it",
+    )
+    sweep.add_argument(
+        "--cluster-set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what a job gets: timeout_min, mem_gb, gpus_per_node, slurm_partition, .. of submitit",
+    )
     page = commands.add_parser("report", help="write the page of a run anew, or compare several")
     page.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of a run or sweep")
     page.add_argument("--out", type=Path, metavar="FILE.html", help="the page")
@@ -69,7 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Imported here, so that a missing extra is one clear line.
         from rich.console import Console
 
-        from experiments import comparison, config, forecast, launch, meshes, records, stopping
+        from experiments import (
+            cluster,
+            comparison,
+            config,
+            forecast,
+            launch,
+            meshes,
+            records,
+            stopping,
+        )
     except ImportError as error:
         return _fail(
             f'a package is missing: {error.name}. Run: pip install "tconvjax[experiments,data]"', 2
@@ -88,15 +111,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(str(error), 2)
         return 0
     several = options.command == "sweep"
-    if several and options.jobs < 1:
-        return _fail(f"--jobs: must be at least 1, got {options.jobs}", 2)
+    to = None
     try:
         if several:
             points = config.load_sweep(
                 options.config, options.set, options.sweep, quick=options.quick
             )
+            settings = config.keywords("--cluster-set", options.cluster_set)
+            if options.cluster:
+                to = launch.Cluster(options.cluster, settings, options.mesh)
         else:
             resolved = config.load(options.config, options.set, quick=options.quick)
+            points = [({}, resolved)]
     except config.ConfigError as error:
         return _fail(str(error), 2)
     if options.print_config:
@@ -107,20 +133,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(json.dumps(shown, indent=2, ensure_ascii=False))
         return 0
-    if several and options.jobs > 1 and (options.mesh or options.distributed):
+    jobs = options.jobs if several else None
+    if jobs is not None and jobs < 1:
+        return _fail(f"--jobs: must be at least 1, got {jobs}", 2)
+    if to is None and several and options.cluster_set:
+        return _fail("--cluster-set: says what jobs of a cluster get; add --cluster slurm", 2)
+    if to is None and (jobs or 1) > 1 and (options.mesh or options.distributed):
         return _fail("--jobs: processes side by side need a device each; leave out --mesh", 2)
-    if not several:
-        points = [({}, resolved)]
+    if to is not None and options.distributed:
+        return _fail("--distributed: the jobs of a cluster join by themselves; leave it out", 2)
     try:
-        meshes.join(options.distributed)
-        mesh = meshes.mesh_of(options.mesh)
+        shape = meshes.shape_of(options.mesh) if options.mesh else None
+        if to is None:
+            meshes.join(options.distributed)
+        mesh = meshes.mesh_of(options.mesh) if to is None else None
     except ValueError as error:
         return _fail(str(error), 2)
-    errors = [] if mesh is None else launch.mesh_errors(points, mesh)
+    errors = [] if shape is None else launch.mesh_errors(points, shape)
     if errors:
         return _fail("\n".join(errors), 2)
     console = Console(width=None if sys.stdout.isatty() else 120, quiet=not meshes.leads())
-    jobs = options.jobs if several else 1
     stopping.on_signals(console)
     try:
         with console.status("reading data"):
@@ -128,18 +160,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if wrong:
             return _fail(str(config.ConfigError(str(options.config), wrong)), 2)
         if options.dry_run:
-            forecast.show(points, options.out, console, mesh, jobs)
+            forecast.show(points, options.out, console, mesh, jobs or 1)
             return 0
         if several:
-            return int(not launch.sweep(points, options.out, console, jobs=jobs, mesh=mesh))
+            return int(not launch.sweep(points, options.out, console, jobs=jobs, mesh=mesh, to=to))
         launch.run(resolved, options.out, console, mesh)
+    except cluster.Refused as error:
+        return _fail(str(error), 2)
     except records.RunError as error:
         return _fail(str(error), 1)
     except OSError as error:
         text = f"{options.out}: {error}. What was saved stays; the same command continues."
         return _fail(text, 1)
     except stopping.Stopped as stopped:
-        return _fail("stopped; the same command continues", 128 + stopped.signum)
+        left = "the jobs go on; " if to is not None else ""
+        return _fail(f"stopped; {left}the same command continues", 128 + stopped.signum)
     except ImportError as error:
         return _fail(str(error), 2)
     return 0

@@ -133,6 +133,21 @@ def load_sweep(
     return configs
 
 
+def keywords(option: str, settings: Sequence[str]) -> dict[str, Any]:
+    """Reads `key=VALUE` texts of an option of the command line, values as in `load`.
+
+    Raises:
+      ConfigError: if one is none.
+    """
+    errors: list[str] = []
+    table: dict[str, Any] = {}
+    for setting in settings:
+        table = _with(table, setting, errors, option)
+    if errors:
+        raise ConfigError("command line", errors)
+    return table
+
+
 def _read(path: Path, settings: Sequence[str], errors: list[str], *, quick: bool) -> dict[str, Any]:
     """Returns the table of a file with `[quick]`, where asked for, and settings applied."""
     try:
@@ -431,11 +446,13 @@ def _table(key: str, value: Any) -> Any:
     return {"source": value} if key == "data" and isinstance(value, str) else value
 
 
-def _with(table: dict[str, Any], setting: str, errors: list[str]) -> dict[str, Any]:
+def _with(
+    table: dict[str, Any], setting: str, errors: list[str], option: str = "--set"
+) -> dict[str, Any]:
     """Returns the table with one `key.path=VALUE` applied."""
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
-        errors.append(f"--set {setting}: expected key.path=VALUE")
+        errors.append(f"{option} {setting}: expected key.path=VALUE")
         return table
     return _put(table, key.strip(), _value(text), errors)
 

@@ -87,9 +87,9 @@ def run(config: Config, out: Path, console: Console, mesh: Mesh | None = None) -
         return folder
 
 
-def mesh_errors(config: Config, mesh: Mesh) -> list[str]:
+def mesh_errors(config: Config, shape: tuple[int, int]) -> list[str]:
     """Returns why the runs of a config, or their batches, cannot be divided among devices."""
-    errors, (seeds, parts) = [], mesh.devices.shape
+    errors, (seeds, parts) = [], shape
     for group in groups(config):
         names, runs = ", ".join(v.name for v in group), len(group) * len(config.seeds)
         if runs % seeds:

@@ -1,4 +1,4 @@
-"""Runs configs: one, or every point of a sweep, here or in several processes side by side.
+"""Runs configs: one, or every point of a sweep, here, in several processes side by side, or as jobs of a cluster.
 
 Every point is a run of its own in a folder of its own, claimed by the folder's lock while a process works there, and
 left alone when it is complete. So a sweep may be stopped and started again, and any number of commands, on any number
@@ -12,6 +12,7 @@ import io
 import json
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -22,11 +23,10 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.text import Text
 
-from experiments import engine, records, stopping
+from experiments import cluster, engine, meshes, records, stopping
 from experiments.benchmark import run as benchmark_run
 from experiments.benchmark.config import Benchmark
 from experiments.config import Config
-from experiments.meshes import leads
 from experiments.records import RunError
 from experiments.sweeps import Point, text_of
 
@@ -49,14 +49,22 @@ def run(config: Config | Benchmark, out: Path, console: Console, mesh: Mesh | No
     return engine.run(config, out, console, mesh)
 
 
-def mesh_errors(points: Points, mesh: Mesh) -> list[str]:
-    """Returns why a mesh cannot be used for the points of a sweep."""
+class Cluster(NamedTuple):
+    """Where jobs go that are not this machine's."""
+
+    name: cluster.Name
+    settings: dict[str, Any]  # see `cluster.executor_of`
+    mesh: str  # of the devices of one job, as `meshes.mesh_of` reads it
+
+
+def mesh_errors(points: Points, shape: tuple[int, int]) -> list[str]:
+    """Returns why a mesh of this shape cannot be used for the points of a sweep."""
     errors = []
     for _, config in points:
         if isinstance(config, Benchmark):
             errors.append("--mesh: a benchmark measures one device")
         else:
-            errors += engine.mesh_errors(config, mesh)
+            errors += engine.mesh_errors(config, shape)
     return list(dict.fromkeys(errors))
 
 
@@ -73,7 +81,13 @@ def check(points: Points, out: Path) -> list[str]:
 
 
 def sweep(
-    points: Points, out: Path, console: Console, *, jobs: int = 1, mesh: Mesh | None = None
+    points: Points,
+    out: Path,
+    console: Console,
+    *,
+    jobs: int | None = None,
+    mesh: Mesh | None = None,
+    to: Cluster | None = None,
 ) -> bool:
     """Runs or continues all points of a sweep, and writes what they say together.
 
@@ -81,25 +95,32 @@ def sweep(
       points: valid.
       out: folder that holds run folders; the sweep's own is `<name>-sweep-<digest>`, with summary.json and results.csv.
       console: where progress and the table go.
-      jobs: processes that work side by side.
+      jobs: processes or jobs that work side by side; None for one here, or as many as a cluster wants.
       mesh: on which the points are trained, one after another; None for one device.
+      to: sends every point that is not complete as a job of its own, and waits for them.
 
     Returns:
       Whether no point failed; those that others work on are left to them.
 
     Raises:
       RunError: if a process dies.
+      Refused: if the cluster does not take the jobs.
       ImportError: if a package is missing.
     """
     outcomes = [Outcome("", "failed")] * len(points)
-    for done, (i, outcome) in enumerate(_outcomes(points, out, console, jobs, mesh), start=1):
+    ended = (
+        _outcomes(points, out, console, jobs or 1, mesh)
+        if to is None
+        else _outcomes_of_jobs(points, out, console, jobs, to)
+    )
+    for done, (i, outcome) in enumerate(ended, start=1):
         outcomes[i] = outcome
         said = f": {outcome.message}" if outcome.message else ""
         text = (
             f"{done}/{len(points)} {outcome.status} {outcome.folder} {text_of(points[i][0])}{said}"
         )
         console.print(Text(text))
-    if leads():
+    if meshes.leads():
         folder = _write(points, outcomes, out)
         console.print(Text(f"summary {folder / 'summary.json'}"))
     return all(outcome.status != "failed" for outcome in outcomes)
@@ -127,6 +148,42 @@ def _outcomes(
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _outcomes_of_jobs(
+    points: Points, out: Path, console: Console, jobs: int | None, to: Cluster
+) -> Iterator[tuple[int, Outcome]]:
+    """Yields what `_outcomes` does, of points that run elsewhere."""
+    folder = _folder(points, out) / "jobs"
+    executor = cluster.executor_of(to.name, folder, to.settings, jobs)
+    names = [f"{config.name}-{config.digest}" for _, config in points]
+    complete = {i for i, name in enumerate(names) if (out / name / "summary.json").exists()}
+    for i in sorted(complete):
+        yield i, Outcome(names[i], "complete")
+    left = [i for i in range(len(points)) if i not in complete]
+    if not left:
+        return
+    configs = [points[i][1] for i in left]
+    same = ([value] * len(left) for value in (out, to.mesh, sys.argv))
+    sent = cluster.send(executor, _attempt_in_job, configs, *same)
+    console.print(Text(f"jobs {', '.join(job.job_id for job in sent)}; they write to {folder}"))
+    for place, ended in cluster.results(to.name, sent):
+        i = left[place]
+        lost = isinstance(ended, cluster.Lost)
+        yield i, Outcome(names[i], "failed", ended.message) if lost else Outcome(*ended)
+
+
+def _attempt_in_job(
+    config: Config | Benchmark, out: Path, mesh: str, command: list[str]
+) -> Outcome:
+    """Runs a point where a job has put this process, which may be one of several."""
+    sys.argv = command  # as in a spawned process; the run's environment.json says it
+    several = int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    try:
+        meshes.join("auto" if several else "")
+        return _attempt(config, out, Console(width=120), meshes.mesh_of(mesh))
+    except ValueError as error:
+        return Outcome(f"{config.name}-{config.digest}", "failed", str(error))
 
 
 def _attempt(
@@ -159,11 +216,15 @@ def _start_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _folder(points: Points, out: Path) -> Path:
+    """Returns the folder of a sweep, named after its first point and all digests."""
+    digests = json.dumps(sorted(config.digest for _, config in points))
+    return out / f"{points[0][1].name}-sweep-{hashlib.sha256(digests.encode()).hexdigest()[:8]}"
+
+
 def _write(points: Points, outcomes: Sequence[Outcome], out: Path) -> Path:
     """Writes summary.json, and results.csv with a line for each point, variant and metric."""
-    digests = json.dumps(sorted(config.digest for _, config in points))
-    name = points[0][1].name
-    folder = out / f"{name}-sweep-{hashlib.sha256(digests.encode()).hexdigest()[:8]}"
+    folder, name = _folder(points, out), points[0][1].name
     entries: list[dict[str, Any]] = []
     axes = list(dict.fromkeys(key for point, _ in points for key in point))
     columns = [*axes, "variant", "metric", "mean", "low", "high", "seeds"]

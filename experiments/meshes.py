@@ -57,22 +57,35 @@ def agreed(value: Any) -> Any:
     return type(value)(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
-def mesh_of(text: str) -> Mesh | None:
-    """Returns the mesh that `seeds=N,data=M` describes, an axis that is not named having one device.
+def shape_of(text: str) -> tuple[int, int]:
+    """Returns the shape `(seeds, data)` of the mesh that `seeds=N,data=M` describes.
 
     Args:
-      text: '' for one device of one process, without a mesh.
+      text: an axis that is not named has one device.
+
+    Raises:
+      ValueError: if it describes none.
+    """
+    parts = [re.fullmatch(r"(\w+)=(\d+)", part.strip()) for part in text.split(",")]
+    sizes = {part[1]: int(part[2]) for part in parts if part}
+    if len(sizes) < len(parts) or not sizes.keys() <= set(AXES) or min(sizes.values()) < 1:
+        raise ValueError(f"--mesh: expected 'seeds=N,data=M' with sizes from 1 on, got {text!r}")
+    seeds, data = (sizes.get(axis, 1) for axis in AXES)
+    return seeds, data
+
+
+def mesh_of(text: str) -> Mesh | None:
+    """Returns the mesh that `seeds=N,data=M` describes.
+
+    Args:
+      text: as in `shape_of`; '' for one device of one process, without a mesh.
 
     Raises:
       ValueError: if it describes none, or not all devices of several processes, or more devices than there are.
     """
     if not text and jax.process_count() == 1:
         return None
-    parts = [re.fullmatch(r"(\w+)=(\d+)", part.strip()) for part in text.split(",")]
-    sizes = {part[1]: int(part[2]) for part in parts if part}
-    if len(sizes) < len(parts) or not sizes.keys() <= set(AXES) or min(sizes.values()) < 1:
-        raise ValueError(f"--mesh: expected 'seeds=N,data=M' with sizes from 1 on, got {text!r}")
-    shape = tuple(sizes.get(axis, 1) for axis in AXES)
+    shape = shape_of(text)
     wanted, there = shape[0] * shape[1], jax.device_count()
     if wanted > there:
         raise ValueError(f"--mesh: {text} asks for {wanted} devices; there are {there}")

@@ -144,9 +144,9 @@ TINY = [
 ]
 
 
-def command(out, *more):
+def command(out, *more, rates="1e-3,2e-3,3e-3"):
     start = [sys.executable, "-m", "experiments", "sweep", str(CHECKERBOARD)]
-    return [*start, *TINY, f"--sweep={RATES}=1e-3,2e-3,3e-3", "--out", str(out), *more]
+    return [*start, *TINY, f"--sweep={RATES}={rates}", "--out", str(out), *more]
 
 
 def sweep(out, *more):
