@@ -47,6 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             help="be one of several processes of the same run; auto: as Slurm, Open MPI or a TPU says",
         )
         command.add_argument(
+            "--tensorboard",
+            action="append_const",
+            const="tensorboard",
+            default=[],
+            dest="loggers",
+            help="write event files of TensorBoard into the run's folder, anew each time",
+        )
+        command.add_argument(
+            "--logger",
+            action="append",
+            default=[],
+            metavar="MODULE:FUNCTION",
+            dest="loggers",
+            help="tell what is recorded to what a function of yours returns; see the README",
+        )
+        command.add_argument(
             "--print-config", action="store_true", help="print what is resolved and stop"
         )
         command.add_argument(
@@ -69,7 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Imported here, so that a missing extra is one clear line.
         from rich.console import Console
 
-        from experiments import comparison, config, forecast, launch, meshes, records, stopping
+        from experiments import (
+            comparison,
+            config,
+            forecast,
+            launch,
+            loggers,
+            meshes,
+            records,
+            stopping,
+        )
     except ImportError as error:
         return _fail(
             f'a package is missing: {error.name}. Run: pip install "tconvjax[experiments,data]"', 2
@@ -111,6 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("--jobs: processes side by side need a device each; leave out --mesh", 2)
     if not several:
         points = [({}, resolved)]
+    errors = launch.logger_errors(points, options.loggers)
+    if errors:
+        return _fail("\n".join(errors), 2)
     try:
         meshes.join(options.distributed)
         mesh = meshes.mesh_of(options.mesh)
@@ -131,8 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             forecast.show(points, options.out, console, mesh, jobs)
             return 0
         if several:
-            return int(not launch.sweep(points, options.out, console, jobs=jobs, mesh=mesh))
-        launch.run(resolved, options.out, console, mesh)
+            settings = {"jobs": jobs, "mesh": mesh, "loggers": options.loggers}
+            return int(not launch.sweep(points, options.out, console, **settings))
+        launch.run(resolved, options.out, console, mesh, options.loggers)
     except records.RunError as error:
         return _fail(str(error), 1)
     except OSError as error:
@@ -140,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(text, 1)
     except stopping.Stopped as stopped:
         return _fail("stopped; the same command continues", 128 + stopped.signum)
-    except ImportError as error:
+    except (loggers.LoggerError, ImportError) as error:
         return _fail(str(error), 2)
     return 0
 

@@ -26,6 +26,7 @@ from experiments import engine, records, stopping
 from experiments.benchmark import run as benchmark_run
 from experiments.benchmark.config import Benchmark
 from experiments.config import Config
+from experiments.loggers import LoggerError, find
 from experiments.meshes import leads
 from experiments.records import RunError
 from experiments.sweeps import Point, text_of
@@ -42,11 +43,17 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
-def run(config: Config | Benchmark, out: Path, console: Console, mesh: Mesh | None = None) -> Path:
+def run(
+    config: Config | Benchmark,
+    out: Path,
+    console: Console,
+    mesh: Mesh | None = None,
+    loggers: Sequence[str] = (),
+) -> Path:
     """Runs or continues a config and returns its folder; raises as the engine does."""
     if isinstance(config, Benchmark):
         return benchmark_run.run(config, out, console)
-    return engine.run(config, out, console, mesh)
+    return engine.run(config, out, console, mesh, loggers)
 
 
 def mesh_errors(points: Points, mesh: Mesh) -> list[str]:
@@ -58,6 +65,19 @@ def mesh_errors(points: Points, mesh: Mesh) -> list[str]:
         else:
             errors += engine.mesh_errors(config, mesh)
     return list(dict.fromkeys(errors))
+
+
+def logger_errors(points: Points, loggers: Sequence[str]) -> list[str]:
+    """Returns why loggers cannot be used for the points of a sweep."""
+    errors = []
+    if loggers and any(isinstance(config, Benchmark) for _, config in points):
+        errors.append("--tensorboard, --logger: a benchmark has no metrics along training")
+    for name in loggers:
+        try:
+            find(name)
+        except LoggerError as error:
+            errors.append(str(error))
+    return errors
 
 
 def check(points: Points, out: Path) -> list[str]:
@@ -73,7 +93,13 @@ def check(points: Points, out: Path) -> list[str]:
 
 
 def sweep(
-    points: Points, out: Path, console: Console, *, jobs: int = 1, mesh: Mesh | None = None
+    points: Points,
+    out: Path,
+    console: Console,
+    *,
+    jobs: int = 1,
+    mesh: Mesh | None = None,
+    loggers: Sequence[str] = (),
 ) -> bool:
     """Runs or continues all points of a sweep, and writes what they say together.
 
@@ -83,16 +109,20 @@ def sweep(
       console: where progress and the table go.
       jobs: processes that work side by side.
       mesh: on which the points are trained, one after another; None for one device.
+      loggers: names of those who are told what each point records.
 
     Returns:
       Whether no point failed; those that others work on are left to them.
 
     Raises:
       RunError: if a process dies.
+      LoggerError: if a logger cannot be made.
       ImportError: if a package is missing.
     """
     outcomes = [Outcome("", "failed")] * len(points)
-    for done, (i, outcome) in enumerate(_outcomes(points, out, console, jobs, mesh), start=1):
+    for done, (i, outcome) in enumerate(
+        _outcomes(points, out, console, jobs, mesh, loggers), start=1
+    ):
         outcomes[i] = outcome
         said = f": {outcome.message}" if outcome.message else ""
         text = (
@@ -106,17 +136,24 @@ def sweep(
 
 
 def _outcomes(
-    points: Points, out: Path, console: Console, jobs: int, mesh: Mesh | None
+    points: Points,
+    out: Path,
+    console: Console,
+    jobs: int,
+    mesh: Mesh | None,
+    loggers: Sequence[str],
 ) -> Iterator[tuple[int, Outcome]]:
     """Yields the number of a point and what became of it, as they end."""
     if jobs == 1:
         for i, (_, config) in enumerate(points):
-            yield i, _attempt(config, out, console, mesh)
+            yield i, _attempt(config, out, loggers, console, mesh)
         return
     with concurrent.futures.ProcessPoolExecutor(
         min(jobs, len(points)), multiprocessing.get_context("spawn"), _start_worker
     ) as pool:
-        futures = {pool.submit(_attempt, config, out): i for i, (_, config) in enumerate(points)}
+        futures = {
+            pool.submit(_attempt, config, out, loggers): i for i, (_, config) in enumerate(points)
+        }
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()
@@ -132,13 +169,14 @@ def _outcomes(
 def _attempt(
     config: Config | Benchmark,
     out: Path,
+    loggers: Sequence[str],
     console: Console | None = None,
     mesh: Mesh | None = None,
 ) -> Outcome:
     name = f"{config.name}-{config.digest}"
     try:
         with Path(os.devnull).open("w") as nowhere:
-            run(config, out, console or Console(file=nowhere), mesh)
+            run(config, out, console or Console(file=nowhere), mesh, loggers)
     except records.Claimed:
         return Outcome(name, "claimed", "another process is working there")
     except RunError as error:

@@ -5,6 +5,7 @@ runs/<name>-<digest>/
   metrics.jsonl     one line per variant, step and seed
   evaluations/      <variant>-<step>.npz and real.npz, arrays for pictures
   checkpoints/      <variant>/<step>, state of all seeds
+  tensorboard/      what TensorBoard shows, if asked for
   summary.json      the result, written last       *.png, report.html
 """
 
@@ -152,15 +153,17 @@ def read_json(path: Path) -> Any:
 
 def append_metrics(
     folder: Path, variant: str, step: int, seeds: Sequence[int], metrics: Mapping[str, np.ndarray]
-) -> None:
-    """Appends one line per seed to metrics.jsonl."""
+) -> list[dict[str, Any]]:
+    """Appends one line per seed to metrics.jsonl, and returns them."""
+    lines = []
     with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
         for index, seed in enumerate(seeds):
             values = {name: float(v[index]) for name, v in metrics.items()}
-            line = {"variant": variant, "step": step, "seed": seed, **values}
-            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+            lines.append(_finite({"variant": variant, "step": step, "seed": seed, **values}))
+            file.write(json.dumps(lines[-1], allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
+    return lines
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -176,11 +179,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def forget_metrics_after(folder: Path, variant: str, step: int) -> None:
-    """Drops the lines of a variant that are newer than its checkpoint; they will be written again."""
+def forget_metrics_after(folder: Path, variant: str, step: int) -> list[dict[str, Any]]:
+    """Drops the lines of a variant that are newer than its checkpoint, to be written again; returns its others."""
     lines = [r for r in read_metrics(folder) if r["variant"] != variant or r["step"] <= step]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_bytes(folder / "metrics.jsonl", text.encode())
+    return [line for line in lines if line["variant"] == variant]
 
 
 def collect(folder: Path, seeds: Sequence[int]) -> Metrics:
