@@ -18,6 +18,7 @@ import math
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import zipfile
 import zlib
@@ -281,6 +282,7 @@ def environment(mesh: Mesh | None = None) -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     device = jax.devices()[0]
+    name, changed = commit()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -290,9 +292,29 @@ def environment(mesh: Mesh | None = None) -> dict[str, Any]:
         "processes": jax.process_count(),
         "mesh": None if mesh is None else dict(mesh.shape),
         "versions": versions,
+        "commit": name,
+        "uncommitted_changes": changed,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "command": f"python -m experiments {shlex.join(sys.argv[1:])}",
     }
+
+
+def commit(root: Path = Path(__file__).parent.parent) -> tuple[str, bool] | tuple[None, None]:
+    """Returns the commit of this project and whether tracked files differ from it, as far as git knows.
+
+    Args:
+      root: what git must have checked out, not a folder within.
+    """
+    place = [f"--git-dir={root / '.git'}", f"--work-tree={root}", "--no-optional-locks"]
+    what = ["describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
+    try:
+        done = subprocess.run(
+            ["git", *place, *what], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    name, _, changed = done.stdout.strip().partition("-")
+    return name, bool(changed)
 
 
 def _finite(value: Any) -> Any:

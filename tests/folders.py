@@ -21,6 +21,12 @@ TINY = [
     '--set=variant=[{name="last_two",upsamplers=["resize_conv","conv_transpose","conv_transpose"]},{name="none"}]',
     '--set=expect=[{claim="c",metric="phase_mean_fraction_2",relation="last_two > none at init",source="s"}]',
 ]
+ENVIRONMENT = {
+    "command": "python -m x",
+    "cores": 2,
+    "commit": "c0ffee",
+    "uncommitted_changes": True,
+}
 
 
 def tiny(*settings):
@@ -35,7 +41,7 @@ def make_run(out, resolved):
     names = (*gan.METRICS, "generator_loss")
     seeds = len(resolved.seeds)
     with records.open_folder(out, resolved) as folder:
-        records.write_json(folder / "environment.json", {"command": "python -m x", "cores": 2})
+        records.write_json(folder / "environment.json", ENVIRONMENT)
         images = lambda *shape: rng.uniform(-1, 1, (*shape, 16, 32, 32, 1)).astype(np.float32)
         power = lambda *shape: rng.uniform(0.5, 2, (*shape, 32, 32)).astype(np.float32)
         real = {"samples": images(), "spectrum": power()}
