@@ -2,7 +2,6 @@
 
 import functools
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,10 +73,7 @@ def run(
             told.summary = records.read_json(folder / "summary.json")
             report.print_summary(told.summary, console)
             return folder
-        started = time.perf_counter()
-        fresh = not agreed((folder / "environment.json").exists())
-        if fresh and leads():
-            records.write_json(folder / "environment.json", records.environment(mesh))
+        took = records.begin(folder, mesh)
         with console.status("training the feature network, measuring real data"):
             stopping.check()
             setting = setting_of(config)
@@ -90,9 +86,7 @@ def run(
                 _train(config, group, setting, folder, told, mesh, progress, bar)
         stopping.check()
         if leads():
-            summary = summarize(config, folder, setting)
-            if fresh:  # else it was not one sitting
-                summary["minutes"] = round((time.perf_counter() - started) / 60, 2)
+            summary = summarize(config, folder, setting) | took()
             report.write(records.read_run(folder, summary))
             # Last: its presence means complete.
             records.write_json(folder / "summary.json", summary)

@@ -20,9 +20,10 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +126,19 @@ def _claim(folder: Path, described: Any) -> Iterator[None]:
                 )
             write_json(path, described)
         yield
+
+
+def begin(folder: Path, mesh: Mesh | None = None) -> Callable[[], dict[str, float]]:
+    """Writes environment.json where there is none.
+
+    Returns:
+      What says how many `minutes` have passed, and nothing of a run that was not done in one sitting.
+    """
+    started = time.perf_counter()
+    fresh = not agreed((folder / "environment.json").exists())
+    if fresh and leads():
+        write_json(folder / "environment.json", environment(mesh))
+    return lambda: {"minutes": round((time.perf_counter() - started) / 60, 2)} if fresh else {}
 
 
 def write_bytes(path: Path, data: bytes) -> None:

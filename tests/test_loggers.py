@@ -246,6 +246,10 @@ def test_a_run_that_stopped_tells_on_and_takes_nothing_back(mine, tmp_path):
     assert len(lines) == 2 * 4
     same(shown(folder), lines)
     assert [{"variant": v, "step": n, "seed": s, **m} for v, s, n, m in mine.heard[1:-1]] == lines
+    straight = engine.run(alone, tmp_path / "straight", QUIET)
+    summary, expected = (records.read_json(f / "summary.json") for f in (folder, straight))
+    assert expected.pop("minutes") >= 0  # which a run in two sittings does not say
+    assert summary == expected
 
 
 @pytest.mark.refuses
