@@ -47,6 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             help="be one of several processes of the same run; auto: as Slurm, Open MPI or a TPU says",
         )
         command.add_argument(
+            "--tensorboard",
+            action="append_const",
+            const="tensorboard",
+            default=[],
+            dest="loggers",
+            help="write event files of TensorBoard into the run's folder, anew each time",
+        )
+        command.add_argument(
+            "--logger",
+            action="append",
+            default=[],
+            metavar="MODULE:FUNCTION",
+            dest="loggers",
+            help="tell what is recorded to what a function of yours returns; see the README",
+        )
+        command.add_argument(
             "--print-config", action="store_true", help="print what is resolved and stop"
         )
         command.add_argument(
@@ -89,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config,
             forecast,
             launch,
+            loggers,
             meshes,
             records,
             stopping,
@@ -142,6 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("--jobs: processes side by side need a device each; leave out --mesh", 2)
     if to is not None and options.distributed:
         return _fail("--distributed: the jobs of a cluster join by themselves; leave it out", 2)
+    errors = launch.logger_errors(points, options.loggers)
+    if errors:
+        return _fail("\n".join(errors), 2)
     try:
         shape = meshes.shape_of(options.mesh) if options.mesh else None
         if to is None:
@@ -163,8 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             forecast.show(points, options.out, console, mesh, jobs or 1)
             return 0
         if several:
-            return int(not launch.sweep(points, options.out, console, jobs=jobs, mesh=mesh, to=to))
-        launch.run(resolved, options.out, console, mesh)
+            settings = {"jobs": jobs, "mesh": mesh, "to": to, "loggers": options.loggers}
+            return int(not launch.sweep(points, options.out, console, **settings))
+        launch.run(resolved, options.out, console, mesh, options.loggers)
     except cluster.Refused as error:
         return _fail(str(error), 2)
     except records.RunError as error:
@@ -175,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except stopping.Stopped as stopped:
         left = "the jobs go on; " if to is not None else ""
         return _fail(f"stopped; {left}the same command continues", 128 + stopped.signum)
-    except ImportError as error:
+    except (loggers.LoggerError, ImportError) as error:
         return _fail(str(error), 2)
     return 0
 

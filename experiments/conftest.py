@@ -1,9 +1,10 @@
-"""What tests cannot import here: modules for peers that are not installed."""
+"""What tests cannot import here: modules for packages that are not installed."""
 
 import importlib.util
 
-collect_ignore = (
-    []
-    if importlib.util.find_spec("torch")
-    else ["benchmark/in_torch.py", "benchmark/torch_models.py"]
-)
+NEEDS = {
+    "benchmark/in_torch.py": "torch",
+    "benchmark/torch_models.py": "torch",
+    "tensorboard.py": "tensorboardX",
+}
+collect_ignore = [file for file, package in NEEDS.items() if not importlib.util.find_spec(package)]

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from rich.text import Text
 
 from experiments import checkpoints, claims, data, records, report, stopping
 from experiments.config import Config, Variant
+from experiments.loggers import Loggers, open_loggers
 from experiments.meshes import agreed, leads, place
 from experiments.records import RunError
 from experiments.tasks import TASKS
@@ -39,7 +39,13 @@ from experiments.training import (
 )
 
 
-def run(config: Config, out: Path, console: Console, mesh: Mesh | None = None) -> Path:
+def run(
+    config: Config,
+    out: Path,
+    console: Console,
+    mesh: Mesh | None = None,
+    loggers: Sequence[str] = (),
+) -> Path:
     """Runs or continues a config and returns its folder.
 
     Args:
@@ -47,23 +53,27 @@ def run(config: Config, out: Path, console: Console, mesh: Mesh | None = None) -
       out: folder that holds run folders.
       console: where progress and tables go.
       mesh: to train on, without `mesh_errors`; None for one device. Any mesh continues what another began.
+      loggers: names, as `loggers.find` takes them, of those who are told what is recorded.
 
     Raises:
-      RunError: if the folder cannot be used, or a loss stops being finite; what was recorded stays.
+      RunError: if the folder cannot be used, a loss stops being finite or a logger fails; what was recorded stays.
+      LoggerError: if a logger cannot be made.
       Stopped: at a signal, once everything is saved.
       ImportError: if the data need a package that is not installed.
     """
-    with records.open_folder(out, config) as folder:
+    with (
+        records.open_folder(out, config) as folder,
+        open_loggers(loggers if leads() else (), folder, config) as told,
+    ):
         console.print(Text(config.name, "bold"), Text(config.question))
         console.print(Text(f"folder {folder}", "dim"))
         if agreed((folder / "summary.json").exists()):
             console.print("complete already; nothing to train", style="dim")
-            report.print_summary(records.read_json(folder / "summary.json"), console)
+            told.log(records.read_metrics(folder))
+            told.summary = records.read_json(folder / "summary.json")
+            report.print_summary(told.summary, console)
             return folder
-        started = time.perf_counter()
-        fresh = not agreed((folder / "environment.json").exists())
-        if fresh and leads():
-            records.write_json(folder / "environment.json", records.environment(mesh))
+        took = records.begin(folder, mesh)
         with console.status("training the feature network, measuring real data"):
             stopping.check()
             setting = setting_of(config)
@@ -73,15 +83,14 @@ def run(config: Config, out: Path, console: Console, mesh: Mesh | None = None) -
         with _progress(console) as progress:
             bar = progress.add_task("", total=config.steps * len(config.variants))
             for group in groups(config):
-                _train(config, group, setting, folder, mesh, progress, bar)
+                _train(config, group, setting, folder, told, mesh, progress, bar)
         stopping.check()
         if leads():
-            summary = summarize(config, folder, setting)
-            if fresh:  # else it was not one sitting
-                summary["minutes"] = round((time.perf_counter() - started) / 60, 2)
+            summary = summarize(config, folder, setting) | took()
             report.write(records.read_run(folder, summary))
             # Last: its presence means complete.
             records.write_json(folder / "summary.json", summary)
+            told.summary = summary
             report.print_summary(summary, console)
             console.print(Text(f"report {folder / 'report.html'}"))
         return folder
@@ -158,6 +167,7 @@ def _train(
     group: Sequence[Variant],
     setting: Any,
     folder: Path,
+    told: Loggers,
     mesh: Mesh | None,
     progress: Progress,
     bar: Any,
@@ -179,8 +189,9 @@ def _train(
 
     def record(step: int, means: dict[str, np.ndarray]) -> None:
         scalars, arrays = jax.device_get(evaluate(setting, options, state, keys))
-        _record(config, group, step, folder, means | scalars, arrays)
+        lines = _record(config, group, step, folder, means | scalars, arrays)
         checkpoints.save(store, step, state)
+        told.log(lines)
 
     with checkpoints.open_checkpoints(folder / "checkpoints" / group[0].name) as store:
         state = init(setting, seeds)
@@ -189,7 +200,7 @@ def _train(
         if found is not None:
             step, state = found
         for variant in group if leads() else ():
-            records.forget_metrics_after(folder, variant.name, step)
+            told.log(records.forget_metrics_after(folder, variant.name, step))
         progress.update(bar, completed=before + max(step, 0) * len(group), description=title)
         if step < 0:
             step = 0
@@ -217,8 +228,9 @@ def _record(
     folder: Path,
     scalars: dict[str, np.ndarray],
     arrays: dict[str, np.ndarray],
-) -> None:
-    """Records the metrics of all runs, and what the pictures need."""
+) -> list[dict[str, Any]]:
+    """Records the metrics of all runs, and what the pictures need; returns the lines, in the process that leads."""
+    lines = []
     for i, variant in enumerate(group):
         own = slice(i * len(config.seeds), (i + 1) * len(config.seeds))
         of_seeds = {name: values[own] for name, values in scalars.items()}
@@ -233,7 +245,8 @@ def _record(
             continue
         own_arrays = {name: values[own] for name, values in arrays.items()}
         records.write_arrays(folder / "evaluations" / f"{variant.name}-{step}.npz", own_arrays)
-        records.append_metrics(folder, variant.name, step, config.seeds, of_seeds)
+        lines += records.append_metrics(folder, variant.name, step, config.seeds, of_seeds)
+    return lines
 
 
 def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:

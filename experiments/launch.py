@@ -27,6 +27,7 @@ from experiments import cluster, engine, meshes, records, stopping
 from experiments.benchmark import run as benchmark_run
 from experiments.benchmark.config import Benchmark
 from experiments.config import Config
+from experiments.loggers import LoggerError, find
 from experiments.records import RunError
 from experiments.sweeps import Point, text_of
 
@@ -42,11 +43,17 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
-def run(config: Config | Benchmark, out: Path, console: Console, mesh: Mesh | None = None) -> Path:
+def run(
+    config: Config | Benchmark,
+    out: Path,
+    console: Console,
+    mesh: Mesh | None = None,
+    loggers: Sequence[str] = (),
+) -> Path:
     """Runs or continues a config and returns its folder; raises as the engine does."""
     if isinstance(config, Benchmark):
         return benchmark_run.run(config, out, console)
-    return engine.run(config, out, console, mesh)
+    return engine.run(config, out, console, mesh, loggers)
 
 
 class Cluster(NamedTuple):
@@ -68,6 +75,19 @@ def mesh_errors(points: Points, shape: tuple[int, int]) -> list[str]:
     return list(dict.fromkeys(errors))
 
 
+def logger_errors(points: Points, loggers: Sequence[str]) -> list[str]:
+    """Returns why loggers cannot be used for the points of a sweep."""
+    errors = []
+    if loggers and any(isinstance(config, Benchmark) for _, config in points):
+        errors.append("--tensorboard, --logger: a benchmark has no metrics along training")
+    for name in loggers:
+        try:
+            find(name)
+        except LoggerError as error:
+            errors.append(str(error))
+    return errors
+
+
 def check(points: Points, out: Path) -> list[str]:
     """Returns what is wrong with the data of all points that are not complete, before any of them runs."""
     errors = (
@@ -87,6 +107,7 @@ def sweep(
     *,
     jobs: int | None = None,
     mesh: Mesh | None = None,
+    loggers: Sequence[str] = (),
     to: Cluster | None = None,
 ) -> bool:
     """Runs or continues all points of a sweep, and writes what they say together.
@@ -97,6 +118,7 @@ def sweep(
       console: where progress and the table go.
       jobs: processes or jobs that work side by side; None for one here, or as many as a cluster wants.
       mesh: on which the points are trained, one after another; None for one device.
+      loggers: names of those who are told what each point records.
       to: sends every point that is not complete as a job of its own, and waits for them.
 
     Returns:
@@ -105,13 +127,14 @@ def sweep(
     Raises:
       RunError: if a process dies.
       Refused: if the cluster does not take the jobs.
+      LoggerError: if a logger cannot be made.
       ImportError: if a package is missing.
     """
     outcomes = [Outcome("", "failed")] * len(points)
     ended = (
-        _outcomes(points, out, console, jobs or 1, mesh)
+        _outcomes(points, out, console, jobs or 1, mesh, loggers)
         if to is None
-        else _outcomes_of_jobs(points, out, console, jobs, to)
+        else _outcomes_of_jobs(points, out, console, jobs, loggers, to)
     )
     for done, (i, outcome) in enumerate(ended, start=1):
         outcomes[i] = outcome
@@ -127,17 +150,24 @@ def sweep(
 
 
 def _outcomes(
-    points: Points, out: Path, console: Console, jobs: int, mesh: Mesh | None
+    points: Points,
+    out: Path,
+    console: Console,
+    jobs: int,
+    mesh: Mesh | None,
+    loggers: Sequence[str],
 ) -> Iterator[tuple[int, Outcome]]:
     """Yields the number of a point and what became of it, as they end."""
     if jobs == 1:
         for i, (_, config) in enumerate(points):
-            yield i, _attempt(config, out, console, mesh)
+            yield i, _attempt(config, out, loggers, console, mesh)
         return
     with concurrent.futures.ProcessPoolExecutor(
         min(jobs, len(points)), multiprocessing.get_context("spawn"), _start_worker
     ) as pool:
-        futures = {pool.submit(_attempt, config, out): i for i, (_, config) in enumerate(points)}
+        futures = {
+            pool.submit(_attempt, config, out, loggers): i for i, (_, config) in enumerate(points)
+        }
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()
@@ -151,7 +181,12 @@ def _outcomes(
 
 
 def _outcomes_of_jobs(
-    points: Points, out: Path, console: Console, jobs: int | None, to: Cluster
+    points: Points,
+    out: Path,
+    console: Console,
+    jobs: int | None,
+    loggers: Sequence[str],
+    to: Cluster,
 ) -> Iterator[tuple[int, Outcome]]:
     """Yields what `_outcomes` does, of points that run elsewhere."""
     folder = _folder(points, out) / "jobs"
@@ -164,7 +199,7 @@ def _outcomes_of_jobs(
     if not left:
         return
     configs = [points[i][1] for i in left]
-    same = ([value] * len(left) for value in (out, to.mesh, sys.argv))
+    same = ([value] * len(left) for value in (out, to.mesh, loggers, sys.argv))
     sent = cluster.send(executor, _attempt_in_job, configs, *same)
     console.print(Text(f"jobs {', '.join(job.job_id for job in sent)}; they write to {folder}"))
     for place, ended in cluster.results(to.name, sent):
@@ -174,28 +209,29 @@ def _outcomes_of_jobs(
 
 
 def _attempt_in_job(
-    config: Config | Benchmark, out: Path, mesh: str, command: list[str]
+    config: Config | Benchmark, out: Path, mesh: str, loggers: Sequence[str], command: list[str]
 ) -> Outcome:
     """Runs a point where a job has put this process, which may be one of several."""
     sys.argv = command  # as in a spawned process; the run's environment.json says it
     several = int(os.environ.get("SLURM_NTASKS", "1")) > 1
     try:
         meshes.join("auto" if several else "")
-        return _attempt(config, out, Console(width=120), meshes.mesh_of(mesh))
-    except ValueError as error:
+        return _attempt(config, out, loggers, Console(width=120), meshes.mesh_of(mesh))
+    except (ValueError, LoggerError) as error:
         return Outcome(f"{config.name}-{config.digest}", "failed", str(error))
 
 
 def _attempt(
     config: Config | Benchmark,
     out: Path,
+    loggers: Sequence[str],
     console: Console | None = None,
     mesh: Mesh | None = None,
 ) -> Outcome:
     name = f"{config.name}-{config.digest}"
     try:
         with Path(os.devnull).open("w") as nowhere:
-            run(config, out, console or Console(file=nowhere), mesh)
+            run(config, out, console or Console(file=nowhere), mesh, loggers)
     except records.Claimed:
         return Outcome(name, "claimed", "another process is working there")
     except RunError as error:

@@ -5,6 +5,7 @@ runs/<name>-<digest>/
   metrics.jsonl     one line per variant, step and seed
   evaluations/      <variant>-<step>.npz and real.npz, arrays for pictures
   checkpoints/      <variant>/<step>, state of all seeds
+  tensorboard/      what TensorBoard shows, if asked for
   summary.json      the result, written last       *.png, report.html
 """
 
@@ -17,10 +18,12 @@ import math
 import os
 import platform
 import shlex
+import subprocess
 import sys
+import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,6 +128,19 @@ def _claim(folder: Path, described: Any) -> Iterator[None]:
         yield
 
 
+def begin(folder: Path, mesh: Mesh | None = None) -> Callable[[], dict[str, float]]:
+    """Writes environment.json where there is none.
+
+    Returns:
+      What says how many `minutes` have passed, and nothing of a run that was not done in one sitting.
+    """
+    started = time.perf_counter()
+    fresh = not agreed((folder / "environment.json").exists())
+    if fresh and leads():
+        write_json(folder / "environment.json", environment(mesh))
+    return lambda: {"minutes": round((time.perf_counter() - started) / 60, 2)} if fresh else {}
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file that is never seen half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,15 +168,17 @@ def read_json(path: Path) -> Any:
 
 def append_metrics(
     folder: Path, variant: str, step: int, seeds: Sequence[int], metrics: Mapping[str, np.ndarray]
-) -> None:
-    """Appends one line per seed to metrics.jsonl."""
+) -> list[dict[str, Any]]:
+    """Appends one line per seed to metrics.jsonl, and returns them."""
+    lines = []
     with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
         for index, seed in enumerate(seeds):
             values = {name: float(v[index]) for name, v in metrics.items()}
-            line = {"variant": variant, "step": step, "seed": seed, **values}
-            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+            lines.append(_finite({"variant": variant, "step": step, "seed": seed, **values}))
+            file.write(json.dumps(lines[-1], allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
+    return lines
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -176,11 +194,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def forget_metrics_after(folder: Path, variant: str, step: int) -> None:
-    """Drops the lines of a variant that are newer than its checkpoint; they will be written again."""
+def forget_metrics_after(folder: Path, variant: str, step: int) -> list[dict[str, Any]]:
+    """Drops the lines of a variant that are newer than its checkpoint, to be written again; returns its others."""
     lines = [r for r in read_metrics(folder) if r["variant"] != variant or r["step"] <= step]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     write_bytes(folder / "metrics.jsonl", text.encode())
+    return [line for line in lines if line["variant"] == variant]
 
 
 def collect(folder: Path, seeds: Sequence[int]) -> Metrics:
@@ -277,6 +296,7 @@ def environment(mesh: Mesh | None = None) -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     device = jax.devices()[0]
+    name, changed = commit()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -286,9 +306,29 @@ def environment(mesh: Mesh | None = None) -> dict[str, Any]:
         "processes": jax.process_count(),
         "mesh": None if mesh is None else dict(mesh.shape),
         "versions": versions,
+        "commit": name,
+        "uncommitted_changes": changed,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "command": f"python -m experiments {shlex.join(sys.argv[1:])}",
     }
+
+
+def commit(root: Path = Path(__file__).parent.parent) -> tuple[str, bool] | tuple[None, None]:
+    """Returns the commit of this project and whether tracked files differ from it, as far as git knows.
+
+    Args:
+      root: what git must have checked out, not a folder within.
+    """
+    place = [f"--git-dir={root / '.git'}", f"--work-tree={root}", "--no-optional-locks"]
+    what = ["describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
+    try:
+        done = subprocess.run(
+            ["git", *place, *what], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    name, _, changed = done.stdout.strip().partition("-")
+    return name, bool(changed)
 
 
 def _finite(value: Any) -> Any:

@@ -1,11 +1,13 @@
 """The smallest run, and folders of runs that nobody trained: what `report` reads, made of random numbers."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
 from experiments import config, engine, records
+from experiments.benchmark import report, summary
 from experiments.tasks import gan
 
 CHECKERBOARD = Path(__file__).parent.parent / "configs" / "checkerboard.toml"
@@ -21,6 +23,12 @@ TINY = [
     '--set=variant=[{name="last_two",upsamplers=["resize_conv","conv_transpose","conv_transpose"]},{name="none"}]',
     '--set=expect=[{claim="c",metric="phase_mean_fraction_2",relation="last_two > none at init",source="s"}]',
 ]
+ENVIRONMENT = {
+    "command": "python -m x",
+    "cores": 2,
+    "commit": "c0ffee",
+    "uncommitted_changes": True,
+}
 
 
 def tiny(*settings):
@@ -35,7 +43,7 @@ def make_run(out, resolved):
     names = (*gan.METRICS, "generator_loss")
     seeds = len(resolved.seeds)
     with records.open_folder(out, resolved) as folder:
-        records.write_json(folder / "environment.json", {"command": "python -m x", "cores": 2})
+        records.write_json(folder / "environment.json", ENVIRONMENT)
         images = lambda *shape: rng.uniform(-1, 1, (*shape, 16, 32, 32, 1)).astype(np.float32)
         power = lambda *shape: rng.uniform(0.5, 2, (*shape, 32, 32)).astype(np.float32)
         real = {"samples": images(), "spectrum": power()}
@@ -51,3 +59,45 @@ def make_run(out, resolved):
         setting = SimpleNamespace(images=images(), real=measured, notes={"note": 0.5})
         records.write_json(folder / "summary.json", engine.summarize(resolved, folder, setting))
     return folder
+
+
+def make_benchmark(out, question):
+    """Writes the page of a benchmark that nobody ran, with all of its parts, and returns it."""
+    rng = np.random.default_rng(0)
+    given = config.load(CHECKERBOARD.with_name("benchmark.toml"), quick=True)
+    resolved = replace(given, question=question, only=given.only[:2])
+    ratio = lambda: dict(zip(("low", "mean", "high"), np.sort(rng.uniform(0.8, 2, 3)), strict=True))
+    timed = lambda peer: {
+        **dict.fromkeys(("median_ms", "min_ms", "gflops", "compile_s"), rng.uniform(1, 100)),
+        **dict.fromkeys(("peak_share", "roofline_share"), rng.uniform()),
+        "peer": peer, "ratio": None if peer == "ours" else ratio(), "temporary_bytes": 10**6,
+    }  # fmt: skip
+    layers = [
+        {"layer": layer.name, "dtype": "float32", "pass": direction, **timed(peer)}
+        for layer in resolved.selected
+        for direction in ("forward", "train")
+        for peer in ("ours", "lax", "torch")
+    ]
+    skipped = {"layer": layers[0]["layer"], "dtype": "float32", "pass": "train", "peer": "keras"}
+    medians = {"median_ms": {"phase": 2.0, "planes": 1.0}, "chosen_over_best": 2.0, "slower": True}
+    chosen = {
+        "layer": "up",
+        "dtype": "float32",
+        "face": "paint",
+        "chosen": "phase",
+        "best": "planes",
+    }
+    results = {
+        "layers": [*layers, skipped | {"skipped": "keras is not installed"}],
+        "models": [{"model": "dcgan", **timed(peer)} for peer in ("ours", "flax")],
+        "autotune": [chosen | medians],
+    }
+    here = {
+        "processor": "a processor", "peak_gflops": {"float32": 100.0}, "bandwidth_gb_s": 20.0,
+        "load_per_core": 0.1,
+    }  # fmt: skip
+    with records.open_folder(out, resolved) as folder:
+        device = {"device": "cpu (cpu)"}
+        records.write_json(folder / "environment.json", ENVIRONMENT | device)
+        report.write(resolved, folder, results, summary.summarize(resolved, results, here))
+    return folder / "report.html"

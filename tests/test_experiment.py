@@ -374,6 +374,36 @@ def test_folders_of_others_are_refused(tmp_path):
         pass
 
 
+def test_the_commit_is_that_of_the_project(tmp_path, monkeypatch):
+    project, unknown = tmp_path / "project", (None, None)
+    (project / "within").mkdir(parents=True)
+    assert records.commit(project) == unknown
+
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(project), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    assert records.commit(project) == unknown  # of which there is none
+    (project / "file").write_text("1")
+    git("add", "file")
+    git("commit", "--quiet", "--message=first")
+    git("tag", "-a", "v1-rc", "--message=not the name")
+    found = git("rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))  # of another repository, as in a hook
+    (project / "runs").mkdir()
+    (project / "runs" / "untracked").write_text("")
+    assert records.commit(project) == (found, False)
+    (project / "file").write_text("2")
+    assert records.commit(project) == (found, True)
+    assert records.commit(project / "within") == unknown
+    monkeypatch.setenv("PATH", "")
+    assert records.commit(project) == unknown
+    written = records.environment()
+    assert (written["commit"], written["uncommitted_changes"]) == unknown
+
+
 def test_metrics_survive_a_line_cut_off(tmp_path):
     records.append_metrics(tmp_path, "a", 0, (0, 1), {"m": np.array([1.0, np.nan])})
     records.append_metrics(tmp_path, "a", 2, (0, 1), {"m": np.array([2.0, 3.0])})

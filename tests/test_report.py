@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from cases import each
-from folders import make_run, tiny
+from folders import ENVIRONMENT, make_run, tiny
 from PIL import Image
 
 from experiments import comparison, records, report
@@ -101,6 +101,11 @@ def test_the_slider_goes_through_steps_evenly():
         assert np.ptp(gaps) <= 1
 
 
+def test_the_page_says_where_and_from_which_code_a_run_came(page):
+    (environment,) = (text for text in page.texts if '"cores"' in text)
+    assert json.loads(environment) == ENVIRONMENT
+
+
 def test_without_scripts_the_first_and_the_last_step_are_shown(page):
     frames = [a for tag, a in page.tags if "data-step" in a]
     assert ["hidden" in a for a in frames] == [False, *[True] * (len(frames) - 2), False]
@@ -172,7 +177,7 @@ def test_what_differs_is_named_as_in_a_config(folders):
     differing = comparison.differences([runs[0], runs[0]._replace(config=config)])
     assert [row[1] for row in differing.values()] == [upsamplers]
     assert list(differing) == ["variant.last_two.upsamplers"]
-    environment = {"cores": 4, "command": "other"}
+    environment = runs[0].environment | {"cores": 4, "command": "other"}
     moved = runs[0]._replace(environment=environment)
     assert comparison.differences([runs[0], moved]) == {"environment.cores": ["2", "4"]}
 

@@ -8,7 +8,6 @@ runs/<name>-<digest>/
 """
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -54,16 +53,11 @@ def run(config: Benchmark, out: Path, console: Console) -> Path:
             console.print("complete already; nothing to measure", style="dim")
             report.print_tables(_read(folder), records.read_json(folder / "summary.json"), console)
             return folder
-        started = time.perf_counter()
-        fresh = not (folder / "environment.json").exists()
-        if fresh:
-            records.write_json(folder / "environment.json", records.environment())
+        took = records.begin(folder)
         here = _machine(config, folder, console)
         results = _read(folder)
         _measure(units(config, here), results, folder, console)
-        found = summary.summarize(config, results, here)
-        if fresh:  # else it was not one sitting
-            found["minutes"] = round((time.perf_counter() - started) / 60, 2)
+        found = summary.summarize(config, results, here) | took()
         report.write(config, folder, results, found)
         records.write_json(folder / "summary.json", found)  # last: its presence means complete
         report.print_tables(results, found, console)

@@ -5,14 +5,10 @@ function. A source is built in, or `module:function`, a function of the user tha
 `experiments.data.source` for what that is.
 """
 
-import difflib
-import importlib
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
-from pathlib import Path
 from typing import Any
 
+from experiments import plugins
 from experiments.data import files, packaged, shapes
 from experiments.data.source import Arrays, Source, Split, arrays, split, stacked
 
@@ -42,23 +38,7 @@ def find(name: str) -> Callable[..., Source]:
     """
     if name in SOURCES:
         return SOURCES[name]
-    module, _, function = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        with redirect_stdout(sys.stderr):
-            imported = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # the user's code runs
-        raise ValueError(f"module {module!r} cannot be imported: {_said(error)}") from None
-    found = getattr(imported, function, None)
-    if found is None:
-        near = difflib.get_close_matches(function, dir(imported), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"module {module!r} has no {function!r}{hint}")
-    if not callable(found):
-        raise ValueError(f"{name} must be a function that returns a source; got {found!r}")
-    return found
+    return plugins.find(name, "a source")
 
 
 def load(data: Mapping[str, Any]) -> Split:
@@ -77,14 +57,9 @@ def load(data: Mapping[str, Any]) -> Split:
         try:
             return split(SOURCES[name](**keywords))
         except OSError as error:
-            raise ValueError(_said(error)) from None
+            raise ValueError(plugins.said(error)) from None
     function = find(name)
     try:
         return split(stacked(function(**keywords)))
     except (Exception, SystemExit) as error:  # the user's code runs
-        raise ValueError(f"{name}: {_said(error)}") from None
-
-
-def _said(error: BaseException) -> str:
-    said = " ".join(str(error).split())
-    return said if type(error) is ValueError else f"{type(error).__name__}: {said}"
+        raise ValueError(f"{name}: {plugins.said(error)}") from None

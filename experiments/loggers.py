@@ -1,0 +1,145 @@
+"""Who is told what a run records: TensorBoard, and whatever users name.
+
+A logger is told a line of metrics.jsonl once the checkpoint of its step is saved, so that nothing takes the line back;
+of a run that continues, or is complete, it is told the lines from before, first. It may make its view anew, as the one
+of TensorBoard does, or drop the steps that it knows.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from experiments import plugins
+from experiments.config import Config, describe
+from experiments.records import RunError
+
+TENSORBOARD = "tensorboard"
+
+
+class Logger(Protocol):
+    """What a function that is given the folder of a run and its resolved config, as in config.json, returns."""
+
+    def log_metrics(
+        self, variant: str, seed: int, step: int, metrics: Mapping[str, float], /
+    ) -> None:
+        """Is told one line of metrics.jsonl."""
+
+    def finalize(self, summary: Mapping[str, Any] | None, /) -> None:
+        """Is told the content of summary.json at the end, or None if the run stopped before."""
+
+
+class LoggerError(Exception):
+    """A logger that cannot be used, before anything is trained."""
+
+
+class Loggers:
+    """The loggers of a run, told together."""
+
+    def __init__(self) -> None:
+        self.summary: Mapping[str, Any] | None = None  # what they are told at the end
+        self._loggers: dict[str, Logger] = {}
+
+    def start(self, name: str, folder: Path, config: Config) -> None:
+        """Adds a logger.
+
+        Raises:
+          LoggerError: if it cannot be made.
+        """
+        make = find(name)
+        try:
+            logger = make(folder, describe(config))
+        except (Exception, SystemExit) as error:  # the user's code runs
+            raise LoggerError(f"{_flag(name)}: {plugins.said(error)}") from error
+        for method in ("log_metrics", "finalize"):
+            if not callable(getattr(logger, method, None)):
+                raise LoggerError(
+                    f"{_flag(name)}: must return an object with log_metrics and finalize; got {logger!r}"
+                )
+        self._loggers[name] = logger
+
+    def log(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Tells lines of metrics.jsonl.
+
+        Raises:
+          RunError: if a logger fails.
+        """
+        for line in lines:
+            metrics = dict(line)
+            at = [metrics.pop(key) for key in ("variant", "seed", "step")]
+            self._tell("log_metrics", *at, metrics)
+
+    def finalize(self) -> None:
+        """Tells the summary, if there is one.
+
+        Raises:
+          RunError: if a logger fails.
+        """
+        self._tell("finalize", self.summary)
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        for name, logger in self._loggers.items():
+            try:
+                getattr(logger, method)(*arguments)
+            except RunError:  # ours says enough
+                raise
+            except (Exception, SystemExit) as error:  # the user's code runs
+                raise RunError(
+                    f"{_flag(name)}: {method} failed: {plugins.said(error)}. What was saved stays; the same command "
+                    "continues."
+                ) from error
+
+
+@contextlib.contextmanager
+def open_loggers(names: Sequence[str], folder: Path, config: Config) -> Iterator[Loggers]:
+    """Yields loggers for a run, and finalizes them however it ends.
+
+    Args:
+      names: as `find` takes them.
+      folder: of the run, claimed.
+      config: of the run.
+
+    Raises:
+      LoggerError: if one cannot be made.
+      RunError: if one fails.
+    """
+    loggers = Loggers()
+    try:
+        for name in dict.fromkeys(names):
+            loggers.start(name, folder, config)
+        yield loggers
+    except BaseException:
+        with contextlib.suppress(RunError):  # what ended the run is what the user is told
+            loggers.finalize()
+        raise
+    loggers.finalize()
+
+
+def find(name: str) -> Callable[[Path, Mapping[str, Any]], Logger]:
+    """Returns what makes a logger.
+
+    Args:
+      name: 'tensorboard', or `module:function`, which is imported, seen from the current folder.
+
+    Raises:
+      LoggerError: if there is none, or a package is missing.
+    """
+    if name == TENSORBOARD:
+        try:
+            from experiments.tensorboard import TensorBoard
+        except ImportError as error:
+            raise LoggerError(
+                f'{_flag(name)}: a package is missing: {error.name}. Run: pip install "tconvjax[tensorboard]"'
+            ) from None
+        return TensorBoard
+    if not re.fullmatch(r"[\w.]+:\w+", name):
+        raise LoggerError(f"--logger: expected {TENSORBOARD!r} or 'module:function', got {name!r}")
+    try:
+        return plugins.find(name, "a logger")
+    except ValueError as error:
+        raise LoggerError(f"{_flag(name)}: {error}") from None
+
+
+def _flag(name: str) -> str:
+    return f"--{name}" if name == TENSORBOARD else f"--logger {name}"
