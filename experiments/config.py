@@ -55,7 +55,7 @@ class Config(Resolved):
     seeds: tuple[int, ...] = field(default=(0, 1, 2, 3, 4, 5), metadata=SEED)
     classifier_steps: int = field(default=300, metadata={"minimum": 1})  # of the feature network
     classifier_seed: int = field(default=0, metadata=SEED)
-    # 'source', see `experiments.data`, and the keywords of its function
+    # 'source' and 'in_memory', see `experiments.data`, and the keywords of the source's function
     data: dict[str, Any] = field(default_factory=dict, metadata={"table": "data"})
     variants: tuple[Variant, ...] = field(default=(), metadata={"table": "variant"})
     claims: tuple[Claim, ...] = field(default=(), metadata={"table": "expect"})
@@ -275,9 +275,11 @@ def _build_data(value: Any, errors: list[str]) -> dict[str, Any]:
         hint = _hint(name, [*data.SOURCES, "module:function"], choices=True)
         errors.append(f"{path}: unknown name {name!r}{hint}")
     else:
-        keywords = {key: entry for key, entry in table.items() if key != "source"}
+        keywords = {key: entry for key, entry in table.items() if key not in data.OURS}
+        in_memory = _convert(bool, table.get("in_memory", True), "data.in_memory", errors)
+        ours = {"source": name} | ({} if in_memory else {"in_memory": False})
         try:
-            return {"source": name, **_keywords(data.find(name), keywords, "data", errors)}
+            return ours | _keywords(data.find(name), keywords, "data", errors)
         except ValueError as error:
             errors.append(f"{path}: {error}")
     return {}
@@ -289,7 +291,7 @@ def _keywords(
     """Returns the keywords of a call, defaults filled in; types are checked where TOML can write them."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(function).parameters.values()
-    known = {p.name: p for p in parameters if p.kind in by_name and p.name != "source"}
+    known = {p.name: p for p in parameters if p.kind in by_name and p.name not in data.OURS}
     try:
         hints = typing.get_type_hints(function)
     except (NameError, TypeError):  # of the user's own making

@@ -1,8 +1,10 @@
 """Runs a config from start to end, or from where it stopped: train, measure, record, judge, report."""
 
 import functools
+import itertools
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,13 @@ from rich.text import Text
 
 from experiments import checkpoints, claims, data, records, report, stopping
 from experiments.config import Config, Variant
+from experiments.data.table import one_ahead, piece_of, table_of
 from experiments.loggers import Loggers, open_loggers
 from experiments.meshes import agreed, leads, place
 from experiments.records import RunError
 from experiments.tasks import TASKS
 from experiments.training import (
+    Kind,
     Length,
     count_parameters,
     first_nonfinite,
@@ -177,13 +181,13 @@ def _train(
     seeds = jnp.stack([jax.random.key(seed) for _, seed in runs])
     keys = place(mesh, seeds, "seeds")
     options = place(mesh, traced_options([variant.options for variant, _ in runs]), "seeds")
-    setting = place(mesh, setting)
-    init, advance, evaluate = side_by_side(
-        TASKS[config.task].make_task,
-        structure(group[0].options),
-        Length(config.steps, config.chunk_steps),
-        mesh,
-    )
+    here, setting = setting, place(mesh, setting)
+    kind, shared = TASKS[config.task], structure(group[0].options)
+    train = _data(json.dumps(config.data)).train
+    draws = 0 if isinstance(train, data.Arrays) else len(runs) * _draws(kind, shared, setting)
+    piece, capacity = piece_of(train, config.chunk_steps, draws)
+    length = Length(config.steps, piece)
+    init, advance, evaluate, draw = side_by_side(kind.make_task, shared, length, mesh)
     before = progress.tasks[bar].completed
     title = ", ".join(variant.name for variant in group)
 
@@ -192,6 +196,17 @@ def _train(
         lines = _record(config, group, step, folder, means | scalars, arrays)
         checkpoints.save(store, step, state)
         told.log(lines)
+
+    def settings(first: int) -> Iterator[Any]:
+        """Yields the setting of each piece of the steps to come, with the images that it draws."""
+        if isinstance(train, data.Arrays):
+            yield from itertools.repeat(setting)
+
+        def at(step: int) -> Any:
+            table = table_of(train, draw(here, seeds, step), capacity)
+            return setting._replace(images=place(mesh, table))
+
+        yield from one_ahead(at, range(first, config.steps, piece))
 
     with checkpoints.open_checkpoints(folder / "checkpoints" / group[0].name) as store:
         state = init(setting, seeds)
@@ -205,9 +220,20 @@ def _train(
         if step < 0:
             step = 0
             record(step, {})
+        pieces = settings(step)
         while step < config.steps:
             stopping.check()
-            state, log = advance(setting, options, state, keys, step)
+            logs = []
+            for first in range(step, step + config.chunk_steps, piece):
+                try:
+                    current = next(pieces)
+                except (ValueError, OSError) as error:
+                    raise RunError(
+                        f"data: {error}; stopped. Kept: everything up to step {step}, in {folder}."
+                    ) from None
+                state, log = advance(current, options, state, keys, first)
+                logs.append(log)
+            log = jax.tree.map(lambda *parts: np.concatenate(parts, 1), *jax.device_get(logs))
             bad = first_nonfinite(log)
             if bad is not None:
                 at, index, name = bad
@@ -217,8 +243,14 @@ def _train(
                     f"everything up to step {step}, in {folder}. Try a lower learning rate."
                 )
             step += config.chunk_steps
-            record(step, {name: np.asarray(values).mean(1) for name, values in log.items()})
+            record(step, {name: values.mean(1) for name, values in log.items()})
             progress.update(bar, completed=before + step * len(group))
+
+
+def _draws(kind: Kind, options: Any, setting: Any) -> int:
+    """Returns how many records a step of one run reads."""
+    draw = kind.make_task(options, setting, 1).draw
+    return 0 if draw is None else math.prod(jax.eval_shape(draw, jax.random.key(0)).shape)
 
 
 def _record(

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 from experiments.data import Split
+from experiments.data.table import MEASURED, Table, evenly, one_ahead, piece_of, table_of
 from tconvjax import nnx as tnn
 
 FEATURES = (
@@ -53,42 +54,51 @@ def train_classifier(data: Split, *, steps: int, seed: int) -> tuple[Partial, fl
 
     Returns:
       The feature extractor, images to `(batch, 32)` with mean square 1 on the training images, and the accuracy on the
-      held-out images, None if the weights are random.
+      held-out images, None if the weights are random; of a large set, 4096 stand for all.
     """
     init_key, loop_key = jax.random.split(jax.random.key(seed))
-    _, size, _, channels = data.train.image.shape
+    size, _, channels = data.train.shape
     classes = data.train.classes
     graph, state = nnx.split(Classifier(size, channels, max(1, classes), nnx.Rngs(init_key)))
     params = nnx.to_pure_dict(state)
     optimizer = optax.adam(1e-3)
-    images = jnp.asarray(data.train.image)
 
     def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         logits = nnx.merge(graph, params)(x)
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
+    def draw(key: jax.Array) -> jax.Array:
+        return jax.random.randint(key, (BATCH_SIZE,), 0, len(data.train))
+
     @jax.jit
-    def train(params: Any, labels: jax.Array) -> Any:
+    def train(carry: Any, images: Table, labels: jax.Array, keys: jax.Array) -> Any:
         def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
             params, opt = carry
-            index = jax.random.randint(key, (BATCH_SIZE,), 0, len(images))
+            index = draw(key)
             updates, opt = optimizer.update(
                 jax.grad(loss)(params, images[index], labels[index]), opt
             )
             return (optax.apply_updates(params, updates), opt), None
 
-        keys = jax.random.split(loop_key, steps)
-        return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
+        return jax.lax.scan(step, carry, keys)[0]
 
     accuracy = None
     if classes > 1:
-        params = train(params, jnp.asarray(data.train.label))
-        logits = jax.jit(nnx.merge(graph, params).__call__)(jnp.asarray(data.test.image))
-        accuracy = float((logits.argmax(-1) == jnp.asarray(data.test.label)).mean())
+        piece, capacity = piece_of(data.train, steps, BATCH_SIZE)
+        keys = jax.random.split(loop_key, steps).reshape(-1, piece)
+        tables = one_ahead(lambda k: table_of(data.train, jax.vmap(draw)(k), capacity), list(keys))
+        carry, labels = (params, optimizer.init(params)), jnp.asarray(data.train.label)
+        for part, images in zip(keys, tables, strict=True):
+            carry = train(carry, images, labels, part)
+        params, _ = carry
+        some = evenly(len(data.test), MEASURED)
+        logits = jax.jit(nnx.merge(graph, params).__call__)(jnp.asarray(data.test.images(some)))
+        accuracy = float((logits.argmax(-1) == jnp.asarray(data.test.label)[some]).mean())
 
     def features(params: Any, scale: jax.Array | float, x: jax.Array) -> jax.Array:
         activations: jax.Array = nnx.merge(graph, params).features(x)
         return activations / scale
 
+    images = jnp.asarray(data.train.images(evenly(len(data.train), MEASURED)))
     scale = jnp.sqrt(jnp.mean(jax.jit(features)(params, 1.0, images) ** 2))
     return Partial(features, params, scale), accuracy

@@ -6,7 +6,7 @@ programs for many: `advance` runs one chunk of steps of all, `evaluate` measures
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ class Task(NamedTuple):
     evaluate: Callable[
         [State, jax.Array], tuple[Scalars, Arrays]
     ]  # metrics, and what pictures need
+    # Key of a step -> numbers of the records that `step` reads with it; of sets in memory nobody asks.
+    draw: Callable[[jax.Array], jax.Array] | None = None
 
 
 class Kind(NamedTuple):
@@ -72,6 +74,7 @@ class Train:
     # (state, key, first step) -> state after a chunk, scalars of its steps
     advance: Callable[[State, jax.Array, Any], tuple[State, Scalars]]
     evaluate: Callable[[State, jax.Array], tuple[Scalars, Arrays]]  # (state, key)
+    draw: Callable[[jax.Array, Any], jax.Array]  # (key, first step) -> what a chunk reads
     chunks: int
 
     def __call__(self, key: jax.Array) -> tuple[State, Scalars]:
@@ -98,17 +101,23 @@ def make_train(task: Task, config: Any) -> Train:
     def init(key: jax.Array) -> State:
         return task.init(jax.random.fold_in(key, 0))
 
+    def key_of(key: jax.Array, step: Any) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, 1), step)
+
     def advance(state: State, key: jax.Array, first: Any) -> tuple[State, Scalars]:
-        loop_key = jax.random.fold_in(key, 1)
         steps = first + jnp.arange(config.chunk_steps)
-        return jax.lax.scan(
-            lambda s, i: task.step(s, jax.random.fold_in(loop_key, i)), state, steps
-        )
+        return jax.lax.scan(lambda s, i: task.step(s, key_of(key, i)), state, steps)
+
+    def draw(key: jax.Array, first: Any) -> jax.Array:
+        one = task.draw
+        if one is None:
+            raise ValueError("the task does not say what it draws; set data.in_memory = true")
+        return jax.vmap(lambda i: one(key_of(key, i)))(first + jnp.arange(config.chunk_steps))
 
     def evaluate(state: State, key: jax.Array) -> tuple[Scalars, Arrays]:
         return task.evaluate(state, jax.random.fold_in(key, 2))
 
-    return Train(init, advance, evaluate, config.steps // config.chunk_steps)
+    return Train(init, advance, evaluate, draw, config.steps // config.chunk_steps)
 
 
 class SideBySide(NamedTuple):
@@ -118,6 +127,7 @@ class SideBySide(NamedTuple):
     # (setting, traced options, states, keys, first step); takes the states with it
     advance: Callable[..., tuple[State, Scalars]]
     evaluate: Callable[..., tuple[Scalars, Arrays]]  # (setting, traced options, states, keys)
+    draw: Callable[..., jax.Array]  # (setting, keys, first step) -> what the chunks read
 
 
 def structure(options: Any) -> Any:
@@ -191,10 +201,14 @@ def side_by_side(
 
         return each(program)(setting, traced, states, keys)
 
-    return SideBySide(init, advance, evaluate)
+    @jax.jit
+    def draw(setting: Any, keys: Any, first: int) -> Any:
+        return jax.vmap(lambda key: train(setting, {}).draw(key, first))(keys)
+
+    return SideBySide(init, advance, evaluate, draw)
 
 
-def first_nonfinite(log: Scalars) -> tuple[int, int, str] | None:
+def first_nonfinite(log: Mapping[str, Any]) -> tuple[int, int, str] | None:
     """Returns (step in the chunk, seed index, name) of the earliest value that is not finite, if any."""
     worst: tuple[int, int, str] | None = None
     for name, values in log.items():  # (seeds, steps)

@@ -20,6 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.mkdtemp(prefix="tconvjax-tests-")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA doubts that the machine is the same
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from cases import each
 from PIL import Image
 
 from experiments import config, data, records
-from experiments.data import shapes
+from experiments.data import shapes, table
 from experiments.tasks import gan
 
 ROOT = Path(__file__).parent.parent
@@ -266,6 +267,114 @@ def test_sets_that_are_too_small_are_refused():
     images = np.zeros((9, 4, 4), np.uint8)
     with pytest.raises(ValueError, match=r"too few images: .* got 9 images in 1 classes"):
         data.split(data.arrays(images))
+
+
+# Sets that do not fit.
+
+
+class Written:
+    """A source that counts how often it is read."""
+
+    def __init__(self, count, **columns):
+        self.columns = columns | {"image": RNG.integers(0, 256, (count, 6, 5), np.uint8)}
+        self.reads = []
+
+    def __len__(self):
+        return len(self.columns["image"])
+
+    def __getitem__(self, index):
+        self.reads.append(index)
+        return {name: column[index] for name, column in self.columns.items()}
+
+
+def halves(parts):
+    """Returns the whole of both parts of a set."""
+    return [part.images(np.arange(len(part))) for part in parts]
+
+
+def test_a_streamed_set_is_the_set_in_memory():
+    labels = RNG.permutation(np.repeat(["b", "a", "c"], [20, 15, 10]))
+    source = Written(45, label=labels)
+    whole, streamed = (data.split(read(source)) for read in (data.stacked, data.streamed))
+    for part, same in zip(streamed, whole, strict=True):
+        assert (part.shape, part.classes, len(part)) == (same.shape, same.classes, len(same))
+        np.testing.assert_array_equal(part.label, same.label)
+        index = RNG.permutation(len(part))[:7]
+        np.testing.assert_array_equal(part.images(index), same.image[index])
+    digits = {"source": "digits"}
+    for images, same in zip(
+        halves(data.load(digits | {"in_memory": False})), halves(data.load(digits)), strict=True
+    ):
+        np.testing.assert_array_equal(images, same)
+
+
+def test_a_streamed_set_is_read_as_little_as_possible():
+    source = Written(20)
+    source.labels = np.arange(20) % 2
+    train, test = data.split(data.streamed(source))
+    assert source.reads == [0]  # for its shape
+    test.images([2, 0])
+    assert sorted(source.reads[1:]) == [8, 9]  # the fifth even and the fifth odd number
+    unlabelled = Written(20)
+    unlabelled.labels = None
+    assert data.streamed(unlabelled).classes == 0
+    assert len(train.part(np.arange(3))) == 3
+
+
+@pytest.mark.refuses
+def test_what_is_wrong_with_a_streamed_set_is_told(tmp_path):
+    source = Written(20, label=np.zeros((20, 2), int))
+    with pytest.raises(ValueError, match=r"one value per image; got \(20, 2\) for 20 images"):
+        data.streamed(source)
+    source.labels, source.columns["image"] = None, list(source.columns["image"])
+    train, _ = data.split(data.streamed(source))
+    source.columns["image"][7:] = []
+    with pytest.raises(ValueError, match=r"^record 8: IndexError: list index out of range$"):
+        train.images([7])
+    floating = [{"image": np.full((4, 4), 0.1 * i)} for i in range(20)]
+    train, _ = data.split(data.streamed(floating))
+    train.images([0, 1])
+    with pytest.raises(ValueError, match=r"record 11: floating images must lie in \[-1, 1\]"):
+        train.images(np.arange(len(train)))
+    for i in range(10):
+        save(tmp_path / f"{i}.png", colors(4, 4))
+    split = read("folder", tmp_path, in_memory=False)
+    save(tmp_path / "1.png", colors(4, 5))
+    with pytest.raises(ValueError, match=r"record 1: expected \(4, 4, 1\), got \(4, 5, 1\)"):
+        split.train.images([1])
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(ValueError, match=r"2\.png: cannot be read as an image: .*No such file"):
+        split.train.images([2])
+
+
+def test_a_table_gives_the_records_that_it_was_made_for():
+    streamed = data.streamed(Written(30))
+    whole = data.stacked(streamed.source)
+    wanted = RNG.integers(0, 30, (3, 2, 4))
+    part = table.table_of(streamed, wanted, 24)
+    assert part.images.shape == (24, 6, 5, 1)
+    assert (len(part), part.shape) == (30, (6, 5, 1))
+    np.testing.assert_array_equal(part[wanted], whole.image[wanted])
+    np.testing.assert_array_equal(table.table_of(whole)[wanted], whole.image[wanted])
+
+
+def test_pieces_divide_the_steps_and_stay_under_the_limit(monkeypatch):
+    whole, streamed = (read(Written(30)) for read in (data.stacked, data.streamed))
+    assert table.piece_of(whole, 12, 5) == (12, 30)
+    for images, want in ((1, (1, 5)), (16, (3, 15)), (29, (4, 20)), (10**6, (12, 30))):
+        monkeypatch.setattr(table, "LIMIT", images * 6 * 5 * 4)
+        assert table.piece_of(streamed, 12, 5) == want
+
+
+def test_one_is_made_ahead_of_its_use():
+    made = []
+    values = table.one_ahead(lambda i: made.append(i) or 1 / (3 - i), range(5))
+    for i in range(3):
+        assert next(values) == 1 / (3 - i)
+        time.sleep(0.05)
+        assert made == list(range(i + 2))
+    with pytest.raises(ZeroDivisionError):
+        next(values)
 
 
 # Files.

@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from folders import CHECKERBOARD, TINY
+from folders import CHECKERBOARD, TINY, tiny
 from jax.tree_util import Partial
 from PIL import Image
+from rich.console import Console
 
-from experiments import checkpoints, comparison, config, records
+from experiments import checkpoints, comparison, config, engine, records, stopping
 from experiments.__main__ import main
+from experiments.data import table
 from experiments.tasks import gan
 from experiments.training import (
     Length,
@@ -289,6 +291,34 @@ def test_a_mesh_of_devices_gives_what_one_gives(straight, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.endurance
+def test_a_set_that_does_not_fit_gives_what_one_in_memory_gives(straight, tmp_path, monkeypatch):
+    """One step at a time, stopped and continued, with the images of these steps alone on the device."""
+    resolved, console = tiny("data.in_memory=false"), Console(quiet=True)
+    shapes, make = [], table.table_of
+    monkeypatch.setattr(table, "LIMIT", 1)  # byte of images; a step is done all the same
+
+    def table_of(*given):
+        shapes.append(make(*given).images.shape)
+        return make(*given)
+
+    monkeypatch.setattr(engine, "table_of", table_of)
+    asked = iter([None, None, stopping.Stopped(2)])
+
+    def check():
+        if (error := next(asked, None)) is not None:
+            raise error
+
+    monkeypatch.setattr(stopping, "check", check)
+    with pytest.raises(stopping.Stopped):
+        engine.run(resolved, tmp_path, console)
+    folder = engine.run(resolved, tmp_path, console)
+    assert set(shapes) == {(2 * 2 * 2, 32, 32, 1)}  # seeds, networks, batch
+    assert 2 * 6 <= len(shapes) <= 2 * 6 + 2  # variants, steps; read once more by the stopped one
+    close(folder, straight[0])
+
+
+@pytest.mark.slow
+@pytest.mark.endurance
 def test_two_processes_stop_together_and_one_goes_on(straight, tmp_path):
     with socket.socket() as found:
         found.bind(("localhost", 0))
@@ -439,7 +469,7 @@ def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
     assert structure(options) == structure(other)
     assert structure(options) != structure(replace(options, latent=3))
     length = Length(4, chunk_steps=2)
-    init, advance, evaluate = side_by_side(gan.make_task, structure(options), length)
+    init, advance, evaluate, _ = side_by_side(gan.make_task, structure(options), length)
     assert side_by_side(gan.make_task, structure(other), length)[0] is init  # compiled once
     keys = jnp.stack([jax.random.key(seed) for seed in (5, 3, 3, 5)])
     traced = traced_options([options, options, other, other])

@@ -223,7 +223,7 @@ def untrained(monkeypatch):
     monkeypatch.setattr(engine, "setting_of", lambda _: setting)
     monkeypatch.setattr(engine, "count_parameters", lambda *_: {})
     monkeypatch.setattr(engine.report, "write", lambda _: None)
-    monkeypatch.setattr(engine, "side_by_side", lambda *_: (init, advance, evaluate))
+    monkeypatch.setattr(engine, "side_by_side", lambda *_: (init, advance, evaluate, None))
 
 
 @pytest.mark.usefixtures("promotion", "untrained")

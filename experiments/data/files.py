@@ -1,11 +1,13 @@
 """Data sets in files of the user: an npz archive, or a folder of images."""
 
+import contextlib
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from experiments.data.source import Arrays, arrays
 
@@ -42,7 +44,44 @@ def npz(path: str, image: str = "image", label: str = "label", mask: str = "mask
     return arrays(**columns)
 
 
-def folder(path: str, size: int | None = None, masks: str | None = None) -> Arrays:
+class Pictures:
+    """The images of files, a source that opens them when they are asked for."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        labels: np.ndarray | None,
+        masks: Sequence[Path] | None,
+        size: int | None,
+    ) -> None:
+        """Reads the heads of all files.
+
+        Raises:
+          ValueError: if one cannot be read or does not fit the others.
+        """
+        self._files, self._masks, self._size = files, masks, size
+        self.labels = labels
+        modes = _heads(files, size)
+        self._mode = "L" if modes <= {"L"} else "RGB"  # if one has colors, all have
+        if masks is not None:
+            _heads(masks, size, mask=True)
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        return len(self._files)
+
+    def __getitem__(self, index: int, /) -> dict[str, Any]:
+        """Returns a record, its values as they are in the files."""
+        image = _opened(self._files[index], self._size).convert(self._mode)
+        record: dict[str, Any] = {"image": np.asarray(image)}
+        if self.labels is not None:
+            record["label"] = self.labels[index]
+        if self._masks is not None:
+            record["mask"] = np.asarray(_opened(self._masks[index], self._size, mask=True))
+        return record
+
+
+def folder(path: str, size: int | None = None, masks: str | None = None) -> Pictures:
     """Reads the PNG and JPEG files of a folder, or of its sub-folders, whose names are then the labels.
 
     Args:
@@ -59,17 +98,11 @@ def folder(path: str, size: int | None = None, masks: str | None = None) -> Arra
     root = Path(path)
     classes = _classes(root)
     files = [file for files in classes.values() for file in files]
-    images = [_opened(file, size) for file in files]
-    color = any(image.mode != "L" for image in images)  # then all are
-    columns: dict[str, Any] = {
-        "image": _stack(files, [image.convert("RGB") if color else image for image in images])
-    }
+    labels = None
     if list(classes) != [root]:
-        columns["label"] = np.repeat(np.arange(len(classes)), [len(f) for f in classes.values()])
-    if masks is not None:
-        paths = [Path(masks) / file.relative_to(root).with_suffix(".png") for file in files]
-        columns["mask"] = _stack(paths, [_opened(file, size, mask=True) for file in paths])
-    return arrays(**columns)
+        labels = np.repeat(np.arange(len(classes)), [len(f) for f in classes.values()])
+    paths = masks and [Path(masks) / file.relative_to(root).with_suffix(".png") for file in files]
+    return Pictures(files, labels, paths or None, size)
 
 
 def _classes(root: Path) -> dict[Path, list[Path]]:
@@ -102,33 +135,58 @@ def _images(folder: Path) -> list[Path]:
     ]
 
 
-def _opened(path: Path, size: int | None, *, mask: bool = False) -> Image.Image:
-    """Returns a picture with 8 bits, grey or color; a mask with the numbers that it holds."""
+def _heads(files: Sequence[Path], size: int | None, *, mask: bool = False) -> set[str]:
+    """Returns the modes of pictures as `_opened` gives them, if all have one size."""
+    modes, first = set(), None
+    for file in files:
+        with _open(file, mask=mask) as picture:
+            modes.add(_converted(picture.mode, mask=mask))
+            turned = not mask and picture.getexif().get(ExifTags.Base.Orientation, 1) in (
+                5,
+                6,
+                7,
+                8,
+            )
+            pixels = picture.size[::-1] if turned else picture.size
+        first = first or pixels
+        if size is None and pixels != first:
+            raise ValueError(
+                f"{files[0]} has {'x'.join(map(str, first))} pixels, {file} has {'x'.join(map(str, pixels))}; all must "
+                "have one size. Set data.size to scale and crop them"
+            )
+    return modes
+
+
+def _converted(mode: str, *, mask: bool) -> str:
+    """Returns the mode of 8 bits, grey or color, for that of a file; a mask keeps its numbers."""
+    if mask:
+        return "L" if mode == "1" else mode
+    return "L" if mode in ("1", "L", "LA") else "RGB"
+
+
+@contextlib.contextmanager
+def _open(path: Path, *, mask: bool) -> Iterator[Image.Image]:
+    """Opens a picture, and names the file if this or what is done with it fails."""
     try:
         with Image.open(path) as file:
-            picture: Image.Image = file if mask else ImageOps.exif_transpose(file)
-            picture.load()
+            mode = file.mode
+            if mode[0] not in "IF" and (not mask or mode in ("1", "L", "P")):
+                yield file
+                return
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"{path}: cannot be read as an image: {said}") from None
-    mode = picture.mode
     if mode[0] in "IF":
         raise ValueError(f"{path}: has more than 8 bits per channel. Save it with 8")
-    if mask and mode not in ("1", "L", "P"):
-        raise ValueError(f"{path}: a mask must have one channel, got mode {mode!r}")
-    if mode == "1":
-        picture = picture.convert("L")
-    elif not mask and mode != "L":
-        picture = picture.convert("L" if mode == "LA" else "RGB")
+    raise ValueError(f"{path}: a mask must have one channel, got mode {mode!r}")
+
+
+def _opened(path: Path, size: int | None, *, mask: bool = False) -> Image.Image:
+    """Returns a picture with 8 bits, grey or color; a mask with the numbers that it holds."""
+    with _open(path, mask=mask) as file:
+        picture = file if mask else ImageOps.exif_transpose(file)
+        picture.load()
+    mode = _converted(picture.mode, mask=mask)
+    picture = picture if picture.mode == mode else picture.convert(mode)
     how = Image.Resampling.NEAREST if mask else Image.Resampling.BICUBIC
     return picture if size is None else ImageOps.fit(picture, (size, size), how)
-
-
-def _stack(files: list[Path], images: list[Image.Image]) -> np.ndarray:
-    for file, image in zip(files, images, strict=True):
-        if image.size != images[0].size:
-            raise ValueError(
-                f"{files[0]} has {'x'.join(map(str, images[0].size))} pixels, {file} has "
-                f"{'x'.join(map(str, image.size))}; all must have one size. Set data.size to scale and crop them"
-            )
-    return np.stack([np.asarray(image) for image in images])

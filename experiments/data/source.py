@@ -1,21 +1,25 @@
 """What a data set is, and how it is split.
 
 A source has `__len__` and `__getitem__(int) -> dict of arrays`, as Grain's, tfds.data_source and those of Hugging Face
-(`with_format("numpy")`) have; a list of dicts is one, too. A record holds
+(`with_format("numpy")`) have; a list of dicts is one, too. One that does not fit in memory may have `labels`, an array
+or None, so that nothing else is read before the run. A record holds
 
     image   (height, width, channels) or (height, width), uint8 or floating in [-1, 1]
     label   one value; optional
     mask    (height, width), bool or integers; optional
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
+from experiments import plugins
+
 HELD_OUT = 5  # one of so many, of each class
+THREADS = 16  # that read images side by side; most of the time they wait for the disk
 
 
 class Source(Protocol):
@@ -47,16 +51,82 @@ class Arrays:
         return {name: column[index] for name, column in vars(self).items() if column is not None}
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """That of an image, `(height, width, channels)`."""
+        return self.image.shape[1:]
+
+    @property
     def classes(self) -> int:
         """The number of labels, 0 for a set without."""
         return 0 if self.label is None else int(self.label.max()) + 1
+
+    def images(self, index: Any) -> np.ndarray | jax.Array:
+        """Returns several images, by their numbers."""
+        return self.image[index]
+
+    def part(self, index: np.ndarray) -> "Arrays":
+        """Returns the set of some records."""
+        return Arrays(**self[index])
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A source that does not fit: images are read when they are wanted; masks are not, as no task wants them yet."""
+
+    source: Source
+    order: np.ndarray  # the records of the set
+    shape: tuple[int, ...]
+    label: np.ndarray | None  # (n,) int32: 0, 1, ..
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+        return len(self.order)
+
+    @property
+    def classes(self) -> int:
+        """The number of labels, 0 for a set without."""
+        return 0 if self.label is None else int(self.label.max()) + 1
+
+    def images(self, index: Any) -> np.ndarray:
+        """Reads several images, by their numbers, in threads of Grain.
+
+        Raises:
+          ValueError: if one is not as the others, or cannot be read.
+          ImportError: if Grain is not installed.
+        """
+        import grain
+
+        images = np.empty((len(index), *self.shape), np.float32)
+        read = grain.MapDataset.source(self.order[np.asarray(index)]).map(self._image)
+        try:
+            for row, image in enumerate(
+                read.to_iter_dataset(grain.ReadOptions(THREADS, 2 * THREADS))
+            ):
+                images[row] = image
+        except ValueError as error:  # of `_image`, with more lines of Grain
+            raise ValueError(str(error).partition("\n")[0]) from None
+        return images
+
+    def part(self, index: np.ndarray) -> "Streamed":
+        """Returns the set of some records."""
+        label = None if self.label is None else self.label[index]
+        return Streamed(self.source, self.order[index], self.shape, label)
+
+    def _image(self, number: int) -> np.ndarray:
+        try:
+            (found,) = arrays(np.asarray(self.source[int(number)]["image"])[None]).image
+            if found.shape != self.shape:
+                raise ValueError(f"expected {self.shape}, got {found.shape}")
+        except Exception as error:  # the user's code runs
+            raise ValueError(f"record {number}: {plugins.said(error)}") from None
+        return np.asarray(found)
 
 
 class Split(NamedTuple):
     """Two parts of a set, each sorted by class."""
 
-    train: Arrays
-    test: Arrays
+    train: Arrays | Streamed
+    test: Arrays | Streamed
 
 
 def arrays(image: Any, label: Any = None, mask: Any = None) -> Arrays:
@@ -113,6 +183,43 @@ def stacked(source: Source) -> Arrays:
     """
     if isinstance(source, Arrays):
         return source
+    columns: dict[str, list[np.ndarray]] = {}
+    for record in _records(source):
+        for name, value in record.items():
+            columns.setdefault(name, []).append(value)
+    return arrays(**{name: np.stack(column) for name, column in columns.items()})
+
+
+def streamed(source: Source) -> Streamed:
+    """Reads the labels of a source, and one image.
+
+    Args:
+      source: with an attribute `labels`, an array or None; without, every record is read once for its label.
+
+    Raises:
+      ValueError: if it is no source, or its records differ in keys or shapes.
+    """
+    labels = source.label if isinstance(source, Arrays) else getattr(source, "labels", _records)
+    first = next(_records(source))
+    if labels is _records:
+        found = [record["label"] for record in _records(source) if "label" in record]
+        labels = found or None
+    labels = None if labels is None else np.asarray(labels)
+    if labels is not None and labels.shape != (len(source),):
+        raise ValueError(
+            f"labels must be one value per image; got {labels.shape} for {len(source)} images"
+        )
+    shape = arrays(first["image"][None]).image.shape[1:]
+    number = None if labels is None else _numbered(labels)
+    return Streamed(source, np.arange(len(source)), shape, number)
+
+
+def _records(source: Source) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the records of a source, all with the keys and shapes of the first.
+
+    Raises:
+      ValueError: if one has others, or this is no source.
+    """
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         raise ValueError(
             f"a source must have __len__ and __getitem__; got {type(source).__name__}. Return one, such as a list of "
@@ -120,29 +227,26 @@ def stacked(source: Source) -> Arrays:
         )
     if not len(source):
         raise ValueError("the source is empty")
-    columns: dict[str, list[np.ndarray]] = {}
+    first: dict[str, np.ndarray] = {}
     for i in range(len(source)):
-        record = source[i]
-        if not isinstance(record, Mapping) or "image" not in record:
-            got = sorted(record) if isinstance(record, Mapping) else type(record).__name__
+        given = source[i]
+        if not isinstance(given, Mapping) or "image" not in given:
+            got = sorted(given) if isinstance(given, Mapping) else type(given).__name__
             raise ValueError(f"record {i}: must be a dict with an 'image'; got {got}")
-        for name in ("image", "label", "mask"):
-            if name not in record and name not in columns:
-                continue
-            column = columns.setdefault(name, [])
-            value = np.asarray(record[name]) if name in record else None
-            if len(column) < i or value is None:
-                raise ValueError(f"records 0 and {i}: only one of them has a {name!r}")
-            if column and column[0].shape != value.shape:
+        record = {n: np.asarray(given[n]) for n in ("image", "label", "mask") if n in given}
+        first = first or record
+        for name in sorted(first.keys() ^ record.keys()):
+            raise ValueError(f"records 0 and {i}: only one of them has a {name!r}")
+        for name, value in record.items():
+            if value.shape != first[name].shape:
                 raise ValueError(
-                    f"records 0 and {i} differ in the shape of {name!r}: {column[0].shape} and {value.shape}. Give all "
-                    "the same size"
+                    f"records 0 and {i} differ in the shape of {name!r}: {first[name].shape} and {value.shape}. Give "
+                    "all the same size"
                 )
-            column.append(value)
-    return arrays(**{name: np.stack(column) for name, column in columns.items()})
+        yield record
 
 
-def split(data: Arrays) -> Split:
+def split(data: Arrays | Streamed) -> Split:
     """Holds out every fifth image of each class.
 
     Raises:
@@ -157,4 +261,4 @@ def split(data: Arrays) -> Split:
             f"too few images: every fifth of a class is held out, and at least two must be; got {len(data)} images in "
             f"{max(1, data.classes)} classes"
         )
-    return Split(Arrays(**data[order[~test]]), Arrays(**data[order[test]]))
+    return Split(data.part(order[~test]), data.part(order[test]))

@@ -26,6 +26,7 @@ from jax.tree_util import Partial
 
 from experiments import features
 from experiments.data import Split
+from experiments.data.table import Table, evenly, table_of
 from experiments.meshes import along_data
 from experiments.optimizers import Optimization, adam, averaged
 from experiments.training import Arrays, Kind, Scalars, Task, traced
@@ -136,7 +137,7 @@ class State(NamedTuple):
 class Setting(NamedTuple):
     """What all variants of a run share, a pytree."""
 
-    images: jax.Array  # for training, on the device
+    images: Table  # for training
     extract: Partial  # images to features
     real_features: jax.Array  # of held-out images
     real: dict[
@@ -159,10 +160,9 @@ def prepare(data: Split, options: Options, *, classifier_steps: int, seed: int) 
     extract, accuracy = features.train_classifier(data, steps=classifier_steps, seed=seed)
     count = min(options.samples, len(data.test))
     # Every class in equal parts, whatever the count.
-    chosen = jnp.linspace(0, len(data.test) - 1, count).astype(int)
-    held_out = jnp.asarray(data.test.image)[chosen]
-    train = jnp.asarray(data.train.image)
-    as_many = train[jnp.linspace(0, len(train) - 1, count).astype(int)]
+    held_out, as_many = (
+        jnp.asarray(part.images(evenly(len(part), count))) for part in (data.test, data.train)
+    )
 
     @jax.jit
     def measure(held_out: jax.Array, as_many: jax.Array) -> tuple[Scalars, jax.Array, jax.Array]:
@@ -172,7 +172,7 @@ def prepare(data: Split, options: Options, *, classifier_steps: int, seed: int) 
 
     real, real_features, spectrum = measure(held_out, as_many)
     return Setting(
-        images=train,
+        images=table_of(data.train),
         extract=extract,
         real_features=real_features,
         real={name: float(value) for name, value in real.items()},
@@ -190,7 +190,7 @@ def check(data: Split, options: Options) -> list[str]:
     Raises:
       ValueError: if no options go with it.
     """
-    height, width, channels = data.train.image.shape[1:]
+    height, width, channels = data.train.shape
     if height != width or width not in SIZES or channels not in (1, 3):
         raise ValueError(
             f"a GAN needs square images of {', '.join(map(str, SIZES))} pixels with 1 or 3 channels; got "
@@ -231,14 +231,17 @@ def make_task(options: Options, setting: Setting, steps: int) -> Task:
     def g_loss(g: Any, d: Any, real: jax.Array, z: jax.Array) -> jax.Array:
         return generator_loss(lambda x: judge(d, x), real, generate(g, z))
 
+    def draw_batch(key: jax.Array) -> jax.Array:
+        return jax.random.randint(key, (options.batch_size,), 0, len(setting.images))
+
+    def draw(key: jax.Array) -> jax.Array:
+        _, for_discriminator, _, for_generator = jax.random.split(key, 4)
+        return jnp.stack([draw_batch(for_discriminator), draw_batch(for_generator)])
+
     def step(state: State, key: jax.Array) -> tuple[State, Scalars]:
         keys = jax.random.split(key, 4)
         shape = (options.batch_size, options.latent)
-
-        def batch(key: jax.Array) -> jax.Array:
-            index = jax.random.randint(key, (options.batch_size,), 0, len(setting.images))
-            return along_data(setting.images[index])
-
+        batch = lambda key: along_data(setting.images[draw_batch(key)])
         g, average, d, g_opt, d_opt = state
         fake = generate(g, along_data(jax.random.normal(keys[0], shape)))
         (loss_d, margin), grads = jax.value_and_grad(d_loss, has_aux=True)(d, batch(keys[1]), fake)
@@ -259,7 +262,7 @@ def make_task(options: Options, setting: Setting, steps: int) -> Task:
         )
         return scalars, {"samples": images[:SHOWN], "spectrum": mean_spectrum(images)}
 
-    return Task(init, step, evaluate)
+    return Task(init, step, evaluate, draw)
 
 
 def discriminator_loss(
