@@ -279,7 +279,12 @@ def _build_data(value: Any, errors: list[str]) -> dict[str, Any]:
         in_memory = _convert(bool, table.get("in_memory", True), "data.in_memory", errors)
         ours = {"source": name} | ({} if in_memory else {"in_memory": False})
         try:
-            return ours | _keywords(data.find(name), keywords, "data", errors)
+            function = data.find(name)
+            if "in_memory" in inspect.signature(function).parameters:
+                errors.append(
+                    f"data.in_memory: is a key of every source; name the keyword of {name} otherwise"
+                )
+            return ours | _keywords(function, keywords, "data", errors)
         except ValueError as error:
             errors.append(f"{path}: {error}")
     return {}

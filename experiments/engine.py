@@ -1,10 +1,11 @@
 """Runs a config from start to end, or from where it stopped: train, measure, record, judge, report."""
 
+import contextlib
 import functools
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def _train(
         checkpoints.save(store, step, state)
         told.log(lines)
 
-    def settings(first: int) -> Iterator[Any]:
+    def settings(first: int) -> Generator[Any, None, None]:
         """Yields the setting of each piece of the steps to come, with the images that it draws."""
         if isinstance(train, data.Arrays):
             yield from itertools.repeat(setting)
@@ -208,7 +209,10 @@ def _train(
 
         yield from one_ahead(at, range(first, config.steps, piece))
 
-    with checkpoints.open_checkpoints(folder / "checkpoints" / group[0].name) as store:
+    with (
+        checkpoints.open_checkpoints(folder / "checkpoints" / group[0].name) as store,
+        contextlib.ExitStack() as stack,
+    ):
         state = init(setting, seeds)
         found = checkpoints.load_latest(store, state)
         step = -1
@@ -220,7 +224,7 @@ def _train(
         if step < 0:
             step = 0
             record(step, {})
-        pieces = settings(step)
+        pieces = stack.enter_context(contextlib.closing(settings(step)))
         while step < config.steps:
             stopping.check()
             logs = []
@@ -233,6 +237,7 @@ def _train(
                     ) from None
                 state, log = advance(current, options, state, keys, first)
                 logs.append(log)
+                jax.block_until_ready(logs[-2:-1])  # else the tables of all pieces would wait
             log = jax.tree.map(lambda *parts: np.concatenate(parts, 1), *jax.device_get(logs))
             bad = first_nonfinite(log)
             if bad is not None:
@@ -250,7 +255,11 @@ def _train(
 def _draws(kind: Kind, options: Any, setting: Any) -> int:
     """Returns how many records a step of one run reads."""
     draw = kind.make_task(options, setting, 1).draw
-    return 0 if draw is None else math.prod(jax.eval_shape(draw, jax.random.key(0)).shape)
+    if draw is None:
+        raise RunError(
+            "data.in_memory: must be true for a task that does not say what its steps draw. Leave it out."
+        )
+    return math.prod(jax.eval_shape(draw, jax.random.key(0)).shape)
 
 
 def _record(

@@ -110,8 +110,7 @@ def make_train(task: Task, config: Any) -> Train:
 
     def draw(key: jax.Array, first: Any) -> jax.Array:
         one = task.draw
-        if one is None:
-            raise ValueError("the task does not say what it draws; set data.in_memory = true")
+        assert one is not None
         return jax.vmap(lambda i: one(key_of(key, i)))(first + jnp.arange(config.chunk_steps))
 
     def evaluate(state: State, key: jax.Array) -> tuple[Scalars, Arrays]:

@@ -4,19 +4,25 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import each
-from PIL import Image
+from folders import tiny
+from PIL import Image, ImageFile
 
-from experiments import config, data, records
+from experiments import config, data, engine, records
 from experiments.data import shapes, table
+from experiments.data import source as data_source
 from experiments.tasks import gan
+from experiments.training import Task
 
 ROOT = Path(__file__).parent.parent
 CHECKERBOARD = ROOT / "configs" / "checkerboard.toml"
@@ -345,6 +351,65 @@ def test_what_is_wrong_with_a_streamed_set_is_told(tmp_path):
     (tmp_path / "2.png").unlink()
     with pytest.raises(ValueError, match=r"2\.png: cannot be read as an image: .*No such file"):
         split.train.images([2])
+
+
+def test_a_folder_is_opened_by_the_heads_of_its_files(tmp_path, monkeypatch):
+    """Also where the pictures are turned, as cameras do it."""
+    turned, loads, load = Image.Exif(), [], ImageFile.ImageFile.load
+    turned[0x0112] = 6
+    for i in range(5):
+        save(tmp_path / f"{i}.jpg", colors(8, 6))
+        save(tmp_path / f"{i}.png", colors(6, 8), exif=turned)
+        save(tmp_path / f"{i}_upright.png", colors(8, 6))
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load", lambda self: loads.append(self.filename) or load(self)
+    )
+    train, _ = read("folder", tmp_path, in_memory=False)
+    assert (train.shape, len(set(loads))) == ((8, 6, 1), 1)
+    train.images(np.arange(4))
+    assert len(set(loads)) == 4
+    save(tmp_path / "wide.jpg", colors(6, 8))
+    with pytest.raises(ValueError, match=r"0\.jpg has 6x8 pixels, .*wide\.jpg has 8x6; all must"):
+        read("folder", tmp_path, in_memory=False)
+
+
+def test_threads_of_grain_read_side_by_side(monkeypatch):
+    monkeypatch.setattr(data_source, "TOGETHER", 1)
+    both, names = threading.Barrier(2, timeout=60), set()
+
+    class Waiting(Written):
+        def __getitem__(self, index):
+            names.add(threading.current_thread().name)
+            both.wait()
+            return super().__getitem__(index)
+
+    streamed = data.streamed(Written(20))
+    replace(streamed, source=Waiting(20)).images(np.arange(4))
+    assert len(names) > 1
+    assert all(name.startswith("grain-prefetch") for name in names)
+
+
+@pytest.mark.refuses
+def test_what_cannot_be_streamed_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "with_keys.py").write_text("def own(in_memory=True): pass\n")
+    monkeypatch.chdir(tmp_path)
+    for setting, error in {
+        "data.in_memory=1": "data.in_memory: expected bool, got 1",
+        "data=with_keys:own": "data.in_memory: is a key of every source; name the keyword of with_keys:own otherwise",
+    }.items():
+        with pytest.raises(config.ConfigError) as caught:
+            tiny(setting)
+        assert caught.value.errors == (error,)
+    assert tiny("data.in_memory=true") == tiny()
+    with pytest.raises(
+        records.RunError, match=r"data\.in_memory: must be true for a task that does"
+    ):
+        engine._draws(SimpleNamespace(make_task=lambda *_: Task(None, None, None)), None, None)
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with pytest.raises(
+        ImportError, match=r'grain\. Run: pip install "tconvjax\[experiments,data\]"'
+    ):
+        data.load({"source": "digits", "in_memory": False})
 
 
 def test_a_table_gives_the_records_that_it_was_made_for():

@@ -282,7 +282,7 @@ def close(folder, other):
 @pytest.mark.endurance
 def test_a_mesh_of_devices_gives_what_one_gives(straight, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
-    done = run(tmp_path, "--mesh=seeds=2,data=2")
+    done = run(tmp_path, "--mesh=seeds=2,data=2", "--set=data.in_memory=false")
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.iterdir()
     assert records.read_json(folder / "environment.json")["mesh"] == {"seeds": 2, "data": 2}
@@ -323,9 +323,10 @@ def test_two_processes_stop_together_and_one_goes_on(straight, tmp_path):
     with socket.socket() as found:
         found.bind(("localhost", 0))
         address = f"localhost:{found.getsockname()[1]}"
+    streamed = "--set=data.in_memory=false"
     both = [
         subprocess.Popen(
-            command(tmp_path, "--mesh=seeds=2", f"--distributed={address},2,{rank}"),
+            command(tmp_path, streamed, "--mesh=seeds=2", f"--distributed={address},2,{rank}"),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(2)
@@ -337,7 +338,7 @@ def test_two_processes_stop_together_and_one_goes_on(straight, tmp_path):
     (folder,) = tmp_path.iterdir()
     assert records.read_json(folder / "environment.json")["processes"] == 2
     assert not (folder / "summary.json").exists()
-    done = run(tmp_path)
+    done = run(tmp_path, streamed)
     assert done.returncode == 0, done.stderr
     close(folder, straight[0])  # nothing is there twice
 

@@ -141,12 +141,8 @@ def _heads(files: Sequence[Path], size: int | None, *, mask: bool = False) -> se
     for file in files:
         with _open(file, mask=mask) as picture:
             modes.add(_converted(picture.mode, mask=mask))
-            turned = not mask and picture.getexif().get(ExifTags.Base.Orientation, 1) in (
-                5,
-                6,
-                7,
-                8,
-            )
+            # That of a PNG file itself would decode all of it.
+            turned = not mask and Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1) > 4
             pixels = picture.size[::-1] if turned else picture.size
         first = first or pixels
         if size is None and pixels != first:

@@ -19,7 +19,10 @@ import numpy as np
 from experiments import plugins
 
 HELD_OUT = 5  # one of so many, of each class
-THREADS = 16  # that read images side by side; most of the time they wait for the disk
+THREADS = 16  # that read side by side; most of the time they wait for the disk
+TOGETHER = (
+    16  # images that a thread reads; one alone would cost Grain a third of decoding a small one
+)
 
 
 class Source(Protocol):
@@ -92,10 +95,8 @@ class Streamed:
 
         Raises:
           ValueError: if one is not as the others, or cannot be read.
-          ImportError: if Grain is not installed.
         """
-        import grain
-
+        grain, row = _grain(), 0
         images = np.empty((len(index), *self.shape), np.float32)
         read = grain.MapDataset.source(self.order[np.asarray(index)]).map(self._image)
         try:
@@ -198,7 +199,9 @@ def streamed(source: Source) -> Streamed:
 
     Raises:
       ValueError: if it is no source, or its records differ in keys or shapes.
+      ImportError: if Grain, which reads it, is not installed.
     """
+    _grain()
     labels = source.label if isinstance(source, Arrays) else getattr(source, "labels", _records)
     first = next(_records(source))
     if labels is _records:
@@ -212,6 +215,16 @@ def streamed(source: Source) -> Streamed:
     shape = arrays(first["image"][None]).image.shape[1:]
     number = None if labels is None else _numbered(labels)
     return Streamed(source, np.arange(len(source)), shape, number)
+
+
+def _grain() -> Any:
+    try:
+        import grain
+    except ImportError:
+        raise ImportError(
+            'a package is missing: grain. Run: pip install "tconvjax[experiments,data]"'
+        ) from None
+    return grain
 
 
 def _records(source: Source) -> Iterator[dict[str, np.ndarray]]:
