@@ -166,12 +166,13 @@ def queue(slurm):
 def test_a_real_slurm_runs_a_sweep(slurm, undisturbed, tmp_path):
     """One job is displaced, queued again and goes on; another dies, and the same command sends it again."""
     sent = jobs_of(tmp_path, "--cluster=slurm", "--jobs=2", "--cluster-set=timeout_min=20")
+    slow = slurm | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # compiles when it is disturbed
     process = subprocess.Popen(
-        sent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slurm
+        sent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slow
     )
     until(lambda: len(list(tmp_path.glob("*/checkpoints/up/0"))) == 2, process)
     displaced, killed = sorted(queue(slurm))
-    for job in (["--signal=USR2", displaced], [killed]):
+    for job in (["--signal=USR2", displaced], ["--signal=KILL", "--full", killed]):
         subprocess.run(["scancel", *job], check=True, env=slurm)
     until(lambda: queue(slurm).get(displaced) == "PENDING", process)
     soon = ["scontrol", "update", f"JobId={displaced}", "StartTime=now"]  # not in two minutes

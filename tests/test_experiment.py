@@ -195,33 +195,21 @@ ALONE = ["--set=variant=[{name='none'}]", "--set=expect=[]"]
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Environment in which programs are compiled once for all processes."""
-    folder = tmp_path_factory.mktemp("compiled")
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(folder)}
-    return os.environ | cache | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-
-
-@pytest.fixture(scope="module")
-def one_variant(tmp_path_factory, compiled):
+def one_variant(tmp_path_factory):
     out = tmp_path_factory.mktemp("one")
-    assert run(out, *ALONE, env=compiled).returncode == 0
+    assert run(out, *ALONE).returncode == 0
     (folder,) = out.iterdir()
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.endurance
-def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(
-    one_variant, compiled, tmp_path
-):
+def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(one_variant, tmp_path):
     for part, count in DEATHS:
         arguments = [tmp_path, part, count, *command(tmp_path, *ALONE)[3:]]
-        process = subprocess.run(
-            [sys.executable, "-c", KILLED, *map(str, arguments)], check=False, env=compiled
-        )
+        process = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False)
         assert process.returncode == -signal.SIGKILL, (part, count)
-    done = run(tmp_path, *ALONE, env=compiled)
+    done = run(tmp_path, *ALONE)
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.iterdir()
     assert comparable(folder) == comparable(one_variant)
@@ -229,26 +217,25 @@ def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(
 
 @pytest.mark.slow
 @pytest.mark.endurance
-def test_full_disks_and_damaged_checkpoints_cost_nothing_that_was_saved(
-    one_variant, compiled, tmp_path
-):
+def test_full_disks_and_damaged_checkpoints_cost_nothing_that_was_saved(one_variant, tmp_path):
+    env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # it would not fit, either
     for size, what in ((500, str(tmp_path)), (60_000, "checkpoints/none: a checkpoint")):
         arguments = [sys.executable, "-c", LIMITED, str(size), *command(tmp_path, *ALONE)[3:]]
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=env)
         assert done.returncode == 1
         (message,) = [line for line in done.stderr.splitlines() if "jax" not in line]
         assert re.search(f"{what}.*File too large.* the same command continues", message)
-    assert run(tmp_path, *ALONE, env=compiled).returncode == 0
+    assert run(tmp_path, *ALONE).returncode == 0
     (folder,) = tmp_path.iterdir()
     (folder / "summary.json").unlink()
     newest = folder / "checkpoints" / "none" / "6"
     for part in newest.glob("state/**/d/*"):
         os.truncate(part, part.stat().st_size // 2)
-    damaged = run(tmp_path, *ALONE, env=compiled)
+    damaged = run(tmp_path, *ALONE)
     assert damaged.returncode == 1
     assert re.search(r"checkpoints/none/6: this checkpoint cannot be read\. Delete", damaged.stderr)
     shutil.rmtree(newest)
-    assert run(tmp_path, *ALONE, env=compiled).returncode == 0
+    assert run(tmp_path, *ALONE).returncode == 0
     assert comparable(folder) == comparable(one_variant)
 
 
