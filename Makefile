@@ -15,7 +15,7 @@ quick: $(STAMP)                ## the same, as a smoke run of under a minute
 	$(BIN)/python -m experiments run configs/checkerboard.toml --quick
 
 test: lint                     ## lint, then all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 lint: $(STAMP)                 ## formatting, lint rules, floors of the house, types
 	$(BIN)/ruff format --check .

@@ -24,6 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files with tests of minutes first, so that no worker has one alone at the end."""
+    long = {item.path for item in items if item.get_closest_marker("endurance")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(20161017)
