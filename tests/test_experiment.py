@@ -355,6 +355,7 @@ def test_devices_that_cannot_be_used_are_refused(options, message, tmp_path, cap
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_it_had(tmp_path):
     done = run(tmp_path, "--set=options.learning_rate=1e30")
     assert done.returncode == 1
@@ -456,6 +457,7 @@ def task():
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
     """Of two seeds and two learning rates, in one program."""
     options, setting = task

@@ -212,6 +212,7 @@ def test_a_sweep_stopped_and_shared_ends_with_the_same_result(straight, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 def test_a_point_that_fails_does_not_stop_the_others(tmp_path):
     done = sweep(tmp_path, f"--sweep={RATES}=1e30,1e-3")
     assert done.returncode == 1
