@@ -27,7 +27,8 @@ from jax.typing import ArrayLike, DTypeLike
 from tconvjax import geometry as geo
 from tconvjax.geometry import Ints, Padding, PaddingMode, Pairs
 from tconvjax.initializers import variance_scaling_transpose
-from tconvjax.ops import boundary, lowerings
+from tconvjax.ops import boundary, lowerings, phases
+from tconvjax.ops.adaptive import odd_window
 from tconvjax.ops.convolution import (
     as_array,
     canonical_precision,
@@ -228,6 +229,27 @@ def check_parameters(
         )
 
 
+def check_balanced(who: str, spec: Spec, mask: ArrayLike | None, *, balanced: bool) -> None:
+    """Raises if the kernel of a transposed convolution shall be balanced and cannot be."""
+    if not balanced:
+        return
+    k, s, d = spec.kernel_size, spec.options["strides"], spec.options["kernel_dilation"]
+    if mask is not None or set(d) != {1} or any(a < b for a, b in zip(k, s, strict=True)):
+        raise ValueError(
+            f"{who}: balanced=True needs an undilated kernel without a mask, of at least the size of the strides; got "
+            f"kernel_size={k}, strides={s}, kernel_dilation={d}, mask {'given' if mask is not None else 'None'}."
+        )
+
+
+def effective_kernel(module: Any, options: Mapping[str, Any], kernel: jax.Array) -> jax.Array:
+    """Returns the kernel that a layer with such options computes with, from its parameter."""
+    if module.mask is not None:
+        kernel = kernel * module.mask
+    if getattr(module, "balanced", False):
+        kernel = phases.balance(type(module).__name__, kernel, options["strides"])
+    return kernel
+
+
 def image(who: str, x: ArrayLike) -> jax.Array:
     """Returns the input of a layer as an array with at least channels, or refuses it."""
     array = as_array(who, "x", x)
@@ -310,18 +332,77 @@ def _refuse_geometry(
     resolve(who, shape, kernel_size, **{n: options[n] for n in names if n in options})
 
 
-def blur_options(
-    who: str, strides: Sequence[int], filter_size: int, padding_mode: PaddingMode
-) -> tuple[tuple[int, ...], int, PaddingMode]:
-    """Returns the canonical arguments of `blur_pool`, or refuses what every call would refuse."""
-    if not isinstance(strides, Sequence):
+def fixed_options(
+    who: str, name: str, value: Sequence[int], padding_mode: PaddingMode, **least: tuple[int, int]
+) -> tuple[Any, ...]:
+    """Returns the canonical arguments of a layer with a fixed filter, or refuses what every call would refuse.
+
+    Args:
+      who: name of the layer, for error messages.
+      name: of the argument that has one integer per spatial axis.
+      value: of this argument.
+      padding_mode: of the filter.
+      **least: for other integers, their value and the smallest one possible.
+    """
+    if not isinstance(value, Sequence):
         raise TypeError(
-            f"{who}: strides must be a sequence with one integer per spatial axis; got strides={strides!r}. "
-            "Write (2, 2) for half the height and width."
+            f"{who}: {name} must be a sequence with one integer per spatial axis; got {name}={value!r}. "
+            "Write (2, 2) for height and width by a factor of two."
         )
-    size = geo.positive_int(who, "filter_size", filter_size)
+    others = [geo.ints(who, n, (number,), minimum=m)[0] for n, (number, m) in least.items()]
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
-    return geo.ints(who, "strides", strides, minimum=1), size, padding_mode
+    return geo.ints(who, name, value, minimum=1), *others, padding_mode
+
+
+def pixel_kernel_shapes(
+    who: str, in_features: int, out_features: int, kernel_size: Ints, padding_mode: PaddingMode
+) -> list[tuple[int, ...]]:
+    """Returns the shapes of the three kernels of `pixel_conv_transpose`, or refuses what every call would refuse."""
+    features = {"in_features": in_features, "out_features": out_features}
+    source, target = (geo.positive_int(who, name, n) for name, n in features.items())
+    k = geo.per_axis(who, "kernel_size", kernel_size, 2)
+    geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
+    return [(*k, source, target), (*k, target, target), (3, 3, target, target)]
+
+
+def large_and_small(
+    who: str, kernel_size: Ints, small_kernel_size: Ints, options: Mapping[str, Any]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the sizes of two kernels with one center, or refuses others and a padding that would move them."""
+    rank = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
+    large = geo.per_axis(who, "kernel_size", kernel_size, rank)
+    small = geo.per_axis(who, "small_kernel_size", small_kernel_size, rank)
+    if any((a - b) % 2 for a, b in zip(large, small, strict=True)):
+        raise ValueError(
+            f"{who}: small_kernel_size must differ from kernel_size by even numbers, else the centers differ by half a "
+            f"pixel; got kernel_size={large}, small_kernel_size={small}."
+        )
+    if {"padding", "output_padding", "kernel_dilation"} & options.keys():
+        raise TypeError(
+            f"{who}: padding, output_padding and kernel_dilation are not among its options, as both layers must have "
+            f"one size and one center; got {sorted(options)}. The padding is 'SAME'."
+        )
+    return large, small
+
+
+def carafe_options(
+    who: str, scale: Sequence[int], window: Ints, padding_mode: PaddingMode
+) -> tuple[tuple[int, ...], tuple[int, ...], PaddingMode]:
+    """Returns the canonical arguments of `carafe`, or refuses what every call would refuse."""
+    factors, mode = fixed_options(who, "scale", scale, padding_mode)
+    return factors, odd_window(who, window, len(factors)), mode
+
+
+def dysample_options(
+    who: str, features: int | None, scale: Sequence[int], groups: int
+) -> tuple[tuple[int, ...], int]:
+    """Returns the canonical arguments of `dysample`, or refuses what every call would refuse."""
+    factors, count, _ = fixed_options(who, "scale", scale, "replicate", groups=(groups, 1))
+    if features is not None and features % count:
+        raise ValueError(
+            f"{who}: groups must divide the channels; got groups={count}, channels={features}."
+        )
+    return factors, count
 
 
 def upsampler(

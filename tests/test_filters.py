@@ -10,7 +10,16 @@ from cases import each
 from jax import export
 from scipy import signal
 
-from tconvjax import blur_pool, geometry, resize, upfirdn
+from tconvjax import (
+    analysis,
+    blur_pool,
+    conv_transpose,
+    geometry,
+    hold,
+    max_blur_pool,
+    resize,
+    upfirdn,
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -105,7 +114,11 @@ def pooled(x):
     return blur_pool(x, (2, 2))
 
 
-@each("function", (up_two, pooled))
+def held(x):
+    return hold(x, (2, 2), order=1)
+
+
+@each("function", (up_two, pooled, held))
 def test_dtypes_are_kept_and_half_precision_calculates_in_float32(function):
     x = random(2, 5, 4, 2)
     for kind in (np.float32, np.complex64):
@@ -119,7 +132,7 @@ def test_dtypes_are_kept_and_half_precision_calculates_in_float32(function):
     assert function(x[:0]).shape[0] == 0
 
 
-@each("function", (up_two, pooled))
+@each("function", (up_two, pooled, held))
 def test_exports_with_symbolic_sizes(function):
     sizes = export.symbolic_shape("b, h, w, c", constraints=("h >= 4", "w >= 4"))
     exported = export.export(jax.jit(function))(jax.ShapeDtypeStruct(sizes, np.float64))
@@ -163,6 +176,74 @@ def test_blur_pool_is_linear_and_so_are_its_transformations():
     mapped, cotangent = jax.jit(lambda x: (jax.vmap(run)(x), jax.vjp(run, x)[1](y)[0]))(x)
     np.testing.assert_allclose(mapped, run(x), rtol=0, atol=1e-14)
     np.testing.assert_allclose(np.vdot(cotangent, u), np.vdot(y, run(u)), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("strides", "size"), [((2, 3), 4), ((1, 2), 3), ((4, 1), 1)])
+def test_max_blur_pool_blurs_the_largest(strides, size):
+    x = random(2, 5, 4, 2)
+    pads = ((0, 0), *(((s - 1) // 2, s // 2) for s in strides), (0, 0))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(x, pads, constant_values=-np.inf), strides, (1, 2)
+    )
+    want = blur_pool(windows.max((-1, -2)), strides, filter_size=size, padding_mode="replicate")
+    got = max_blur_pool(x, strides, filter_size=size, padding_mode="replicate")
+    np.testing.assert_array_equal(got, want)
+
+
+@each("order", (0, 1, 2))
+@each("mode", geometry.PADDING_MODES)
+def test_hold_is_a_convolution_with_ones(order, mode):
+    x, scale = random(2, 6, 7, 2), (2, 3)
+    want = x
+    for axis, s in enumerate(scale, start=1):
+        taps = np.ones(1)
+        for _ in range(order + 1):
+            taps = np.convolve(taps, np.ones(s) / s)
+        pads = [(0, 0)] * 4
+        pads[axis] = (len(taps) - 1) // 2, len(taps) // 2
+        want = np.pad(want, pads, NUMPY_MODES[mode])
+        want = np.apply_along_axis(np.convolve, axis, want, taps, "valid")
+    got = hold(x, scale, order=order, padding_mode=mode)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("k", "s"), [(3, 2), (4, 2), (5, 3), (2, 3)])
+@each("order", (0, 1, 2))
+def test_hold_raises_the_zero_order_of_any_kernel(k, s, order):
+    kernel = random(k, k, 2, 3)
+    impulse = np.zeros((9, 9, 2))
+    impulse[4, 4] = 1  # of both inputs: a kernel with one input is painted
+    painted = conv_transpose(impulse, kernel, strides=s)
+    smooth = hold(painted, (s, s), order=order)
+    assert analysis.zero_order(painted[:, :, None], s) == 0
+    assert analysis.zero_order(smooth[:, :, None], s) == order + 1
+    flat = hold(conv_transpose(np.ones((9, 9, 2)), kernel, strides=s), (s, s), order=order)
+    inside = slice(3 * s, -3 * s)
+    assert np.ptp(flat[inside, inside], (0, 1)).max() < 1e-13
+
+
+def test_hold_of_order_two_is_the_filter_of_stylegan():
+    x, taps = random(6, 5, 2), np.array([1, 3, 3, 1]) / 8
+    want = upfirdn(x, np.outer(taps, taps), padding=((1, 2), (1, 2)))
+    got = hold(x, (2, 2), order=2, padding_mode="zeros")
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-14)
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: hold(x, 2), TypeError, r"hold: scale must be a sequence .* got scale=2"),
+        (lambda x: hold(x, (2,), order=-1), ValueError, "hold: order must be at least 0"),
+        (lambda x: hold(x, (2,), padding_mode="same"), ValueError, "hold: padding_mode"),
+        (lambda x: hold(x.astype(int), (2,)), TypeError, "hold: a filter needs"),
+        (lambda x: max_blur_pool(x * 1j, (2,)), TypeError, "max_blur_pool: the largest pixel"),
+        (lambda x: max_blur_pool(x, (2,), filter_size=0), ValueError, "filter_size"),
+    ],
+)
+def test_holds_and_max_blur_pools_refuse(call, error, message):
+    with pytest.raises(error, match=message):
+        call(np.ones((4, 1)))
 
 
 @pytest.mark.refuses

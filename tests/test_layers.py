@@ -18,7 +18,8 @@ from tconvjax import conv, conv_transpose, layers, linen, resize_conv, subpixel_
 from tconvjax import nnx as tnn
 
 NAMES = ("Conv", "ConvTranspose", "ResizeConv", "SubpixelConv")
-WITHOUT_KERNEL = ("BlurPool", "Upsample")
+WITHOUT_KERNEL = ("BlurPool", "MaxBlurPool", "Hold", "BilinearAdditive", "Upsample")
+OF_SEVERAL = ("PixelConvTranspose", "LargeContextConvTranspose", "Carafe", "DySample")
 
 
 def draw(*shape):
@@ -64,7 +65,7 @@ def test_both_sets_give_identical_numbers(name, args, options):
         np.testing.assert_allclose(made.std(), one.kernel[...].std(), rtol=0.35)
 
 
-@each("name", (*NAMES, *WITHOUT_KERNEL))
+@each("name", (*NAMES, *WITHOUT_KERNEL, *OF_SEVERAL))
 def test_both_sets_take_the_same_arguments(name):
     parameters = inspect.signature(getattr(tnn, name).__init__).parameters
     here = {n: p.default for n, p in parameters.items()}
@@ -211,6 +212,98 @@ def test_layers_are_their_functions_plus_bias():
     want = tconvjax.blur_pool(x, (2, 3), filter_size=3, padding_mode="circular")
     np.testing.assert_array_equal(pool(x), want)
     np.testing.assert_array_equal(linen.BlurPool((2, 3), 3, "circular").apply({}, x), want)
+
+
+FIXED = {
+    "BlurPool": ("blur_pool", (2, 3), {"filter_size": 3, "padding_mode": "circular"}),
+    "MaxBlurPool": ("max_blur_pool", (2, 3), {"filter_size": 3, "padding_mode": "circular"}),
+    "Hold": ("hold", (2, 3), {"order": 1, "padding_mode": "circular"}),
+    "BilinearAdditive": ("bilinear_additive", (2, 1), {}),
+}
+
+
+@each("name", FIXED)
+def test_layers_without_parameters_are_their_functions(name):
+    x = draw(5, 6, 4)
+    function, factors, options = FIXED[name]
+    want = getattr(tconvjax, function)(x, factors, **options)
+    np.testing.assert_array_equal(getattr(tnn, name)(factors, **options)(x), want)
+    np.testing.assert_array_equal(getattr(linen, name)(factors, **options).apply({}, x), want)
+
+
+SEVERAL = [
+    ("PixelConvTranspose", (4, 6, (3, 5)), {"padding_mode": "circular"}),
+    ("PixelConvTranspose", (4, 6, (3, 3)), {"use_bias": False, "dtype": jnp.bfloat16}),
+    ("LargeContextConvTranspose", (4, 6, (7, 5), (2, 3)), {"small_kernel_size": (3, 1)}),
+    ("LargeContextConvTranspose", (4, 6, (6, 6), 2), {"small_kernel_size": 2, "dtype": "bfloat16"}),
+    ("Carafe", (4, (2, 3)), {"window": (3, 5), "padding_mode": "replicate", "use_bias": False}),
+    ("DySample", (4, (2, 3)), {"groups": 2, "dynamic_scope": True}),
+    ("DySample", (4, (3,)), {}),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "options"), SEVERAL)
+def test_both_sets_give_identical_numbers_of_several_layers(name, args, options):
+    x = draw(2, 5, 6, 4)
+    one = getattr(tnn, name)(*args, rngs=nnx.Rngs(0), **options)
+    params = nnx.to_pure_dict(nnx.state(one, nnx.Param))
+    params = jax.tree.map(lambda p: 0.3 * draw(*p.shape), params)
+    nnx.update(one, params)
+    own = {"small_kernel_size", "window", "padding_mode", "groups", "dynamic_scope"}
+    inner = {n: v for n, v in options.items() if n not in own}
+    if name != "PixelConvTranspose":
+        options = {n: v for n, v in options.items() if n in own} | {"options": inner}
+    two = getattr(linen, name)(*args[1:], **options)
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    assert shapes(two.init(jax.random.key(0), x)["params"]) == shapes(params)
+    np.testing.assert_array_equal(two.apply({"params": params}, x), one(x))
+    assert hash(two) == hash(two.copy())
+
+
+def test_several_layers_are_what_was_published():
+    x = draw(8, 9, 4)
+    one = tnn.PixelConvTranspose(4, 6, (3, 3), rngs=nnx.Rngs(0))
+    kernels = [getattr(one, f"kernel_{i}")[...] for i in range(3)]
+    np.testing.assert_array_equal(one(x), tconvjax.pixel_conv_transpose(x, kernels))
+    one = tnn.LargeContextConvTranspose(4, 6, (7, 7), 2, rngs=nnx.Rngs(0))
+    kernel = one.large.kernel[...] + jnp.pad(
+        one.small.kernel[...], ((2, 2), (2, 2), (0, 0), (0, 0))
+    )
+    np.testing.assert_allclose(one(x), conv_transpose(x, kernel, strides=2), atol=1e-5)
+    assert one.small.bias is None
+    # At first kernels are averages of the window, and positions those of 'linear', nearly.
+    one = tnn.Carafe(4, (2, 2), padding_mode="replicate", rngs=nnx.Rngs(0))
+    box = np.ones((5, 5)) / 25
+    around = jnp.pad(x, ((2, 2), (2, 2), (0, 0)), "edge")
+    want = tconvjax.resize(tconvjax.upfirdn(around, jnp.asarray(box, "f")), (2, 2))
+    np.testing.assert_allclose(one(x), want, atol=0.02)
+    one = tnn.DySample(4, (2, 2), rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(one(x), tconvjax.resize(x, (2, 2), method="linear"), atol=0.02)
+
+
+@each("transpose_kernel", (False, True))
+def test_a_balanced_layer_keeps_constants_however_it_is_trained(transpose_kernel):
+    options = {"transpose_kernel": transpose_kernel, "balanced": True}
+    one, two = twins("ConvTranspose", 4, 6, (3, 5), (2, 3), **options)
+    inside = lambda y: y[4:-4, 6:-6]
+    flat = inside(one(jnp.ones((9, 9, 4))))
+    assert jnp.ptp(flat, (0, 1)).max() < 1e-5
+    free = tnn.ConvTranspose(
+        4, 6, (3, 5), (2, 3), transpose_kernel=transpose_kernel, rngs=nnx.Rngs(0)
+    )
+    assert jnp.ptp(inside(free(jnp.ones((9, 9, 4)))), (0, 1)).max() > 0.1
+    x = draw(2, 5, 6, 4)
+    np.testing.assert_array_equal(one(x), two(x))
+    # The gradient is one of balanced kernels: gains of all phases change alike.
+    grads = jax.grad(lambda k: (two_of(k, options)(x) ** 2).sum())(one.kernel[...])
+    gains = tconvjax.analysis.phase_gains(grads, (2, 3), transpose_kernel=transpose_kernel)
+    assert jnp.abs(gains).max() > 0.1
+    np.testing.assert_allclose(jnp.ptp(gains, (0, 1)), 0, atol=1e-3)
+
+
+def two_of(kernel, options):
+    layer = linen.ConvTranspose(6, (3, 5), (2, 3), use_bias=False, **options)
+    return lambda x: layer.apply({"params": {"kernel": kernel}}, x)
 
 
 @each("method", layers.UPSAMPLE_METHODS)
@@ -369,6 +462,11 @@ WRONG = [
     ("ResizeConv", (4, 6, (3, 3), 2), {"method": "neares"}, "Did you mean 'nearest'?"),
     ("ResizeConv", (4, 6, (3, 3), (2, 2, 2)), {}, "scale must be an int or one int per"),
     ("SubpixelConv", (4, 6, (3, 3), 2), {"order": "CRDD"}, "Did you mean 'CRD'?"),
+    ("ConvTranspose", (4, 6, (3, 1), 2), {"balanced": True}, "balanced=True needs an undilated"),
+    ("PixelConvTranspose", (4, 6, (3, 3, 3)), {}, "kernel_size must be an int or one int per"),
+    ("LargeContextConvTranspose", (4, 6, (7, 7), 2), {"small_kernel_size": 2}, "differ by half a"),
+    ("Carafe", (4, (2, 2)), {"window": 4}, "Carafe: window must be odd"),
+    ("DySample", (4, (2, 2)), {"groups": 0}, "DySample: groups must be at least 1"),
     ("Upsample", (4, 6, (3, 3), 2), {"method": "bilinear"}, "method must be one of"),
     ("Upsample", (4, 6, (3, 3), 0), {}, "Upsample: scale must be at least 1; got scale=(0, 0)"),
     ("Upsample", (4, 6, (3, 3), 2), {"method": "subpixel_conv", "order": ""}, "order must be one"),
@@ -434,3 +532,10 @@ def test_refuses_a_mask_of_another_shape_and_odd_pools():
             module.BlurPool(2)
         with pytest.raises(ValueError, match="BlurPool: filter_size must be at least 1"):
             module.BlurPool((2,), filter_size=0)
+        with pytest.raises(ValueError, match="Hold: order must be at least 0"):
+            module.Hold((2,), order=-1)
+    moved = r"LargeContextConvTranspose: padding, output_padding and kernel_dilation are not among"
+    with pytest.raises(TypeError, match=moved):
+        tnn.LargeContextConvTranspose(4, 6, (7,), 2, padding=1, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=moved):
+        linen.LargeContextConvTranspose(6, (7,), 2, options={"kernel_dilation": 2})

@@ -8,7 +8,8 @@ import pytest
 from cases import each
 from jax import export
 
-from tconvjax import conv, conv_transpose, resize, resize_conv
+from tconvjax import bilinear_additive, conv, conv_transpose, resize, resize_conv
+from tconvjax.ops import resize as ops_resize
 from tconvjax.ops.resize import METHODS
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -41,6 +42,11 @@ def matrix(method, n, r):
             for a in np.ndindex(r, r, r):
                 weights[r * i + sum(a), i] += 1
         weights = weights[r - 1 : r - 1 + n * r]
+    elif method == "fourier":  # the waves that fit in n pixels, both ends of the band by half
+        k = np.arange(-(n // 2), n // 2 + 1)
+        share = np.where(2 * abs(k) == n, 0.5, 1)
+        apart = (np.arange(n * r)[:, None] + 0.5) / r - 0.5 - np.arange(n)
+        weights = np.cos(2 * np.pi * k * apart[..., None] / n) @ share
     else:
         at = (np.arange(n * r) + 0.5) / r - 0.5
         weights = np.array([[kernel(method, abs(i - j)) for j in range(n)] for i in at])
@@ -54,7 +60,7 @@ def test_equals_the_definition_and_jax(method):
 
     @jax.jit
     def run(signals):
-        theirs = method if method != "binomial" else "linear"
+        theirs = method if method not in ("binomial", "fourier") else "linear"
         return [
             (resize(x, (r,), method=method), jax.image.resize(x, (n * r, 2), theirs))
             for x, (n, r) in zip(signals, cases, strict=True)
@@ -62,7 +68,7 @@ def test_equals_the_definition_and_jax(method):
 
     for x, (n, r), (got, jax_) in zip(signals, cases, run(signals), strict=True):
         np.testing.assert_allclose(got, matrix(method, n, r) @ x, rtol=0, atol=1e-13)
-        if method != "binomial" or r == 2:
+        if method != "fourier" and (method != "binomial" or r == 2):
             np.testing.assert_allclose(got, jax_, rtol=0, atol=1e-13)
 
 
@@ -76,6 +82,40 @@ def test_axes_and_factors_do_not_mix(method):
         by_axis = np.moveaxis(np.moveaxis(by_axis, axis, -1) @ m.T, -1, axis)
     np.testing.assert_allclose(resize(x, scale, method=method), by_axis, rtol=0, atol=1e-13)
     assert resize(x[:0], scale, method=method).shape == (0, 9, 4, 10, 2)
+
+
+@each("r", (2, 3, 4))
+def test_fourier_moves_waves_to_the_finer_grid_exactly(r):
+    n, k = 9, 3
+    wave = lambda at: np.cos(2 * np.pi * k * at / n + 0.4)[:, None]
+    fine = (np.arange(n * r) + 0.5) / r - 0.5
+    got = resize(wave(np.arange(n)), (r,), method="fourier")
+    np.testing.assert_allclose(got, wave(fine), rtol=0, atol=1e-14)
+
+
+@each("n", (8, 9))
+def test_fourier_of_long_axes_is_that_of_short_ones(n, monkeypatch):
+    for x in (random(2, n, 3), random(2, n, 3) * (1 + 2j)):
+        want = resize(x, (3,), method="fourier")
+        with monkeypatch.context() as patch:
+            patch.setattr(ops_resize, "LONG", 0)
+            jax.clear_caches()
+            np.testing.assert_allclose(resize(x, (3,), method="fourier"), want, rtol=0, atol=1e-13)
+    jax.clear_caches()
+
+
+def test_bilinear_additive_is_the_sum_of_enlarged_neighbors():
+    x = random(2, 3, 4, 12)
+    large = np.asarray(resize(x, (2, 3), method="linear"))
+    want = np.stack([large[..., :6].sum(-1), large[..., 6:].sum(-1)], -1)
+    got = bilinear_additive(x, (2, 3))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-13)
+    half = bilinear_additive(x.astype(np.float16), (2, 3))
+    assert half.dtype == np.float16
+    with pytest.raises(ValueError, match=r"^bilinear_additive: .*channels=12, scale=\(5,\)"):
+        bilinear_additive(x, (5,))
+    with pytest.raises(TypeError, match=r"^bilinear_additive: a filter needs"):
+        bilinear_additive(x.astype(int), (2, 3))
 
 
 def test_an_infinite_pixel_reaches_no_further_than_its_filter():
@@ -138,6 +178,8 @@ def test_exports_with_symbolic_sizes():
     shape = jax.ShapeDtypeStruct(export.symbolic_shape("b, h, w, 2"), jnp.float32)
     x = random(2, 1, 4, 2).astype(np.float32)
     np.testing.assert_allclose(export.export(run)(shape).call(x), run(x), atol=1e-6)
+    with pytest.raises(ValueError, match=r"method='fourier' needs .* known sizes; got \(h, w\)"):
+        export.export(jax.jit(lambda x: resize(x, (2, 3), method="fourier")))(shape)
 
 
 def test_a_linear_resize_conv_with_zeros_exports_with_symbolic_sizes():

@@ -11,9 +11,17 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from tconvjax import (
+    bilinear_additive,
     blur_pool,
+    carafe,
     conv,
     conv_transpose,
+    dysample,
+    hold,
+    max_blur_pool,
+    max_pool,
+    max_unpool,
+    pixel_conv_transpose,
     pixel_shuffle,
     pixel_unshuffle,
     resize,
@@ -151,7 +159,16 @@ EVERY = {
     "resize, linear": lambda x: resize(x, (2, 3), method="linear"),
     "blur_pool": lambda x: blur_pool(x, (2, 3)),
     "upfirdn": lambda x: upfirdn(x, W[..., 0, 0], up=2, padding=1),
+    "resize, fourier": lambda x: resize(x, (2, 3), method="fourier"),
+    "bilinear_additive": lambda x: bilinear_additive(x, (2, 1)),
+    "hold": lambda x: hold(x, (2, 3)),
+    "max_blur_pool": lambda x: max_blur_pool(x, (2, 3)),
+    "max_unpool": lambda x: max_unpool(*max_pool(x, (2, 3)), strides=(2, 3)),
+    "carafe": lambda x: carafe(x, random(4, 16, 12, 9), scale=(2, 2), window=3),
+    "dysample": lambda x: dysample(x, random(4, 16, 12, 2, 2), scale=(2, 2)),
+    "pixel_conv_transpose": lambda x: pixel_conv_transpose(x, (W, W / 16, W / 16)),
 }
+LIKE_THE_KERNEL = ("subpixel_conv", "pixel_conv_transpose")
 
 
 PLACES = (P("a", "b", None, None), P(None, ("a", "b"), None, None), P(None, None, None, "b"))
@@ -174,7 +191,7 @@ def test_images_stay_where_they_are_on_a_mesh_of_explicit_axes(where):
         y, gradient = (got.sharding.spec for got in spread[name])
         assert gradient == where, name
         # The channels of a convolution lie where those of its kernel do.
-        assert y == where or name == "subpixel_conv", name
+        assert y == where or name in LIKE_THE_KERNEL, name
 
 
 @pytest.mark.refuses
@@ -224,3 +241,36 @@ def test_subpixel_conv_refuses(wrong, message):
     options = {"scale": (2, 3), "order": "DCR"} | wrong
     with pytest.raises(ValueError, match=f"^subpixel_conv: .*{message}"):
         subpixel_conv(np.zeros((4, 5, 10)), np.zeros((3, 3, 10, 6)), **options)
+
+
+@each("mode", ("zeros", "circular"))
+def test_pixel_conv_transpose_computes_pixels_from_their_neighbors(mode):
+    x = random(2, 4, 5, 3)
+    kernels = random(3, 3, 3, 2), random(3, 5, 2, 2, seed=1), random(5, 3, 2, 2, seed=2)
+    pad = {"zeros": "constant", "circular": "wrap"}[mode]
+
+    def correlated(x, kernel):
+        k = kernel.shape
+        around = np.pad(x, ((0, 0), (k[0] // 2,) * 2, (k[1] // 2,) * 2, (0, 0)), pad)
+        y = np.zeros((*x.shape[:3], k[3]))
+        for u, v in np.ndindex(*k[:2]):
+            y += around[:, u : u + x.shape[1], v : v + x.shape[2]] @ kernel[u, v]
+        return y
+
+    want = np.zeros((2, 8, 10, 2))
+    want[:, ::2, ::2] = first = correlated(x, kernels[0])
+    want[:, 1::2, 1::2] = correlated(first, kernels[1])
+    known = want.copy()
+    across = np.indices((5, 3)).sum(0) % 2 == 0  # the middle is (2, 1): an odd distance
+    added = correlated(known, np.where(across[..., None, None], kernels[2], 0))
+    want[:, ::2, 1::2], want[:, 1::2, ::2] = added[:, ::2, 1::2], added[:, 1::2, ::2]
+    got = pixel_conv_transpose(x, kernels, padding_mode=mode)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.refuses
+def test_pixel_conv_transpose_refuses():
+    x, good = np.ones((4, 4, 3)), [np.ones((3, 3, *io)) for io in ((3, 2), (2, 2), (2, 2))]
+    for wrong in (good[:2], [good[0], good[0], good[2]], [*good[:2], np.ones((4, 3, 2, 2))]):
+        with pytest.raises(ValueError, match=r"^pixel_conv_transpose: kernels must "):
+            pixel_conv_transpose(x, wrong)

@@ -1,12 +1,13 @@
-"""Fixed filters, the same for every channel: upsample-filter-downsample of any rate, and anti-aliased pooling."""
+"""Fixed filters, the same for every channel: upsample-filter-downsample of any rate, anti-aliased pooling, holds."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from math import comb, prod
 from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -146,26 +147,139 @@ def blur_pool(
     """
     who = "blur_pool"
     image, factors = image_and_factors(who, x, "strides", strides)
-    check_inexact(who, image)
     size = geo.positive_int(who, "filter_size", filter_size)
-    geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
+    taps = _binomial(size)
+    return _smoothed(who, image, (taps,) * len(factors), factors, padding_mode)
+
+
+def max_blur_pool(
+    x: ArrayLike,
+    strides: Sequence[int],
+    *,
+    filter_size: int = 4,
+    padding_mode: PaddingMode = "reflect",
+) -> jax.Array:
+    """Takes the largest pixel under a sliding window, blurs, then keeps every s-th: max-pooling without its aliasing.
+
+    `(*batch, *spatial, channels)` to `(*batch, *ceil(spatial / s), channels)`. The window has the size of the strides
+    and moves by one pixel, `(s − 1) // 2` pixels before and `s // 2` after; beyond the border it sees nothing. The
+    rest is `blur_pool`.
+
+    Args:
+      x: floating, channels last; any number of leading batch axes.
+      strides: s >= 1, input pixels per output pixel, one per spatial axis; fixes the rank.
+      filter_size: as in `blur_pool`.
+      padding_mode: as in `blur_pool`.
+
+    Returns:
+      The smaller images, dtype kept.
+
+    Raises:
+      ValueError: as `blur_pool`.
+      TypeError: as `blur_pool`, and for complex images.
+
+    Example:
+      >>> max_blur_pool(jnp.array([0.0, 4, 0, 0, 0, 0])[:, None], (2,), filter_size=3)[:, 0]
+      Array([4., 1., 0.], dtype=float32)
+
+    References:
+      Zhang 2019, arXiv:1904.11486.
+    """
+    who = "max_blur_pool"
+    image, factors = image_and_factors(who, x, "strides", strides)
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise TypeError(
+            f"{who}: the largest pixel needs a floating input; got dtype {image.dtype}. "
+            "Convert it, for example with x.astype(jnp.float32)."
+        )
     first = image.ndim - 1 - len(factors)
+    window = (1,) * first + factors + (1,)
+    pads = [((s - 1) // 2, s // 2) for s in window]
+    slide = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, (1,) * x.ndim, pads)
+    largest = sharding.placed(slide, image, shape=image.shape)
+    return blur_pool(largest, factors, filter_size=filter_size, padding_mode=padding_mode)
+
+
+def hold(
+    x: ArrayLike,
+    scale: Sequence[int],
+    *,
+    order: int = 0,
+    padding_mode: PaddingMode = "replicate",
+) -> jax.Array:
+    """Removes the pattern that a layer of these strides has painted, by a hold of this order: `x` to the same shape.
+
+    The filter along each axis is s ones, convolved with themselves `order` more times and scaled to the sum 1. Its
+    zeros lie on all stride harmonics, so whatever the kernel, trained or not, constants come out constant away from
+    the border, and `analysis.zero_order` rises by `order + 1`.
+
+    Args:
+      x: what a transposed or sub-pixel convolution gave, floating or complex, channels last.
+      scale: s >= 1, strides of that layer, one per spatial axis; fixes the rank.
+      order: >= 0; 0 averages s pixels. At s = 2 the orders 0, 1, 2 are [1, 1], [1, 2, 1], [1, 3, 3, 1], the last that
+        of StyleGAN2.
+      padding_mode: what the filter sees beyond the border, with f = (order + 1)(s − 1) + 1 taps `(f − 1) // 2` pixels
+        before and `f // 2` after: as in `blur_pool`. The image moves by −1/2 pixel where f is even.
+
+    Returns:
+      The filtered images, dtype kept; half precision calculates in float32.
+
+    Raises:
+      ValueError: for values out of range, or an image too small for 'reflect'.
+      TypeError: for integer images, or a scale that is not a sequence of integers.
+
+    Example:
+      >>> hold(jnp.array([1.0, 3, 1, 3, 1, 3])[:, None], (2,), padding_mode="circular")[:, 0]
+      Array([2., 2., 2., 2., 2., 2.], dtype=float32)
+
+    References:
+      Sugawara, Shiota & Kiya 2018, arXiv:1806.02658; Kinoshita & Kiya 2020, arXiv:2002.02117; Karras et al. 2020,
+      arXiv:1912.04958.
+    """
+    who = "hold"
+    image, factors = image_and_factors(who, x, "scale", scale)
+    geo.ints(who, "order", (order,), minimum=0)
+    ones = (np.ones(s) / s for s in factors)
+    taps = tuple(tuple(reduce(np.convolve, [one] * (order + 1)).tolist()) for one in ones)
+    return _smoothed(who, image, taps, (1,) * len(factors), padding_mode)
+
+
+def _binomial(size: int) -> tuple[float, ...]:
+    return tuple(comb(size - 1, a) / 2 ** (size - 1) for a in range(size))
+
+
+def _smoothed(
+    who: str,
+    image: jax.Array,
+    taps: tuple[tuple[float, ...], ...],
+    strides: tuple[int, ...],
+    mode: PaddingMode,
+) -> jax.Array:
+    """Filters along one axis after the other, f taps that see `(f − 1) // 2` pixels before and `f // 2` after."""
+    check_inexact(who, image)
+    geo.choice(who, "padding_mode", mode, geo.PADDING_MODES)
+    first = image.ndim - 1 - len(strides)
     spatial = image.shape[first:-1]
-    pads = (((size - 1) // 2, size // 2),) * len(factors)
-    boundary.check(who, spatial, pads, padding_mode)
-    new = ((n - 1) // s + 1 for n, s in zip(spatial, factors, strict=True))
+    pads = tuple(((len(t) - 1) // 2, len(t) // 2) for t in taps)
+    boundary.check(who, spatial, pads, mode)
+    new = ((n - 1) // s + 1 for n, s in zip(spatial, strides, strict=True))
     return sharding.placed(
-        lambda x: _blur(x, factors, pads, padding_mode),
+        lambda x: _filtered(x, taps, strides, pads, mode),
         image,
         shape=(*image.shape[:first], *new, image.shape[-1]),
     )
 
 
-@partial(jax.jit, static_argnames=("strides", "pads", "mode"))
-def _blur(x: jax.Array, strides: tuple[int, ...], pads: Pairs, mode: PaddingMode) -> jax.Array:
+@partial(jax.jit, static_argnames=("taps", "strides", "pads", "mode"))
+def _filtered(
+    x: jax.Array,
+    taps: tuple[tuple[float, ...], ...],
+    strides: tuple[int, ...],
+    pads: Pairs,
+    mode: PaddingMode,
+) -> jax.Array:
     y = boundary.pad(widened(x), pads, mode)
-    order = sum(pads[0])
-    taps = [comb(order, a) / 2**order for a in range(order + 1)]
-    for axis, s in enumerate(strides, start=x.ndim - 1 - len(strides)):
-        y = filtered(y, axis, taps, s)
+    axes = range(x.ndim - 1 - len(strides), x.ndim - 1)
+    for axis, along, s in zip(axes, taps, strides, strict=True):
+        y = filtered(y, axis, along, s)
     return y.astype(x.dtype)

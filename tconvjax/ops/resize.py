@@ -1,13 +1,14 @@
 """Resizing by whole factors, and resize-convolution: enlarge with a fixed kernel, then learn.
 
 Coordinates are half-pixel centered, as in `jax.image.resize`: output pixel n looks at input `(n + 1/2)/r − 1/2`. What
-lies beyond the border does not count, and the weights of the rest are scaled to the sum 1. So all methods answer a
-constant with the same constant, and no checkerboard exists before training.
+lies beyond the border does not count, and the weights of the rest are scaled to the sum 1; for 'fourier' the image
+repeats there. So all methods answer a constant with the same constant, and no checkerboard exists before training.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial, reduce
+from math import prod
 from typing import Any, Literal, get_args
 
 import jax
@@ -29,10 +30,11 @@ from tconvjax.ops.convolution import (
 )
 from tconvjax.ops.lowerings import accumulator, flip_and_swap
 
-Method = Literal["nearest", "linear", "cubic", "lanczos3", "binomial"]
+Method = Literal["nearest", "linear", "cubic", "lanczos3", "binomial", "fourier"]
 METHODS: tuple[str, ...] = get_args(Method)
 ResizeConvImplementation = Literal["auto", "fused", "plain"]
 RESIZE_CONV_IMPLEMENTATIONS: tuple[str, ...] = get_args(ResizeConvImplementation)
+LONG = 1024  # pixels of an axis beyond which 'fourier' takes a fast transform
 
 
 def resize(x: ArrayLike, scale: Sequence[int], *, method: Method = "nearest") -> jax.Array:
@@ -43,8 +45,10 @@ def resize(x: ArrayLike, scale: Sequence[int], *, method: Method = "nearest") ->
       scale: r >= 1, output pixels per input pixel, one factor per spatial axis; fixes the rank.
       method: 'nearest' repeats pixels, any dtype. The others filter a floating or complex input, half precision in
         float32: 'linear'; 'cubic', of Keys with a = −1/2; 'lanczos3', a sinc under a window of three pixels on either
-        side; 'binomial', r ones convolved with themselves twice, `[1, 3, 3, 1]` for r = 2. The zero order of
-        'binomial' is 3 for every r, so polynomials of degree 2 come out without ripple.
+        side; 'binomial', r ones convolved with themselves twice, `[1, 3, 3, 1]` for r = 2, of zero order 3 for every
+        r, so that polynomials of degree 2 come out without ripple; 'fourier', the periodic image of which the input
+        are samples and which has no frequency beyond 1/2 cycle per input pixel: no image of the spectrum at all, but
+        rings at edges and at the border.
 
     Returns:
       The enlarged images, dtype kept.
@@ -69,7 +73,12 @@ def resize(x: ArrayLike, scale: Sequence[int], *, method: Method = "nearest") ->
     if method != "nearest":
         check_inexact("resize", image)
     first = image.ndim - 1 - len(factors)
-    new = (r * n for r, n in zip(factors, image.shape[first:-1], strict=True))
+    spatial = image.shape[first:-1]
+    if method == "fourier" and not all(isinstance(n, int) for n in spatial):
+        raise ValueError(
+            f"resize: method='fourier' needs a spatial shape of known sizes; got {spatial}. Export one size at a time."
+        )
+    new = (r * n for r, n in zip(factors, spatial, strict=True))
     return sharding.placed(
         lambda x: _resize(x, factors, method),
         image,
@@ -174,6 +183,46 @@ def resize_conv(
         preferred_element_type=preferred_element_type,
         implementation="dilated" if implementation == "plain" else "auto",
     )
+
+
+def bilinear_additive(x: ArrayLike, scale: Sequence[int]) -> jax.Array:
+    """Enlarges linearly and adds neighboring channels, so that no number is gained: nothing to learn, nothing lost.
+
+    `(*batch, *spatial, C · prod(scale))` to `(*batch, *(scale · spatial), C)`: output channel c is the sum of the input
+    channels `c · prod(scale)` and the `prod(scale) − 1` after it, each enlarged by `resize(.., method='linear')`.
+
+    Args:
+      x: floating or complex, channels last; any number of leading batch axes.
+      scale: r >= 1, output pixels per input pixel, one factor per spatial axis; fixes the rank.
+
+    Returns:
+      The enlarged images, dtype kept.
+
+    Raises:
+      ValueError: if the product of `scale` does not divide the channels.
+      TypeError: for integer images, or a scale that is not a sequence of integers.
+
+    Example:
+      >>> bilinear_additive(jnp.array([[0.0, 1.0], [4.0, 1.0]]), (2,))[:, 0]
+      Array([1., 2., 4., 5.], dtype=float32)
+
+    References:
+      Wojna et al. 2019, arXiv:1707.05847.
+    """
+    who = "bilinear_additive"
+    image, factors = image_and_factors(who, x, "scale", scale)
+    check_inexact(who, image)
+    channels, phases = image.shape[-1], prod(factors)
+    if channels % phases != 0:
+        raise ValueError(
+            f"{who}: prod(scale) must divide the channels; got channels={channels}, scale={factors} (product {phases})."
+        )
+    split = (*image.shape[:-1], channels // phases, phases)
+    add = lambda x: widened(x).reshape(split).sum(-1).astype(x.dtype)
+    added = sharding.placed(
+        add, image, shape=split[:-1]
+    )  # before: the sum commutes with the filter
+    return resize(added, factors, method="linear")
 
 
 # Where resizing and then padding the large image is padding the small image and then resizing; for 'linear' with
@@ -337,12 +386,36 @@ def _resize(x: jax.Array, factors: tuple[int, ...], method: Method) -> jax.Array
         before, n, after = y.shape[:axis], y.shape[axis], y.shape[axis + 1 :]
         if method == "nearest":
             y = jnp.broadcast_to(jnp.expand_dims(y, axis + 1), (*before, n, r, *after))
+        elif method == "fourier":
+            y = _band_limited(y, axis, r)
         else:
             y = jnp.stack(_phases(y, axis, _FOOTPRINTS[method](r), r), axis + 1)
             # XLA would fuse the axes and compute the first anew for every tap of the second, which costs more.
             y = lax.optimization_barrier(y)
         y = y.reshape(*before, n * r, *after)
     return y.astype(x.dtype)
+
+
+def _band_limited(x: jax.Array, axis: int, r: int) -> jax.Array:
+    """Returns r times as many samples of the band-limited periodic image, sample m at `(m + 1/2)/r − 1/2`."""
+    n = x.shape[axis]
+    half = n // 2
+    k = np.arange(-half, half + 1)
+    share = np.where(2 * abs(k) == n, 0.5, 1.0)  # one frequency, of which nobody knows the sign
+    if n <= LONG:  # a product, since XLA's transform aborts where devices share such an axis
+        position = (np.arange(r * n) + 0.5) / r - 0.5
+        first = np.exp(2j * np.pi * np.outer(position, k) / n) * share / n
+        weights = (first @ np.exp(-2j * np.pi * np.outer(k, np.arange(n)) / n)).real
+        y = jnp.tensordot(x, jnp.asarray(weights.T, x.dtype), (axis, 0), precision="highest")
+        return jnp.moveaxis(y, -1, axis)
+    factors = r * share * np.exp(2j * np.pi * k / n * (0.5 / r - 0.5))
+    along = [-1 if i == axis else 1 for i in range(x.ndim)]
+    spectrum = jnp.take(jnp.fft.fft(x, axis=axis), k % n, axis)
+    spectrum *= jnp.asarray(factors.reshape(along), spectrum.dtype)
+    low = r * n // 2 - half
+    spectrum = boundary.pad_axis(spectrum, axis, low, r * n - low - len(k))
+    y = jnp.fft.ifft(jnp.fft.ifftshift(spectrum, axis), axis=axis)
+    return y if jnp.iscomplexobj(x) else y.real
 
 
 def _phases(x: jax.Array, axis: int, footprint: np.ndarray, r: int) -> list[jax.Array]:

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from math import prod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from tconvjax import geometry as geo
 from tconvjax.geometry import Ints, Padding, PaddingMode
 from tconvjax.ops import sharding
-from tconvjax.ops.convolution import gather, operands, spatial_shape
+from tconvjax.ops.convolution import as_array, conv, gather, operands, spatial_shape
 from tconvjax.ops.lowerings import Implementation
 from tconvjax.ops.resize import image_and_factors
 
@@ -191,6 +193,76 @@ def subpixel_conv(
         implementation=implementation,
     )
     return pixel_shuffle(phases, factors, order=order)
+
+
+def pixel_conv_transpose(
+    x: ArrayLike,
+    kernels: Sequence[ArrayLike],
+    *,
+    padding_mode: PaddingMode = "zeros",
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: Implementation = "auto",
+) -> jax.Array:
+    """Doubles an image whose neighboring pixels are computed one from the other, instead of independently.
+
+    `(*batch, H, W, in)` to `(*batch, 2H, 2W, out)`. Of every block of four, pixel (0, 0) comes from a convolution of
+    the input, (1, 1) from a convolution of those pixels, and the two others from both, by the cross of a third kernel:
+
+        c_0 = conv(x, kernels[0])      c_1 = conv(c_0, kernels[1])      z = c_0 at phase (0, 0), c_1 at (1, 1), else 0
+        result = z + conv(z, taps of kernels[2] that lie an odd distance from its middle)
+
+    Args:
+      x: floating or complex, channels last, two spatial axes; any number of leading batch axes.
+      kernels: three, `(*kernel_size, in, out)`, `(*kernel_size, out, out)` and `(*kernel_size, out, out)`, the last of
+        odd size.
+      padding_mode: of the convolutions, whose padding is 'SAME'; as in `conv`, like all arguments below.
+      precision: see there.
+      preferred_element_type: see there.
+      implementation: see there.
+
+    Returns:
+      The enlarged images, in the promoted dtype.
+
+    Raises:
+      ValueError: unless there are three kernels that fit; else as `conv`.
+      TypeError: as `conv`.
+
+    Example:
+      >>> kernels = [jax.numpy.zeros((3, 3, *io)) for io in ((8, 4), (4, 4), (4, 4))]
+      >>> pixel_conv_transpose(jax.numpy.zeros((5, 6, 8)), kernels).shape
+      (10, 12, 4)
+
+    References:
+      Gao et al. 2017, arXiv:1705.06820, whose PixelTCL has a third kernel of 3 x 3: a cross.
+    """
+    who = "pixel_conv_transpose"
+    given = list(kernels)
+    if len(given) != 3:
+        raise ValueError(f"{who}: kernels must be three; got {len(given)}.")
+    first, second, third = (
+        as_array(who, f"kernels[{i}]", kernel) for i, kernel in enumerate(given)
+    )
+    out = first.shape[-1:]
+    wanted = all(kernel.ndim == 4 and kernel.shape[2:] == out * 2 for kernel in (second, third))
+    if first.ndim != 4 or not wanted or any(k % 2 == 0 for k in third.shape[:2]):
+        raise ValueError(
+            f"{who}: kernels must have shapes (*kernel_size, in, out), (*kernel_size, out, out) and, of odd size, "
+            f"(*kernel_size, out, out) with two spatial axes; got {first.shape}, {second.shape}, {third.shape}."
+        )
+    options: dict[str, Any] = {
+        "padding_mode": padding_mode,
+        "precision": precision,
+        "preferred_element_type": preferred_element_type,
+        "implementation": implementation,
+    }
+    c_0 = conv(x, first, **options)
+    c_1 = conv(c_0, second, **options)
+    none = jnp.zeros_like(c_0)
+    z = pixel_shuffle(jnp.concatenate([c_0, none, none, c_1], -1), (2, 2), order="DCR")
+    rows, columns = (np.arange(k) - k // 2 for k in third.shape[:2])
+    odd = (rows[:, None] + columns) % 2 == 1
+    return z + conv(z, third * jnp.asarray(odd[..., None, None], third.dtype), **options)
 
 
 def _phases_first(kernel: jax.Array, phases: int) -> jax.Array:

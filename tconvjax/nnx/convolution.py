@@ -1,11 +1,4 @@
-"""Layers for Flax NNX: parameters and one call of the function of the same name.
-
-Arguments are Flax's, in Flax's order, with Flax's names and defaults; ours follow, keyword-only. Parameters have Flax's
-names and shapes, so a Flax checkpoint loads unchanged. What differs: integers in the `padding` of `ConvTranspose` mean
-the padding of the forward convolution (`padding_convention='dilated'` restores Flax's meaning); its default initializer
-keeps the variance of the input, whatever the strides; `Conv` lacks Flax's hook `conv_general_dilated`, for which there
-is `implementation`. The Linen twins are in `tconvjax.linen`; both resolve their arguments in `tconvjax.layers`.
-"""
+"""Layers of one kernel."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -19,14 +12,12 @@ from jax import lax
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from tconvjax import layers, repairs
+from tconvjax import layers
 from tconvjax.geometry import Ints, Padding, PaddingConvention, PaddingMode
 from tconvjax.ops.convolution import conv_transpose
-from tconvjax.ops.filters import blur_pool
 from tconvjax.ops.lowerings import Implementation
 from tconvjax.ops.resize import Method, ResizeConvImplementation, resize_conv
 from tconvjax.ops.subpixel import Order, subpixel_conv
-from tconvjax.repairs import Report
 
 default_bias_init = jax.nn.initializers.zeros
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
@@ -61,6 +52,8 @@ class ConvTranspose(nnx.Module):
       feature_group_count: as in `conv_transpose`.
       padding_convention: as in `conv_transpose`.
       implementation: as in `conv_transpose`.
+      balanced: puts `analysis.balance(kernel)` in the place of the kernel at every call, so that constants come out
+        constant however long the layer is trained; for undilated, unmasked kernels of at least the size of the strides.
 
     Raises:
       ValueError, TypeError: at construction, for what every call would refuse.
@@ -102,6 +95,7 @@ class ConvTranspose(nnx.Module):
         feature_group_count: int = 1,
         padding_convention: PaddingConvention = "forward",
         implementation: Implementation = "auto",
+        balanced: bool = False,
     ) -> None:
         spec = layers.spec(
             "ConvTranspose",
@@ -137,6 +131,8 @@ class ConvTranspose(nnx.Module):
             kernel_metadata=kernel_metadata,
             bias_metadata=bias_metadata,
         )
+        layers.check_balanced("ConvTranspose", spec, mask, balanced=balanced)
+        self.balanced = balanced
 
     def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
         """Returns `conv_transpose(x, kernel) + bias`; see there for `output_shape`."""
@@ -451,42 +447,6 @@ class SubpixelConv(nnx.Module):
         return _apply(self, subpixel_conv, x)
 
 
-class BlurPool(nnx.Module):
-    """Anti-aliased pooling, `tconvjax.blur_pool`; it has no parameters.
-
-    Args:
-      strides: as in `blur_pool`: one integer per spatial axis.
-      filter_size: as in `blur_pool`.
-      padding_mode: as in `blur_pool`.
-
-    Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
-
-    Example:
-      >>> BlurPool((2, 2))(jnp.zeros((1, 16, 16, 8))).shape
-      (1, 8, 8, 8)
-
-    References:
-      Zhang 2019, arXiv:1904.11486.
-    """
-
-    def __init__(
-        self,
-        strides: Sequence[int],
-        *,
-        filter_size: int = 4,
-        padding_mode: PaddingMode = "reflect",
-    ) -> None:
-        options = layers.blur_options("BlurPool", strides, filter_size, padding_mode)
-        self.strides, self.filter_size, self.padding_mode = options
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `blur_pool(x)`."""
-        return blur_pool(
-            x, self.strides, filter_size=self.filter_size, padding_mode=self.padding_mode
-        )
-
-
 class Upsample(nnx.Module):
     """Learned upsampling by whole factors with a switch between its kinds, for ablations.
 
@@ -546,123 +506,6 @@ class Upsample(nnx.Module):
         return self.layer(x)
 
 
-def balance(module: nnx.Module, *args: Any, **kwargs: Any) -> Report:
-    """Repairs the transposed convolutions of a trained model in place: a constant stays constant again.
-
-    Every kernel of a `ConvTranspose`, of this module or of Flax, becomes `analysis.balance(kernel)`, the nearest one
-    without a checkerboard on constants.
-
-    Args:
-      module: any NNX module; its kernels are changed, and nothing else of its state.
-      *args: of the module, to measure what changes in its output, on copies that start from the same state; nothing is
-        measured without them, or if there is a `jax.ShapeDtypeStruct` among the arrays.
-      **kwargs: of the module, likewise.
-
-    Returns:
-      What was done to each layer, which were skipped and why (a dilated or masked kernel, one smaller than its
-      strides), and the change of the output. Layers that `nnx.vmap` stacked along leading axes are one layer here.
-
-    Raises:
-      TypeError: if `module` is not an NNX module.
-
-    Example:
-      >>> from flax import nnx
-      >>> layer = ConvTranspose(8, 3, (3, 3), 2, rngs=nnx.Rngs(0))
-      >>> report = balance(layer, jnp.ones((1, 16, 16, 8)))
-      >>> report.layers[""].before > 0.3, report.layers[""].after < 1e-9
-      (True, True)
-
-    References:
-      Sugawara, Shiota & Kiya 2018, arXiv:1806.02658.
-    """
-    if not isinstance(module, nnx.Module):
-        raise TypeError(
-            f"balance: module must be an nnx.Module; got {type(module).__name__}. For Linen: tconvjax.linen.balance."
-        )
-    given = module, args, kwargs
-    real = (args or kwargs) and not repairs.is_abstract((nnx.state(module), args, kwargs))
-
-    def output() -> Any:
-        model, args, kwargs = nnx.clone(given)  # a call may count, collect and draw
-        return model(*args, **kwargs)
-
-    before = output() if real else None
-    found: dict[tuple[Any, ...], repairs.Layer] = {}
-    for path, node in nnx.iter_modules(module):
-        if isinstance(node, ConvTranspose | nnx.ConvTranspose):
-            layer: Any = node
-            found[path] = repairs.Layer(layer, layer.kernel_shape, layer.kernel.get_value())
-    kernels, report = repairs.repaired(found)
-    for path, kernel in kernels.items():
-        found[path].module.kernel[...] = kernel
-    change = repairs.relative_change(before, output()) if real else None
-    return report._replace(output_change=change)
-
-
-def artifact_free(layer: ConvTranspose) -> ResizeConv:
-    """Returns the resize-convolution that can take the place of a transposed convolution.
-
-    Output size, alignment and receptive field are equal: `k − s + 1` taps on the image that 'nearest' enlarges. Its
-    kernel is the one that comes nearest to the trained layer, its bias is that of the layer.
-
-    Args:
-      layer: of kernel_size at least strides, undilated, unmasked and with padding_mode 'zeros'.
-
-    Returns:
-      A layer with new parameters of the same dtype.
-
-    Raises:
-      ValueError: for another layer.
-      TypeError: if `layer` is not a `ConvTranspose` of this module.
-
-    Example:
-      >>> from flax import nnx
-      >>> layer = ConvTranspose(8, 3, (4, 4), 2, padding=1, rngs=nnx.Rngs(0))
-      >>> new = artifact_free(layer)
-      >>> new.kernel_size, new.padding, new(jnp.zeros((1, 16, 16, 8))).shape
-      ((3, 3), ((1, 1), (1, 1)), (1, 32, 32, 3))
-
-    References:
-      Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003.
-    """
-    who = "artifact_free"
-    if not isinstance(layer, ConvTranspose):
-        raise TypeError(
-            f"{who}: layer must be a tconvjax.nnx.ConvTranspose; got {type(layer).__name__}. "
-            "Build it with interop.from_flax first."
-        )
-    old: Any = layer  # its attributes come from the specification
-    if old.mask is not None:
-        raise ValueError(f"{who}: the layer must have no mask. Build a ResizeConv.")
-    options = {name: getattr(old, name) for name in layers.option_names(conv_transpose)}
-    kernel_size, scale, padding = repairs.resize_conv_arguments(who, old.kernel_size, options)
-    new: Any = ResizeConv(
-        old.in_features,
-        old.out_features,
-        kernel_size,
-        scale,
-        padding=padding,
-        feature_group_count=old.feature_group_count,
-        use_bias=old.use_bias,
-        dtype=old.dtype,
-        param_dtype=old.param_dtype,
-        precision=old.precision,
-        promote_dtype=old.promote_dtype,
-        preferred_element_type=old.preferred_element_type,
-        rngs=nnx.Rngs(0),
-    )
-    new.kernel[...] = repairs.fitted(
-        old.kernel[...],
-        scale,
-        transpose_kernel=old.transpose_kernel,
-        groups=old.feature_group_count,
-    )
-    if old.bias is not None:
-        new.bias[...] = old.bias[...]
-    resized: ResizeConv = new
-    return resized
-
-
 def _create(
     module: Any,
     spec: layers.Spec,
@@ -703,11 +546,10 @@ def _create(
 def _apply(
     module: Any, function: Callable[..., jax.Array], x: jax.Array, **at_call: Any
 ) -> jax.Array:
-    """Returns `function(x, masked kernel) + bias`, all in the dtype of the computation."""
-    x, kernel = layers.image(type(module).__name__, x), module.kernel[...]
-    if module.mask is not None:
-        kernel = kernel * module.mask
+    """Returns `function(x, effective kernel) + bias`, all in the dtype of the computation."""
+    x = layers.image(type(module).__name__, x)
+    options = {name: getattr(module, name) for name in layers.option_names(function)}
+    kernel = layers.effective_kernel(module, options, module.kernel[...])
     bias = None if module.bias is None else module.bias[...]
     x, kernel, bias = module.promote_dtype((x, kernel, bias), dtype=module.dtype)
-    options = {name: getattr(module, name) for name in layers.option_names(function)}
     return layers.apply(function, options | at_call, x, kernel, bias)

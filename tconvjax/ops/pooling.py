@@ -1,0 +1,123 @@
+"""Pooling that remembers where its pixels came from, and the unpooling that puts them back."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from tconvjax.ops import sharding
+from tconvjax.ops.convolution import as_array
+from tconvjax.ops.resize import image_and_factors
+from tconvjax.ops.subpixel import pixel_shuffle, pixel_unshuffle
+
+
+class Pooled(NamedTuple):
+    """The largest pixel of every window, and which one it is: the phase p, counted along the last axis first."""
+
+    values: jax.Array
+    phases: jax.Array
+
+
+def max_pool(x: ArrayLike, strides: Sequence[int]) -> Pooled:
+    """Keeps the largest of every s pixels: `(*batch, *spatial, channels)` to `(*batch, *(spatial / s), channels)`.
+
+    Args:
+      x: real, channels last; any number of leading batch axes.
+      strides: s >= 1, size of the windows, which do not overlap, one per spatial axis; fixes the rank.
+
+    Returns:
+      The values, and as int32 the phases, which `max_unpool` takes. Of equal pixels the first counts.
+
+    Raises:
+      ValueError: if an entry of `strides` does not divide its spatial axis.
+      TypeError: for complex images, or strides that are not a sequence of integers.
+
+    Example:
+      >>> max_pool(jnp.array([1.0, 5, 7, 2])[:, None], (2,)).phases[:, 0]
+      Array([1, 0], dtype=int32)
+
+    References:
+      Badrinarayanan, Kendall & Cipolla 2015, arXiv:1511.00561.
+
+    PyTorch:
+      `torch.nn.functional.max_pool2d(x, s, return_indices=True)`, whose indices count the pixels of the image.
+    """
+    who = "max_pool"
+    image, factors = image_and_factors(who, x, "strides", strides)
+    if jnp.issubdtype(image.dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{who}: the largest pixel needs a real input; got dtype {image.dtype}. Take its absolute value first."
+        )
+    first = image.ndim - 1 - len(factors)
+    spatial = image.shape[first:-1]
+    if any(n % s for n, s in zip(spatial, factors, strict=True)):
+        raise ValueError(
+            f"{who}: strides must divide the spatial shape; got spatial shape {spatial}, strides={factors}. "
+            "Crop or pad first."
+        )
+    small = (n // s for n, s in zip(spatial, factors, strict=True))
+    shape = (*image.shape[:first], *small, image.shape[-1])
+
+    def windows(x: jax.Array) -> jax.Array:
+        return pixel_unshuffle(x, factors).reshape(*shape, prod(factors))
+
+    return Pooled(
+        sharding.placed(lambda x: windows(x).max(-1), image, shape=shape),
+        sharding.placed(lambda x: windows(x).argmax(-1).astype(jnp.int32), image, shape=shape),
+    )
+
+
+def max_unpool(x: ArrayLike, phases: ArrayLike, *, strides: Sequence[int]) -> jax.Array:
+    """Puts pixels back where `max_pool` found them, among zeros.
+
+    `(*batch, *spatial, channels)` to `(*batch, *(s · spatial), channels)`. The gradient goes to the same places, so
+    what it leaves in images follows their content: no phase is preferred by the layer itself.
+
+    Args:
+      x: any dtype, channels last.
+      phases: of `max_pool`, integers in [0, prod(strides)), of the shape of x.
+      strides: those of `max_pool`.
+
+    Returns:
+      The enlarged images, dtype kept.
+
+    Raises:
+      ValueError: if phases have another shape than x.
+      TypeError: for phases that are not integers, or strides that are not a sequence of integers.
+
+    Example:
+      >>> max_unpool(jnp.array([5.0, 7])[:, None], jnp.array([1, 0])[:, None], strides=(2,))[:, 0]
+      Array([0., 5., 7., 0.], dtype=float32)
+
+    References:
+      Badrinarayanan, Kendall & Cipolla 2015, arXiv:1511.00561.
+
+    PyTorch:
+      `torch.nn.functional.max_unpool2d`.
+    """
+    who = "max_unpool"
+    image, factors = image_and_factors(who, x, "strides", strides)
+    where = as_array(who, "phases", phases)
+    if not jnp.issubdtype(where.dtype, jnp.integer):
+        raise TypeError(
+            f"{who}: phases must be integers, as max_pool returns; got dtype {where.dtype}."
+        )
+    if where.shape != image.shape:
+        raise ValueError(
+            f"{who}: phases must have the shape of the input; got {where.shape}, input {image.shape}. "
+            "Pool and unpool as many channels."
+        )
+    first = image.ndim - 1 - len(factors)
+    large = (s * n for s, n in zip(factors, image.shape[first:-1], strict=True))
+
+    def spread(x: jax.Array, phases: jax.Array) -> jax.Array:
+        every = lax.broadcasted_iota(phases.dtype, (*x.shape, prod(factors)), x.ndim)
+        chosen = jnp.where(phases[..., None] == every, x[..., None], jnp.zeros((), x.dtype))
+        return pixel_shuffle(chosen.reshape(*x.shape[:-1], -1), factors)
+
+    shape = (*image.shape[:first], *large, image.shape[-1])
+    return sharding.placed(spread, image, where, shape=shape)
