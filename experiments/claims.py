@@ -1,7 +1,8 @@
 """Claims as data: what a config expects, and what the run says about it.
 
-A relation is `LEFT < RIGHT at STEP` or `LEFT > RIGHT at STEP`, where LEFT is a variant, RIGHT is a variant, `real` (the
-same metric on real data) or a number, optionally `FACTOR * RIGHT` and `RIGHT + OFFSET`, and STEP is `init` or `final`.
+A relation is `LEFT < RIGHT at STEP`, `LEFT > RIGHT at STEP` or `LEFT = RIGHT +- TOLERANCE at STEP`, where LEFT is a
+variant, RIGHT is a variant, `real` (the same metric on real data) or a number, optionally `FACTOR * RIGHT` and
+`RIGHT + OFFSET`, and STEP is `init` or `final`.
 """
 
 import re
@@ -14,8 +15,8 @@ from scipy import stats
 
 _UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RELATION = re.compile(
-    rf"(?P<left>\w+)\s*(?P<sign>[<>])\s*(?:(?P<factor>{_UNSIGNED})\s*\*\s*)?(?P<right>[+-]?{_UNSIGNED}|\w+)"
-    rf"(?:\s*(?P<offset>[+-]\s*{_UNSIGNED}))?\s+at\s+(?P<step>init|final)"
+    rf"(?P<left>\w+)\s*(?P<sign>[<>=])\s*(?:(?P<factor>{_UNSIGNED})\s*\*\s*)?(?P<right>[+-]?{_UNSIGNED}|\w+)"
+    rf"(?:\s*(?P<offset>[+-]\s*{_UNSIGNED}))?(?:\s*(?:\+-|±)\s*(?P<tolerance>{_UNSIGNED}))?\s+at\s+(?P<step>init|final)"
 )
 
 
@@ -41,9 +42,10 @@ class Claim:
         match = _RELATION.fullmatch(self.relation.strip())
         if match is None:
             form = "VARIANT < [FACTOR *] RIGHT [+ OFFSET] at init|final"
-            return [
-                f"expected '{form}' (or '>') with RIGHT a variant, 'real' or a number; got {self.relation!r}"
-            ]
+            choices = "(or '>', or '= .. +- TOLERANCE') with RIGHT a variant, 'real' or a number"
+            return [f"expected '{form}' {choices}; got {self.relation!r}"]
+        if (match["sign"] == "=") != (match["tolerance"] is not None):
+            return [f"'=' and only '=' goes with '+- TOLERANCE'; got {self.relation!r}"]
         left, right = match["left"], match["right"]
         errors = []
         if left not in variants:
@@ -68,8 +70,9 @@ def judge(
 
     Seeds are paired: the differences between the left side and the right side, seed by seed, have a mean and a 95 %
     Student interval. The claim is *supported* if the whole interval lies on the claimed side of 0, *not supported* if
-    it lies on the other, else *undecided*; a single seed decides nothing. (A percentile bootstrap over half a dozen
-    seeds covers far less than its name says.)
+    it lies on the other, else *undecided*; a single seed decides nothing. Of an equality the whole interval must lie
+    within the tolerance, or beyond it. (A percentile bootstrap over half a dozen seeds covers far less than its name
+    says.)
 
     Args:
       claim: valid, see `Claim.errors`.
@@ -93,6 +96,8 @@ def judge(
     if match["sign"] == "<":
         margin = -margin
     found = interval(margin)
+    if match["sign"] == "=":
+        found = _within(found, float(match["tolerance"]))
     verdict = "supported" if found.low > 0 else "not supported" if found.high < 0 else "undecided"
     return {
         "claim": claim.claim,
@@ -113,6 +118,14 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
         return Interval(mean, float("nan"), float("nan"))
     half = float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
     return Interval(mean, mean - half, mean + half)
+
+
+def _within(difference: Interval, tolerance: float) -> Interval:
+    """Returns how far an interval of differences lies within a tolerance on both sides of 0."""
+    mean, low, high = difference
+    nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    farthest = max(abs(low), abs(high))
+    return Interval(tolerance - abs(mean), tolerance - farthest, tolerance - nearest)
 
 
 def _is_number(text: str) -> bool:

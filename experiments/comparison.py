@@ -66,6 +66,7 @@ def compare(runs: Sequence[Run], page: Path, left_out: Sequence[str] = ()) -> No
             samples={
                 label: {n: report.small_pictures(run, f"{n}-{run.steps[-1]}") for n in run.names}
                 for label, run in zip(labels, runs, strict=True)
+                if run.illustrated
             },
             metrics=metrics(runs),
         )
@@ -98,7 +99,7 @@ def verdicts(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[dict[str, A
 def metrics(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
     """Returns the metrics after training as metric -> variant or 'real' -> text for each run."""
     table: dict[str, dict[str, list[str]]] = {}
-    for metric in dict.fromkeys(metric for run in runs for metric in run.summary["real"]):
+    for metric in dict.fromkeys(metric for run in runs for metric in run.measured):
         rows = table.setdefault(metric, {})
         for name in dict.fromkeys(name for run in runs for name in run.names):
             found = [run.summary["variants"].get(name, {}).get("final", {}) for run in runs]

@@ -26,6 +26,7 @@ from experiments.resolved import Resolved
 from experiments.sweeps import Point, points, text_of
 from experiments.tasks import TASKS
 
+OF_DATA = ("data", "classifier_steps", "classifier_seed")  # keys of tasks that take data
 SEED = {"minimum": 0, "maximum": 2**32 - 1}  # beyond, different seeds may give equal keys
 
 
@@ -207,7 +208,14 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     source = table.pop("data", None)
     _refuse_plurals(table, {"variants": "variant", "claims": "expect"}, errors)
     config = build(Config, table, "", errors)
-    data_set = _build_data(source, errors)
+    task_name = table.get("task")
+    task = TASKS.get(task_name) if isinstance(task_name, str) else None
+    data_set = {}
+    if task is None or task.prepare is not None:
+        data_set = _build_data(source, errors)
+    else:
+        given = [key for key in OF_DATA if key in table or (key == "data" and source is not None)]
+        errors.extend(f"{key}: task {task_name!r} takes no data; leave it out" for key in given)
     name, known = table.get("task"), (*TASKS, "benchmark")
     if isinstance(name, str) and name not in known:
         errors.append(f"task: unknown name {name!r}{_hint(name, known, choices=True)}")
@@ -222,8 +230,6 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
         errors.append(f"options: expected a table, got {base!r}")
         base = {}
 
-    task_name = table.get("task")
-    task = TASKS.get(task_name) if isinstance(task_name, str) else None
     sound = task is not None and build(task.options, base, "options", errors) is not None
     resolved: list[Variant] = []
     names: list[str] = []

@@ -36,6 +36,7 @@ from experiments.tasks import TASKS
 from experiments.training import (
     Kind,
     Length,
+    Shared,
     count_parameters,
     first_nonfinite,
     side_by_side,
@@ -82,9 +83,8 @@ def run(
         with console.status("training the feature network, measuring real data"):
             stopping.check()
             setting = setting_of(config)
-        if leads():
-            real = {"samples": setting.real_images, "spectrum": setting.real_spectrum}
-            records.write_arrays(folder / "evaluations" / "real.npz", real)
+        if leads() and setting.arrays:
+            records.write_arrays(folder / "evaluations" / "real.npz", setting.arrays)
         with _progress(console) as progress:
             bar = progress.add_task("", total=config.steps * len(config.variants))
             for group in groups(config):
@@ -111,20 +111,25 @@ def mesh_errors(config: Config, shape: tuple[int, int]) -> list[str]:
                 f"--mesh: seeds={seeds} must divide the runs that are trained side by side; {names} with "
                 f"{len(config.seeds)} seeds are {runs}"
             )
-        size = group[0].options.batch_size
-        if size % parts:
+        size = getattr(group[0].options, "batch_size", None)
+        if size is None and parts > 1:
+            errors.append(f"--mesh: data={parts}: the task {config.task!r} has no batches")
+        elif size is not None and size % parts:
             errors.append(f"--mesh: data={parts} must divide batch_size; for {names} it is {size}")
     return errors
 
 
 def check(config: Config) -> list[str]:
     """Reads the data, and returns what is wrong with them or with options that do not go with them."""
+    check = TASKS[config.task].check
+    if check is None:
+        return []
     try:
         split = _data(json.dumps(config.data))
         return [
             f"variant.{variant.name}.{error}"
             for variant in config.variants
-            for error in TASKS[config.task].check(split, variant.options)
+            for error in check(split, variant.options)
         ]
     except ValueError as error:
         return [f"data: {error}"]
@@ -154,6 +159,8 @@ def _prepared(
     task: str, data_set: str, options: tuple[tuple[str, Any], ...], classifier_steps: int, seed: int
 ) -> Any:
     kind = TASKS[task]
+    if kind.prepare is None:
+        return Shared({}, {}, {})
     return kind.prepare(
         _data(data_set), kind.options(**dict(options)), classifier_steps=classifier_steps, seed=seed
     )
@@ -184,9 +191,12 @@ def _train(
     options = place(mesh, traced_options([variant.options for variant, _ in runs]), "seeds")
     here, setting = setting, place(mesh, setting)
     kind, shared = TASKS[config.task], structure(group[0].options)
-    train = _data(json.dumps(config.data)).train
-    draws = 0 if isinstance(train, data.Arrays) else len(runs) * _draws(kind, shared, setting)
-    piece, capacity = piece_of(train, config.chunk_steps, draws)
+    train = _data(json.dumps(config.data)).train if kind.prepare else None
+    streamed = None if train is None or isinstance(train, data.Arrays) else train
+    piece, capacity = config.chunk_steps, 0
+    if streamed is not None:
+        draws = len(runs) * _draws(kind, shared, setting)
+        piece, capacity = piece_of(streamed, config.chunk_steps, draws)
     length = Length(config.steps, piece)
     init, advance, evaluate, draw = side_by_side(kind.make_task, shared, length, mesh)
     before = progress.tasks[bar].completed
@@ -200,11 +210,12 @@ def _train(
 
     def settings(first: int) -> Generator[Any, None, None]:
         """Yields the setting of each piece of the steps to come, with the images that it draws."""
-        if isinstance(train, data.Arrays):
+        if streamed is None:
             yield from itertools.repeat(setting)
+            return
 
         def at(step: int) -> Any:
-            table = table_of(train, draw(here, seeds, step), capacity)
+            table = table_of(streamed, draw(here, seeds, step), capacity)
             return setting._replace(images=place(mesh, table))
 
         yield from one_ahead(at, range(first, config.steps, piece))
@@ -285,7 +296,8 @@ def _record(
         if not leads():
             continue
         own_arrays = {name: values[own] for name, values in arrays.items()}
-        records.write_arrays(folder / "evaluations" / f"{variant.name}-{step}.npz", own_arrays)
+        if own_arrays:
+            records.write_arrays(folder / "evaluations" / f"{variant.name}-{step}.npz", own_arrays)
         lines += records.append_metrics(folder, variant.name, step, config.seeds, of_seeds)
     return lines
 
@@ -320,8 +332,8 @@ def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
             }
             for name, steps in values.items()
         },
-        "real": {metric: setting.real[metric] for metric in kind.metrics},
-        "notes": setting.notes,
+        "real": {metric: setting.real[metric] for metric in kind.metrics if metric in setting.real},
+        "notes": dict(setting.notes),
         "claims": [claims.judge(claim, values, setting.real) for claim in config.claims],
     }
 

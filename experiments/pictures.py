@@ -31,24 +31,31 @@ DECIBEL = (-60, -10)  # power per bin over the total, of all spectra
 
 def of_run(run: records.Run) -> dict[str, bytes]:
     """Returns the figures of a run, by name of the file."""
+    width = 2.6 * (len(run.names) + 1)
+    with _style():
+        figures = {"curves": Figure(figsize=(min(width, 12), 6), layout="constrained")}
+        draw_curves(figures["curves"], run)
+        if run.illustrated:
+            figures |= _of_images(run, width)
+        return {f"{name}.png": png(figure) for name, figure in figures.items()}
+
+
+def _of_images(run: records.Run, width: float) -> dict[str, Figure]:
+    """Returns the figures of a run whose evaluations hold images."""
     first, last = (
         {name: run.arrays(f"{name}-{step}") for name in run.names}
         for step in (run.steps[0], run.steps[-1])
     )
     real = run.arrays("real")
-    with _style():
-        width = 2.6 * (len(run.names) + 1)
-        samples, spectra, drawn, overview = (
-            Figure(figsize=(width, height), layout="constrained") for height in (5.6, 5.4, 6, 11)
-        )
-        draw_samples(samples, first, last, real["samples"])
-        draw_spectra(spectra, first, last, real["spectrum"])
-        draw_curves(drawn, run)
-        upper, lower = overview.subfigures(2, 1, squeeze=False).ravel()
-        draw_samples(upper, first, last, real["samples"])
-        draw_spectra(lower, first, last, real["spectrum"])
-        figures = {"samples": samples, "spectrum": spectra, "curves": drawn, "overview": overview}
-        return {f"{name}.png": png(figure) for name, figure in figures.items()}
+    samples, spectra, overview = (
+        Figure(figsize=(width, height), layout="constrained") for height in (5.6, 5.4, 11)
+    )
+    draw_samples(samples, first, last, real["samples"])
+    draw_spectra(spectra, first, last, real["spectrum"])
+    upper, lower = overview.subfigures(2, 1, squeeze=False).ravel()
+    draw_samples(upper, first, last, real["samples"])
+    draw_spectra(lower, first, last, real["spectrum"])
+    return {"samples": samples, "spectrum": spectra, "overview": overview}
 
 
 def of_runs(runs: Sequence[records.Run], labels: Sequence[str]) -> bytes:
@@ -79,7 +86,7 @@ def of_runs(runs: Sequence[records.Run], labels: Sequence[str]) -> bytes:
 def curves(run: records.Run) -> Mapping[str, str]:
     """Returns the metrics of a run that are drawn along training, with their titles."""
     known = TASKS[run.config["task"]].curves
-    return {metric: title for metric, title in known.items() if metric in run.summary["real"]}
+    return {metric: title for metric, title in known.items() if metric in run.measured}
 
 
 def draw_samples(
@@ -152,11 +159,17 @@ def draw_curves(figure: FigureBase, run: records.Run) -> None:
     for axis, (metric, title) in zip(axes, titles.items(), strict=False):
         for name, style in zip(run.names, _styles(len(run.names)), strict=True):
             _band(axis, run, name, metric, style, label=name)
-        real = run.summary["real"][metric]
-        axis.axhline(real, color="0.4", linestyle="--", linewidth=1, label="real images")
+        real = run.summary["real"].get(metric)
+        if real is not None:
+            axis.axhline(real, color="0.4", linestyle="--", linewidth=1, label="real images")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("training step")
-    axes[0].legend(frameon=False, fontsize=8)
+    for axis in axes[len(titles) :]:
+        axis.set_axis_off()
+    # Many names cover the curves; an empty corner has room for them.
+    where = axes[-1] if len(titles) < len(axes) else axes[0]
+    handles, labels = axes[0].get_legend_handles_labels()
+    where.legend(handles, labels, frameon=False, fontsize=8)
 
 
 def _style() -> contextlib.AbstractContextManager[None]:

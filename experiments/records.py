@@ -69,6 +69,16 @@ class Run(NamedTuple):
         """Steps with an evaluation, the first and the last among them."""
         return range(0, self.config["steps"] + 1, self.config["chunk_steps"])
 
+    @property
+    def measured(self) -> list[str]:
+        """Names of the metrics in the summary."""
+        return list(dict.fromkeys(m for v in self.summary["variants"].values() for m in v["final"]))
+
+    @property
+    def illustrated(self) -> bool:
+        """Whether evaluations hold samples and spectra, as those of runs with data do."""
+        return bool(self.summary["real"])
+
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Returns the arrays of `<variant>-<step>` or `real`: samples and a spectrum."""
         return read_arrays(self.folder / "evaluations" / f"{name}.npz")

@@ -37,8 +37,13 @@ def write(run: records.Run, page: Path | None = None) -> None:
             frames={
                 step: {n: small_pictures(run, f"{n}-{step}") for n in run.names}
                 for step in shown_steps(run.steps)
-            },
-            real=small_pictures(run, "real"),
+            }
+            if run.illustrated
+            else {},
+            real=small_pictures(run, "real") if run.illustrated else {},
+            titles=titles_of(run.summary),
+            head=head_of(run.summary),
+            tables={step: rows_of(run.summary, step) for step in ("init", "final")},
         )
     )
     if page is None:
@@ -67,15 +72,16 @@ def small_pictures(run: records.Run, name: str) -> dict[str, dict[str, Any]]:
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Prints metrics by variant, and the claims with their verdicts."""
-    for step, title in (("init", "before training"), ("final", "after training")):
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-        table.add_column("metric", no_wrap=True)
-        for name in summary["variants"]:
+    for step, title in titles_of(summary).items():
+        table = Table(
+            title=title.lower(), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
+        )
+        first, *others = head_of(summary)
+        table.add_column(first, no_wrap=True)
+        for name in others:
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("real", justify="right")
-        for metric, real in summary["real"].items():
-            row = [format_interval(v[step][metric]) for v in summary["variants"].values()]
-            table.add_row(metric, *row, format_number(real))
+        for head, *cells in rows_of(summary, step):
+            table.add_row(head, *cells)
         console.print(table)
     console.print("mean ± half-width of the 95 % interval over seeds", style="dim")
     colors = {"supported": "green", "not supported": "red", "undecided": "yellow"}
@@ -87,6 +93,41 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         console.print(
             Text(f"{verdict:14}", colors[verdict]), Text(f"{entry['claim']} ({relation})")
         )
+
+
+def titles_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what the first and the last evaluation are called."""
+    if any(summary["parameters"].values()):
+        return {"init": "Before training", "final": "After training"}
+    return {"init": "At the start", "final": "At the end"}
+
+
+def head_of(summary: Mapping[str, Any]) -> list[str]:
+    """Returns the column titles of a table of metrics: variants, or metrics where there are more variants."""
+    names, metrics = _names(summary)
+    return ["variant", *metrics] if len(names) > len(metrics) else ["metric", *names]
+
+
+def rows_of(summary: Mapping[str, Any], step: str) -> list[list[str]]:
+    """Returns the rows that go with `head_of`, at step 'init' or 'final'."""
+    names, metrics = _names(summary)
+
+    def cell(name: str, metric: str) -> str:
+        if name == "real":
+            return format_number(summary["real"].get(metric))
+        at = summary["variants"][name][step]
+        return format_interval(at[metric]) if metric in at else "-"
+
+    if len(names) > len(metrics):
+        return [[name, *(cell(name, metric) for metric in metrics)] for name in names]
+    return [[metric, *(cell(name, metric) for name in names)] for metric in metrics]
+
+
+def _names(summary: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Returns the variants, and 'real' where there are real data, and the metrics."""
+    variants = summary["variants"]
+    metrics = dict.fromkeys(metric for at in variants.values() for metric in at["final"])
+    return [*variants, *(["real"] if summary["real"] else [])], list(metrics)
 
 
 def format_number(value: float | None) -> str:

@@ -45,18 +45,32 @@ class Kind(NamedTuple):
     shared: frozenset[str]  # options that no variant may change
     metrics: tuple[str, ...]  # names that claims may use, all computed by `Task.evaluate`
     curves: dict[str, str]  # metrics that the report draws along training, with their titles
-    # (`Split`, options, classifier_steps=, seed=) -> what all variants share, a pytree; of options it sees `shared`
-    prepare: Callable[..., Any]
     make_task: Callable[[Any, Any, int], Task]  # (options, what `prepare` returned, steps)
+    networks: tuple[str, ...] = ()  # parts of a state that are trained
+    # (`Split`, options, classifier_steps=, seed=) -> what all variants share, a pytree with the fields of `Shared`; of
+    # options it sees `shared`. A kind without it takes no data.
+    prepare: Callable[..., Any] | None = None
     # (`Split`, options of a variant) -> what is wrong with the options for these data, before anything is compiled;
     # raises ValueError if none go with them
-    check: Callable[[Any, Any], list[str]]
-    networks: tuple[str, ...]  # parts of a state that are trained
+    check: Callable[[Any, Any], list[str]] | None = None
 
 
-def traced(**limits: float) -> dict[str, Any]:
-    """Returns the metadata of an option that does not change a program's structure."""
-    return {"traced": True, **limits}
+class Shared(NamedTuple):
+    """What all settings have; those of a kind without data have nothing else, and these are empty."""
+
+    real: dict[str, float]  # metrics of real data
+    arrays: dict[str, Any]  # of real data, for pictures
+    notes: dict[str, float]
+
+
+def traced(names: Mapping[str, Any] | None = None, **limits: float) -> dict[str, Any]:
+    """Returns the metadata of an option that does not change a program's structure.
+
+    Args:
+      names: what the names stand for that the option may have; without them the option is a number.
+      **limits: of numbers.
+    """
+    return {"traced": True, "names": names, **limits}
 
 
 class Length(NamedTuple):
@@ -135,9 +149,15 @@ def structure(options: Any) -> Any:
 
 
 def traced_options(options: Sequence[Any]) -> dict[str, jax.Array]:
-    """Returns the traced options of several runs, stacked."""
-    names = [f.name for f in fields(options[0]) if f.metadata.get("traced")]
-    return {name: jnp.array([getattr(o, name) for o in options], float) for name in names}
+    """Returns the traced options of several runs, stacked; names as what they stand for."""
+
+    def values(f: Any) -> list[Any]:
+        found = [getattr(o, f.name) for o in options]
+        names = f.metadata["names"]
+        return found if names is None else [names[name] for name in found]
+
+    known = [f for f in fields(options[0]) if f.metadata.get("traced")]
+    return {f.name: jnp.array(values(f), float) for f in known}
 
 
 def count_parameters(kind: Kind, options: Any, setting: Any) -> dict[str, int]:

@@ -174,6 +174,8 @@ def test_errors_of_shared_options_are_told_once_and_variants_cannot_change_them_
         "b > b at init",
         "a > c at init",
         "a = b at init",
+        "a > b +- 1 at init",
+        "a = b +- -1 at init",
         "a > b",
     ],
 )
@@ -182,7 +184,14 @@ def test_relations_that_cannot_be_computed_are_refused(relation):
 
 
 @pytest.mark.parametrize(
-    "relation", ["a > 1e-3 at init", "a < 2 * real + 1e-3 at final", "a > -1.5 at init"]
+    "relation",
+    [
+        "a > 1e-3 at init",
+        "a < 2 * real + 1e-3 at final",
+        "a > -1.5 at init",
+        "a = 2 * b - 1 +- 0.1 at final",
+        "a = 0.75 ± 1e-2 at init",
+    ],
 )
 def test_relations_with_any_number(relation):
     assert not Claim("c", "m", relation, "s").errors(["a", "b"])
@@ -206,6 +215,12 @@ def test_verdicts():
     assert verdict("a < 3.5 at init", up, down) == "supported"
     assert verdict("b < 2 * real - 0.5 at init", up, down) == "supported"
     assert verdict("a > b at init", [3.0], [1.0]) == "undecided"  # one seed decides nothing
+    close = [3.0, 3.01, 2.99, 3.0]
+    assert verdict("a = 3 +- 0.1 at init", close, down) == "supported"
+    assert verdict("a = 3.2 +- 0.1 at init", close, down) == "not supported"
+    assert verdict("a = 2.8 +- 0.1 at init", close, down) == "not supported"
+    assert verdict("a = 3.105 +- 0.1 at init", close, down) == "undecided"
+    assert verdict("a = 3 +- 0.1 at init", up, down) == "undecided"  # the interval is wider
     noisy = [3.0, -1.0, 4.0, 0.5]
     assert verdict("a > b at init", noisy, down) == "undecided"
     # Paired: a common offset of a seed does not count as noise.

@@ -206,7 +206,7 @@ def untrained(monkeypatch):
     rng = np.random.default_rng(0)
     images, power = rng.uniform(-1, 1, (16, 32, 32, 1)), rng.uniform(0.5, 2, (32, 32))
     setting = SimpleNamespace(
-        images=images, real_images=images, real_spectrum=power,
+        images=images, arrays={"samples": images, "spectrum": power},
         real=dict.fromkeys(gan.METRICS, 1.0), notes={},
     )  # fmt: skip
 

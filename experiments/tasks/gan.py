@@ -143,8 +143,7 @@ class Setting(NamedTuple):
     real: dict[
         str, float
     ]  # metrics of held-out images; distances between held-out and training images
-    real_images: np.ndarray  # some held-out images, for pictures
-    real_spectrum: np.ndarray
+    arrays: dict[str, np.ndarray]  # some held-out images and the spectrum of all, for pictures
     notes: dict[str, float]
 
 
@@ -176,8 +175,10 @@ def prepare(data: Split, options: Options, *, classifier_steps: int, seed: int) 
         extract=extract,
         real_features=real_features,
         real={name: float(value) for name, value in real.items()},
-        real_images=np.asarray(held_out[jnp.linspace(0, count - 1, SHOWN).astype(int)]),
-        real_spectrum=np.asarray(spectrum),
+        arrays={
+            "samples": np.asarray(held_out[jnp.linspace(0, count - 1, SHOWN).astype(int)]),
+            "spectrum": np.asarray(spectrum),
+        },
         notes={"random_features": 1.0}
         if accuracy is None
         else {"feature_network_accuracy": accuracy},
@@ -322,4 +323,4 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 NETWORKS = ("generator", "discriminator")
-KIND = Kind(Options, frozenset({"samples"}), METRICS, CURVES, prepare, make_task, check, NETWORKS)
+KIND = Kind(Options, frozenset({"samples"}), METRICS, CURVES, make_task, NETWORKS, prepare, check)
