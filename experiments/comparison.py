@@ -106,7 +106,8 @@ def metrics(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
             rows[name] = [
                 report.format_interval(at[metric]) if metric in at else "-" for at in found
             ]
-        rows["real"] = [report.format_number(run.summary["real"].get(metric)) for run in runs]
+        if any(run.summary["real"] for run in runs):
+            rows["real"] = [report.format_number(run.summary["real"].get(metric)) for run in runs]
     return table
 
 
