@@ -157,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("--cluster-set: says what jobs of a cluster get; add --cluster slurm", 2)
     if to is None and (jobs or 1) > 1 and (options.mesh or options.distributed):
         return _fail("--jobs: processes side by side need a device each; leave out --mesh", 2)
+    if to is not None and to.name == "local" and jobs is not None:
+        return _fail("--jobs: --cluster local starts all jobs at once; leave it out", 2)
     if to is not None and options.distributed:
         return _fail("--distributed: the jobs of a cluster join by themselves; leave it out", 2)
     errors = launch.logger_errors(points, options.loggers)
@@ -194,7 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = f"{options.out}: {error}. What was saved stays; the same command continues."
         return _fail(text, 1)
     except stopping.Stopped as stopped:
-        left = "the jobs go on; " if to is not None else ""
+        slurm = to is not None and to.name == "slurm"
+        left = "the jobs go on; once they are over, " if slurm else ""
         return _fail(f"stopped; {left}the same command continues", 128 + stopped.signum)
     except (loggers.LoggerError, ImportError) as error:
         return _fail(str(error), 2)

@@ -37,8 +37,8 @@ class Claim:
     relation: str  # see the module
     source: str
 
-    def errors(self, variants: Sequence[str]) -> list[str]:
-        """Returns what is wrong with the relation, given the names of the variants."""
+    def errors(self, variants: Sequence[str], *, real: bool = True) -> list[str]:
+        """Returns what is wrong with the relation, given the names of the variants and whether there are real data."""
         match = _RELATION.fullmatch(self.relation.strip())
         if match is None:
             form = "VARIANT < [FACTOR *] RIGHT [+ OFFSET] at init|final"
@@ -56,6 +56,8 @@ class Claim:
             errors.append(
                 f"unknown name {right!r}; expected a number, 'real' or one of {', '.join(map(repr, variants))}"
             )
+        if right == "real" and not real:
+            errors.append("compares with 'real' data, of which the task has none")
         if left == right:
             errors.append(f"compares {left!r} with itself")
         return errors

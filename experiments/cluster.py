@@ -8,12 +8,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from experiments import stopping
 
 Name = Literal["slurm", "local"]
-NAMES: tuple[Name, ...] = get_args(Name)
 # Where the user says nothing; of itself submitit ends a job after five minutes, the fourth time for good.
 DEFAULTS = {"timeout_min": 60, "slurm_max_num_timeout": 100}
 LOOK, ASK = 0.5, 10.0  # seconds between two looks for results, and two questions to Slurm
@@ -50,6 +49,8 @@ def executor_of(name: Name, folder: Path, settings: Mapping[str, Any], jobs: int
         ) from None
     wanted = {"name": folder.parent.name, **DEFAULTS}
     wanted |= ({"slurm_array_parallelism": jobs} if jobs else {}) | dict(settings)
+    if name == "local" and wanted.get("tasks_per_node", 1) != 1:
+        raise Refused(f"--cluster local: tasks_per_node must be 1, got {wanted['tasks_per_node']}")
     ours = {key: value for key, value in wanted.items() if key.endswith("_max_num_timeout")}
     try:
         executor = submitit.AutoExecutor(folder, name, **ours)
@@ -67,20 +68,29 @@ def send(executor: Any, call: Callable[..., Any], *arguments: Sequence[Any]) -> 
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
     from submitit.helpers import DelayedSubmission
+    from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+    ending = LOCAL_REQUEUE_RETURN_CODE if executor.cluster == "local" else -1
 
     class Again:
         """A call that a job makes again after it was queued again."""
 
+        queued = False
+
         def __call__(self, *given: Any) -> Any:
-            return call(*given)
+            result = call(*given)
+            if self.queued:  # and the call has taken submitit's exit for an error of its own
+                raise SystemExit(ending)
+            return result
 
         def checkpoint(self, *given: Any) -> Any:
-            return DelayedSubmission(self, *given)
+            self.queued = True
+            return DelayedSubmission(Again(), *given)
 
     try:
         return list(executor.map_array(Again(), *arguments))
     except (FailedJobError, FailedSubmissionError, OSError) as error:
-        said = str(error).strip().splitlines()[-1]
+        said = (str(error).strip() or "no reason given").splitlines()[-1]
         raise Refused(f"--cluster {executor.cluster}: the jobs were refused: {said}") from None
 
 

@@ -253,6 +253,7 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     if not variants:
         errors.append("variant: expected at least one [[variant]] table")
 
+    real = task is None or task.prepare is not None
     stated: list[Claim] = []
     for index, entry in enumerate(claims):
         claim = build(Claim, entry, f"expect[{index}]", errors)
@@ -261,7 +262,9 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
         if task is not None and claim.metric not in task.metrics:
             hint = _hint(claim.metric, task.metrics, choices=True)
             errors.append(f"expect[{index}].metric: unknown metric {claim.metric!r}{hint}")
-        errors.extend(f"expect[{index}].relation: {error}" for error in claim.errors(names))
+        errors.extend(
+            f"expect[{index}].relation: {error}" for error in claim.errors(names, real=real)
+        )
         stated.append(claim)
     return config and replace(config, data=data_set, variants=tuple(resolved), claims=tuple(stated))
 

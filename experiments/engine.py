@@ -142,16 +142,18 @@ def _data(text: str) -> data.Split:
 
 
 def setting_of(config: Config) -> Any:
-    """Returns what all variants share; a process keeps it for other configs that ask for the same."""
+    """Returns what all variants share; a process keeps it for other configs that ask for the same.
+
+    Raises:
+      RunError: if the data cannot be read.
+    """
     shared = {n: getattr(config.variants[0].options, n) for n in TASKS[config.task].shared}
     options = tuple(sorted(shared.items()))
-    return _prepared(
-        config.task,
-        json.dumps(config.data),
-        options,
-        config.classifier_steps,
-        config.classifier_seed,
-    )
+    arguments = options, config.classifier_steps, config.classifier_seed
+    try:
+        return _prepared(config.task, json.dumps(config.data), *arguments)
+    except ValueError as error:  # of a record that nobody has read before
+        raise RunError(f"data: {error}. Mend or leave out the record.") from None
 
 
 @functools.lru_cache(maxsize=2)

@@ -194,7 +194,10 @@ def _outcomes_of_jobs(
     names = [f"{config.name}-{config.digest}" for _, config in points]
     complete = {i for i, name in enumerate(names) if (out / name / "summary.json").exists()}
     for i in sorted(complete):
-        yield i, Outcome(names[i], "complete")
+        if loggers:  # are told of it again
+            yield i, _attempt(points[i][1], out, loggers)
+        else:
+            yield i, Outcome(names[i], "complete")
     left = [i for i in range(len(points)) if i not in complete]
     if not left:
         return
@@ -213,7 +216,8 @@ def _attempt_in_job(
 ) -> Outcome:
     """Runs a point where a job has put this process, which may be one of several."""
     sys.argv = command  # as in a spawned process; the run's environment.json says it
-    several = int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    on_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+    several = on_slurm and int(os.environ.get("SLURM_NTASKS", "1")) > 1
     try:
         meshes.join("auto" if several else "")
         return _attempt(config, out, loggers, Console(width=120), meshes.mesh_of(mesh))

@@ -68,27 +68,34 @@ class Loggers:
         for line in lines:
             metrics = dict(line)
             at = [metrics.pop(key) for key in ("variant", "seed", "step")]
-            self._tell("log_metrics", *at, metrics)
+            for name in self._loggers:
+                self._tell(name, "log_metrics", *at, metrics)
 
     def finalize(self) -> None:
-        """Tells the summary, if there is one.
+        """Tells the summary, if there is one, to every logger.
 
         Raises:
-          RunError: if a logger fails.
+          RunError: if one fails.
         """
-        self._tell("finalize", self.summary)
-
-    def _tell(self, method: str, *arguments: Any) -> None:
-        for name, logger in self._loggers.items():
+        failed: list[RunError] = []
+        for name in self._loggers:
             try:
-                getattr(logger, method)(*arguments)
-            except RunError:  # ours says enough
-                raise
-            except (Exception, SystemExit) as error:  # the user's code runs
-                raise RunError(
-                    f"{_flag(name)}: {method} failed: {plugins.said(error)}. What was saved stays; the same command "
-                    "continues."
-                ) from error
+                self._tell(name, "finalize", self.summary)
+            except RunError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def _tell(self, name: str, method: str, *arguments: Any) -> None:
+        try:
+            getattr(self._loggers[name], method)(*arguments)
+        except RunError:  # ours says enough
+            raise
+        except (Exception, SystemExit) as error:  # the user's code runs
+            raise RunError(
+                f"{_flag(name)}: {method} failed: {plugins.said(error)}. What was saved stays; the same command "
+                "continues."
+            ) from error
 
 
 @contextlib.contextmanager

@@ -45,15 +45,18 @@ class TensorBoard:
         self, variant: str, seed: int, step: int, metrics: Mapping[str, float], /
     ) -> None:
         """Writes metrics, samples and the spectrum of a step, at the time of its evaluation."""
-        path = self._folder / "evaluations" / f"{variant}-{step}.npz"
-        arrays, index = self._arrays(path), self._config["seeds"].index(seed)
-        samples, spectrum = (arrays[name][index] for name in ("samples", "spectrum"))
-        found = [
-            *(values_of.scalar(name, value) for name, value in metrics.items()),
-            _image("samples", pictures.grid(samples)),
-            _image("spectrum", pictures.spectrum(spectrum)),
-        ]
-        self._write(f"{variant}-{seed}", step, path.stat().st_mtime, found)
+        found = [values_of.scalar(name, value) for name, value in metrics.items()]
+        seconds = time.time()
+        if self._config["data"]:
+            path = self._folder / "evaluations" / f"{variant}-{step}.npz"
+            arrays, index = self._arrays(path), self._config["seeds"].index(seed)
+            samples, spectrum = (arrays[name][index] for name in ("samples", "spectrum"))
+            found += [
+                _image("samples", pictures.grid(samples)),
+                _image("spectrum", pictures.spectrum(spectrum)),
+            ]
+            seconds = path.stat().st_mtime
+        self._write(f"{variant}-{seed}", step, seconds, found)
 
     def finalize(self, summary: Mapping[str, Any] | None, /) -> None:
         """Writes the claims, if they are judged, and closes all files."""

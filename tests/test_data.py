@@ -353,6 +353,22 @@ def test_what_is_wrong_with_a_streamed_set_is_told(tmp_path):
         split.train.images([2])
 
 
+def test_a_file_that_is_cut_off_ends_a_run_with_one_line(tmp_path):
+    place = tmp_path / "pictures"
+    for i in range(20):
+        save(place / f"{i:02}.png", np.asarray(colors(16, 16)))
+    whole = (place / "07.png").read_bytes()
+    (place / "07.png").write_bytes(whole[: len(whole) - 60])  # its head is good
+    source = f"data={{source='folder',path='{place}',in_memory=false}}"
+    width = "[4,4]"
+    sizes = [f"options.{part}_features={width}" for part in ("generator", "discriminator")]
+    variant = "variant=[{name='up',upsamplers=['resize_conv','resize_conv']}]"
+    resolved = tiny(source, *sizes, variant, "expect=[]")
+    assert not engine.check(resolved)
+    with pytest.raises(records.RunError, match=r"^data: record 7: .*07\.png: cannot be read"):
+        engine.setting_of(resolved)
+
+
 def test_a_folder_is_opened_by_the_heads_of_its_files(tmp_path, monkeypatch):
     """Also where the pictures are turned, as cameras do it."""
     turned, loads, load = Image.Exif(), [], ImageFile.ImageFile.load

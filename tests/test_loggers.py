@@ -265,6 +265,13 @@ def test_a_logger_that_fails_ends_the_run_and_says_so(folder, mine):
     assert mine.heard.count(None) == 1
 
 
+def test_every_logger_hears_the_end_though_one_fails(folder, mine):
+    names = ["mine:FailingLate", "mine:Noting"]
+    with pytest.raises(records.RunError, match=r"mine:FailingLate: finalize failed"):
+        engine.run(tiny(), folder.parent, QUIET, loggers=names)
+    assert mine.heard[-2:] == ["checkerboard"] * 2
+
+
 def test_a_damaged_file_is_named_by_tensorboard(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / folder.name)
     (copy / "evaluations" / "none-4.npz").write_bytes(b"")

@@ -112,7 +112,7 @@ def test_cycles_reach_the_factor_of_the_config_and_a_shift_of_a_pixel_does_not()
 
 @pytest.mark.slow
 def test_a_run_without_data_leaves_everything_behind_and_continues(tmp_path, capsys):
-    arguments = ["run", str(CONFIG), "--quick", "--out", str(tmp_path)]
+    arguments = ["run", str(CONFIG), "--quick", "--tensorboard", "--out", str(tmp_path)]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     (folder,) = tmp_path.iterdir()
@@ -128,12 +128,22 @@ def test_a_run_without_data_leaves_everything_behind_and_continues(tmp_path, cap
     assert "Samples along training" not in page
     assert (folder / "curves.png").exists()
     assert not (folder / "samples.png").exists()
+    assert len(list((folder / "tensorboard").glob("vertex-*/events*"))) == 2  # seeds
     assert main(arguments) == 0
     assert "complete already" in capsys.readouterr().out
     assert main(["report", str(folder), "--out", str(tmp_path / "page.html")]) == 0
     capsys.readouterr()
     assert main([*arguments, "--dry-run", "--mesh=data=2"]) == 2
     assert "the task 'multigrid' has no batches" in capsys.readouterr().err
+
+
+@pytest.mark.refuses
+def test_a_claim_about_real_data_is_refused():
+    claim = (
+        '{claim="c",metric="convergence_factor_32",relation="vertex < real at final",source="s"}'
+    )
+    with pytest.raises(config.ConfigError, match="relation: compares with 'real' data, of which"):
+        config.load(CONFIG, [f"expect=[{claim}]"])
 
 
 @pytest.mark.refuses

@@ -45,6 +45,11 @@ def test_of_equal_pixels_the_first_counts_in_any_rank():
     )
 
 
+def test_an_empty_batch_stays_empty():
+    x = np.zeros((0, 4, 6, 5))
+    assert max_unpool(*max_pool(x, STRIDES), strides=STRIDES).shape == x.shape
+
+
 def test_the_adjoint_takes_pixels_from_where_they_were_put():
     x, y = random(2, 3, 5), random(4, 9, 5, seed=1)
     phases = np.random.default_rng(2).integers(0, 6, x.shape)

@@ -274,3 +274,5 @@ def test_pixel_conv_transpose_refuses():
     for wrong in (good[:2], [good[0], good[0], good[2]], [*good[:2], np.ones((4, 3, 2, 2))]):
         with pytest.raises(ValueError, match=r"^pixel_conv_transpose: kernels must "):
             pixel_conv_transpose(x, wrong)
+    with pytest.raises(TypeError, match="sequence of three arrays; got ndarray"):
+        pixel_conv_transpose(x, np.ones((3, 3, 3, 2, 2)))

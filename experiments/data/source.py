@@ -2,7 +2,8 @@
 
 A source has `__len__` and `__getitem__(int) -> dict of arrays`, as Grain's, tfds.data_source and those of Hugging Face
 (`with_format("numpy")`) have; a list of dicts is one, too. One that does not fit in memory may have `labels`, an array
-or None, so that nothing else is read before the run. A record holds
+or None, so that nothing else is read before the run; it is asked for records by several threads at once, and must give
+the same record for the same number. A record holds
 
     image   (height, width, channels) or (height, width), uint8 or floating in [-1, 1]
     label   one value; optional
@@ -21,7 +22,7 @@ from experiments import plugins
 HELD_OUT = 5  # one of so many, of each class
 THREADS = 16  # that read side by side; most of the time they wait for the disk
 TOGETHER = (
-    16  # images that a thread reads; one alone would cost Grain a third of decoding a small one
+    16  # images that a thread reads at a time; one alone would cost more to hand on than to read
 )
 
 
@@ -74,7 +75,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Streamed:
-    """A source that does not fit: images are read when they are wanted; masks are not, as no task wants them yet."""
+    """A source that does not fit: records are read when they are wanted. Masks are dropped: no task wants them."""
 
     source: Source
     order: np.ndarray  # the records of the set
@@ -98,12 +99,13 @@ class Streamed:
         """
         grain, row = _grain(), 0
         images = np.empty((len(index), *self.shape), np.float32)
-        read = grain.MapDataset.source(self.order[np.asarray(index)]).map(self._image)
+        wanted = self.order[np.asarray(index)]
+        blocks = [wanted[i : i + TOGETHER] for i in range(0, len(wanted), TOGETHER)]
+        read = grain.MapDataset.source(blocks).map(self._block)
         try:
-            for row, image in enumerate(
-                read.to_iter_dataset(grain.ReadOptions(THREADS, 2 * THREADS))
-            ):
-                images[row] = image
+            for block in read.to_iter_dataset(grain.ReadOptions(THREADS, 2 * THREADS)):
+                images[row : row + len(block)] = block
+                row += len(block)
         except ValueError as error:  # of `_image`, with more lines of Grain
             raise ValueError(str(error).partition("\n")[0]) from None
         return images
@@ -112,6 +114,9 @@ class Streamed:
         """Returns the set of some records."""
         label = None if self.label is None else self.label[index]
         return Streamed(self.source, self.order[index], self.shape, label)
+
+    def _block(self, numbers: np.ndarray) -> np.ndarray:
+        return np.stack([self._image(number) for number in numbers])
 
     def _image(self, number: int) -> np.ndarray:
         try:

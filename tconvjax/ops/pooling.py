@@ -117,7 +117,8 @@ def max_unpool(x: ArrayLike, phases: ArrayLike, *, strides: Sequence[int]) -> ja
     def spread(x: jax.Array, phases: jax.Array) -> jax.Array:
         every = lax.broadcasted_iota(phases.dtype, (*x.shape, prod(factors)), x.ndim)
         chosen = jnp.where(phases[..., None] == every, x[..., None], jnp.zeros((), x.dtype))
-        return pixel_shuffle(chosen.reshape(*x.shape[:-1], -1), factors)
+        channels = x.shape[-1] * prod(factors)
+        return pixel_shuffle(chosen.reshape(*x.shape[:-1], channels), factors)
 
     shape = (*image.shape[:first], *large, image.shape[-1])
     return sharding.placed(spread, image, where, shape=shape)

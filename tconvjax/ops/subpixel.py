@@ -237,15 +237,17 @@ def pixel_conv_transpose(
       Gao et al. 2017, arXiv:1705.06820, whose PixelTCL has a third kernel of 3 x 3: a cross.
     """
     who = "pixel_conv_transpose"
-    given = list(kernels)
-    if len(given) != 3:
-        raise ValueError(f"{who}: kernels must be three; got {len(given)}.")
+    wanted = "kernels must be a sequence of three arrays"
+    if not isinstance(kernels, Sequence):
+        raise TypeError(f"{who}: {wanted}; got {type(kernels).__name__}.")
+    if len(kernels) != 3:
+        raise ValueError(f"{who}: {wanted}; got {len(kernels)}.")
     first, second, third = (
-        as_array(who, f"kernels[{i}]", kernel) for i, kernel in enumerate(given)
+        as_array(who, f"kernels[{i}]", kernel) for i, kernel in enumerate(kernels)
     )
     out = first.shape[-1:]
-    wanted = all(kernel.ndim == 4 and kernel.shape[2:] == out * 2 for kernel in (second, third))
-    if first.ndim != 4 or not wanted or any(k % 2 == 0 for k in third.shape[:2]):
+    fit = all(kernel.ndim == 4 and kernel.shape[2:] == out * 2 for kernel in (second, third))
+    if first.ndim != 4 or not fit or any(k % 2 == 0 for k in third.shape[:2]):
         raise ValueError(
             f"{who}: kernels must have shapes (*kernel_size, in, out), (*kernel_size, out, out) and, of odd size, "
             f"(*kernel_size, out, out) with two spatial axes; got {first.shape}, {second.shape}, {third.shape}."
