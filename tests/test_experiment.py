@@ -453,7 +453,7 @@ def task():
     images = jax.random.uniform(jax.random.key(0), (16, 32, 32, 1), minval=-1)
     extract = Partial(lambda x: x[:, 8, :4, 0])
     real = images[:8, 8, :4, 0]
-    return options, gan.Setting(images, extract, real, {}, np.asarray(images), None, {})
+    return options, gan.Setting(images, extract, real, {}, {"samples": np.asarray(images)}, {})
 
 
 @pytest.mark.slow
