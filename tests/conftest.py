@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections import Counter
 
 import jax
 import pytest
@@ -25,9 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts files with tests of minutes first, so that no worker has one alone at the end."""
-    long = {item.path for item in items if item.get_closest_marker("endurance")}
-    items.sort(key=lambda item: item.path not in long)
+    """Puts files with most slow tests first, so that no worker has one alone at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture

@@ -143,6 +143,7 @@ def test_gradients_of_strided_convolutions_paint():
     assert [f.kind for f in found] == ["strided_convolution", "transposed_convolution"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("promotion")
 def test_train_steps_of_clean_models_are_clean():
     class Classifier(nnx.Module):
@@ -563,6 +564,7 @@ KINDS = ["transposed_convolution", "pixel_shuffle", "strided_convolution"]
 LINES = ["self.up(x)", ".reshape(", "self.down(x)"]
 
 
+@pytest.mark.slow
 def test_flax_nnx():
     model = Planted(nnx.Rngs(0))
     by_closure = audit(lambda x: model(x), IMAGE)
@@ -678,6 +680,7 @@ def test_a_model_is_audited_as_it_is():
     np.testing.assert_array_equal(model.norm.mean[...], np.zeros(4))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("promotion")
 def test_clean_models_are_left_in_peace():
     model = Clean(nnx.Rngs(0))

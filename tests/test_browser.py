@@ -82,6 +82,7 @@ def visible(page, selector):
     return page.eval_on_selector_all(selector, VISIBLE)
 
 
+@pytest.mark.slow
 @each("which", PAGES)
 def test_a_page_opens_quietly_with_all_its_pictures(browser, pages, which):
     with opened(browser, pages[which]) as page:

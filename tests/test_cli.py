@@ -89,6 +89,7 @@ def test_input_centers_are_drawn_where_inputs_are(capsys, tmp_path, monkeypatch)
     assert list(drawn[0].lines[0].get_xdata()) == [12, 15, 18, 21]
 
 
+@pytest.mark.slow
 def test_measure(capsys, tmp_path):
     rng = np.random.default_rng(0)
     board = np.indices((32, 40)).sum(0) % 2
@@ -107,6 +108,7 @@ def test_measure(capsys, tmp_path):
     assert "above 0.1" in err
 
 
+@pytest.mark.slow
 def test_measure_says_what_noise_gives(capsys, tmp_path):
     rng = np.random.default_rng(0)
     for i in range(4):
@@ -170,6 +172,7 @@ def test_a_size_that_fails_loses_none_of_the_others(capsys, tmp_path, monkeypatc
     assert "1 images of 32 x 32" in out
 
 
+@pytest.mark.slow
 def test_only_files_of_a_folder_are_its_images(capsys, tmp_path):
     np.save(tmp_path / "good.npy", np.random.default_rng(0).normal(size=(16, 16)))
     (tmp_path / "folder.png").mkdir()
@@ -185,6 +188,7 @@ def test_only_files_of_a_folder_are_its_images(capsys, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_size_without_reference_is_named(capsys, tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "gray.npy", rng.normal(size=(16, 16)))
@@ -251,6 +255,7 @@ def test_one_image_is_the_same_in_every_kind_of_file(kind, channels, save, tmp_p
     np.testing.assert_allclose(other, plain.repeat(channels, -1), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_eight_and_sixteen_bits_measure_the_same(capsys, tmp_path):
     values = np.random.default_rng(0).integers(0, 256, (16, 16))
     Image.fromarray(values.astype(np.uint8)).save(tmp_path / "8.png")
@@ -353,6 +358,7 @@ def test_options_of_measure_are_refused_before_a_file_is_read(
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("good")
 def test_limits_know_every_metric_that_is_measured(capsys):
     arguments = ("good.npy", "--reference", "good.npy", "--period", 3, "--period", 2)
@@ -454,6 +460,7 @@ def model(tmp_path, monkeypatch):
     sys.modules.pop("my_model", None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("model")
 def test_audit(capsys):
     image = ("--input", "1,8,8,4")

@@ -172,7 +172,6 @@ def queue(slurm):
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_a_real_slurm_runs_a_sweep(slurm, undisturbed, tmp_path):
     """One job is displaced, queued again and goes on; another dies, and the same command sends it again."""
     sent = jobs_of(tmp_path, "--cluster=slurm", "--jobs=2", "--cluster-set=timeout_min=20")

@@ -119,6 +119,7 @@ def test_settings_are_checked_like_the_file(setting, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_command_line_answers_bad_input_with_status_two(tmp_path):
     command = [
         sys.executable,

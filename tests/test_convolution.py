@@ -74,6 +74,7 @@ def test_all_faces_equal_the_loops_and_are_adjoint_to_1e_12(case, implementation
         assert abs(jnp.sum(argument * gradient) - one) < 1e-12 * scale
 
 
+@pytest.mark.slow
 @each("case", CASES)
 def test_matrix_is_the_convolution_and_its_transpose(case):
     x, kernel, y = arrays(case)
@@ -205,6 +206,7 @@ def test_any_number_of_batch_axes(shape, key):
     close(y.reshape(flat.shape), flat, 12)
 
 
+@pytest.mark.slow
 @each("dtype", (jnp.bfloat16, jnp.float16, jnp.float32, jnp.float64, jnp.complex64))
 @each("implementation", LOWERINGS)
 def test_dtype_is_kept_and_half_precision_accumulates_in_float32(dtype, implementation, key):
@@ -239,6 +241,7 @@ def test_preferred_element_type_is_the_result(implementation, key):
     assert [g.dtype for g in grads] == [jnp.bfloat16] * 2
 
 
+@pytest.mark.slow
 def test_lowering_of_half_precision_does_not_change_the_numbers_of_its_gradient(key):
     x = jax.random.normal(key, (2, 5, 5, 8), jnp.bfloat16)
     kernel = jax.random.normal(key, (3, 3, 8, 4), jnp.bfloat16)

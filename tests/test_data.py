@@ -695,7 +695,6 @@ def test_a_gan_runs_on_procedural_shapes(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_a_gan_runs_on_a_folder_without_labels(tmp_path):
     for i in range(12):
         save(tmp_path / "photos" / f"{i}.png", colors(20 + i, 30, 3))
@@ -729,7 +728,6 @@ def fails():
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_a_data_set_of_the_user_is_a_function_in_the_current_folder(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     out = tmp_path / "out"
@@ -744,7 +742,6 @@ def test_a_data_set_of_the_user_is_a_function_in_the_current_folder(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 @pytest.mark.refuses
 def test_data_are_refused_before_any_work_with_one_line(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)

@@ -128,7 +128,6 @@ def test_a_finished_run_is_shown_again_not_trained_again(straight):
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_a_run_stopped_in_every_way_continues_to_the_same_result(straight, tmp_path):
     statuses = {}
     for how, checkpoint in (
@@ -209,7 +208,6 @@ def one_variant(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(one_variant, tmp_path):
     arguments = [str(tmp_path), json.dumps(DEATHS), *command(tmp_path, *ALONE)[3:]]
     dying = [sys.executable, "-c", KILLED, *arguments]
@@ -222,7 +220,6 @@ def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(one_variant
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_full_disks_and_damaged_checkpoints_cost_nothing_that_was_saved(one_variant, tmp_path):
     env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # it would not fit, either
     for size, what in ((500, str(tmp_path)), (60_000, "checkpoints/none: a checkpoint")):
@@ -246,7 +243,6 @@ def test_full_disks_and_damaged_checkpoints_cost_nothing_that_was_saved(one_vari
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_a_dry_run_counts_and_writes_nothing(one_variant, tmp_path, capsys):
     assert main([*command(tmp_path, *ALONE)[3:], "--dry-run"]) == 0
     said = capsys.readouterr().out
@@ -272,7 +268,6 @@ def close(folder, other):
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_a_mesh_of_devices_gives_what_one_gives(straight, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
     done = run(tmp_path, "--mesh=seeds=2,data=2", "--set=data.in_memory=false")
@@ -283,7 +278,6 @@ def test_a_mesh_of_devices_gives_what_one_gives(straight, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_a_set_that_does_not_fit_gives_what_one_in_memory_gives(straight, tmp_path, monkeypatch):
     """One step at a time, stopped and continued, with the images of these steps alone on the device."""
     resolved, console = tiny("data.in_memory=false"), Console(quiet=True)
@@ -311,7 +305,6 @@ def test_a_set_that_does_not_fit_gives_what_one_in_memory_gives(straight, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_two_processes_stop_together_and_one_goes_on(straight, tmp_path):
     with socket.socket() as found:
         found.bind(("localhost", 0))
@@ -355,7 +348,6 @@ def test_devices_that_cannot_be_used_are_refused(options, message, tmp_path, cap
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_it_had(tmp_path):
     done = run(tmp_path, "--set=options.learning_rate=1e30")
     assert done.returncode == 1
@@ -457,7 +449,6 @@ def task():
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
     """Of two seeds and two learning rates, in one program."""
     options, setting = task

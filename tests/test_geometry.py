@@ -45,6 +45,7 @@ def test_size_law_for_all_small_integers():
     assert count > 3000
 
 
+@pytest.mark.slow
 @given(AXIS)
 @settings(max_examples=2000, deadline=None)
 def test_output_shape_takes_exactly_the_sizes_that_map_back(axis):

@@ -110,6 +110,7 @@ def test_pixel_shuffles_are_those_of_torch():
             assert (foreign.name, list(foreign.arguments.values())) == (name, [case["factor"]])
 
 
+@pytest.mark.slow
 def test_layers_are_those_of_keras():
     cases = store.load("keras")
     attributes = [c["attributes"] | {n: c[n] for n in ("kernel", "bias")} for c in cases]
@@ -134,6 +135,7 @@ def from_onnx(case):
     return interop.from_onnx(onnx_node(case), weights, spatial_shape=shape)
 
 
+@pytest.mark.slow
 def test_nodes_are_those_of_onnx():
     cases = store.load("onnx")
     layers = [from_onnx(case) for case in cases]
@@ -216,6 +218,7 @@ def test_crops_survive_onnx_and_torch_or_are_refused(k, s, d, low, high):
             interop.to_torch(layer)
 
 
+@pytest.mark.slow
 @each("library", (nnx, flax.linen))
 @each("transpose_kernel", (False, True))
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", 2, (1, 0), ((1, 2), (0, 3))])
@@ -228,6 +231,7 @@ def test_transposed_convolutions_are_those_of_flax(library, transpose_kernel, pa
     np.testing.assert_allclose(module.apply(variables, x), want, atol=1e-5)
 
 
+@pytest.mark.slow
 @each("library", (nnx, flax.linen))
 @pytest.mark.parametrize("padding", ["SAME", "CIRCULAR", "REFLECT", 1, ((1, 2), (0, 3))])
 def test_convolutions_are_those_of_flax(library, padding, key):
@@ -305,6 +309,7 @@ def test_a_convolution_and_its_shuffle_are_one_layer_both_ways(key):
     np.testing.assert_allclose(apply(again, x), apply(other, x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layers_of_ours_go_to_torch_with_their_masks_and_flips(key):
     x = jax.random.normal(key, (1, 5, 4, 4))
     mask = jax.random.bernoulli(key, 0.5, (4, 3, 2, 6)).astype(jnp.float32)

@@ -242,6 +242,7 @@ SEVERAL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "args", "options"), SEVERAL)
 def test_both_sets_give_identical_numbers_of_several_layers(name, args, options):
     x = draw(2, 5, 6, 4)
@@ -260,6 +261,7 @@ def test_both_sets_give_identical_numbers_of_several_layers(name, args, options)
     assert hash(two) == hash(two.copy())
 
 
+@pytest.mark.slow
 def test_several_layers_are_what_was_published():
     x = draw(8, 9, 4)
     one = tnn.PixelConvTranspose(4, 6, (3, 3), rngs=nnx.Rngs(0))
@@ -281,6 +283,7 @@ def test_several_layers_are_what_was_published():
     np.testing.assert_allclose(one(x), tconvjax.resize(x, (2, 2), method="linear"), atol=0.02)
 
 
+@pytest.mark.slow
 @each("transpose_kernel", (False, True))
 def test_a_balanced_layer_keeps_constants_however_it_is_trained(transpose_kernel):
     options = {"transpose_kernel": transpose_kernel, "balanced": True}
@@ -331,6 +334,7 @@ def test_upsample_hands_on_order_and_other_options():
     assert one.layer.bias is None
 
 
+@pytest.mark.slow
 @each("graph", (True, False))
 def test_trains_in_graph_mode_and_in_tree_mode(graph):
     """The same losses; a warning of either mode would be an error here."""

@@ -141,7 +141,6 @@ def test_steps_that_were_rolled_back_are_not_shown(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_points_that_run_in_other_processes_are_shown(tmp_path):
     folders = [make_run(tmp_path, tiny(f"options.latent={size}")) for size in (4, 5)]
     settings = [*TINY, "--sweep=options.latent=4,5", f"--out={tmp_path}"]

@@ -339,6 +339,7 @@ FUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("method", "mode"), FUSED)
 @pytest.mark.parametrize(

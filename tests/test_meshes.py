@@ -98,6 +98,7 @@ def test_explicit_axes_that_do_not_fit_are_given_up(meshes):
         assert jax.typeof(odd).sharding.spec == P("data", None, None, "model")
 
 
+@pytest.mark.slow
 def test_input_dilation_and_resizing_on_explicit_axes(meshes):
     x, _ = arrays()
     rngs = nnx.Rngs(0)

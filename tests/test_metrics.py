@@ -440,6 +440,7 @@ def test_feature_distances_see_different_things():
 # Nulls
 
 
+@pytest.mark.slow
 def test_null_is_what_is_known_of_white_noise():
     """Closed forms; 95 and 99 % points of the fraction from its chi-square law with 3 and 15 degrees of freedom."""
     one = jax.ShapeDtypeStruct((32, 32, 1), "float32")
@@ -509,6 +510,7 @@ def close(got, want, rtol):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), got, want)
 
 
+@pytest.mark.slow
 def test_batch_axes_are_kept_or_taken_as_one():
     x = draw(0, 2, 2, 16, 16, 2).astype("f")
     whole = run_images(x)
@@ -552,6 +554,7 @@ def test_float32_stays_so_where_float64_is_on():
             assert {leaf.dtype.name for leaf in jax.tree.leaves(shapes)} == {dtype}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_gradients_are_slopes():
     x, y, way = draw(0, 3, 4, 16, 16, 2)

@@ -94,6 +94,7 @@ def test_vertex_transfers_sit_on_every_other_pixel_and_cells_between():
     np.testing.assert_array_equal(along("nearest")[2:4, 4:6], 1)
 
 
+@pytest.mark.slow
 def test_cycles_reach_the_factor_of_the_config_and_a_shift_of_a_pixel_does_not():
     @jax.jit
     def factors(traced):

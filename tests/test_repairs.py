@@ -38,6 +38,7 @@ def constant(layer, channels=4):
     return np.ptp(y[:, 9:-9, 9:-9], axis=(1, 2)).max()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("promotion")
 def test_an_nnx_model_is_balanced_in_place():
     net = Net(nnx.Rngs(0))
@@ -167,6 +168,7 @@ def scanned(length=5, axis=0):
 JITTED = linen.jit(Block)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("promotion")
 @pytest.mark.parametrize(
     ("lift", "stack"),
@@ -256,6 +258,7 @@ class Noisy(nnx.Module):
         return nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))(self.stack, x), None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("promotion")
 def test_measuring_leaves_the_state_of_a_model():
     net, rngs = Noisy(nnx.Rngs(0)), nnx.Rngs(dropout=1)
@@ -305,6 +308,7 @@ def test_kernels_stay_on_their_devices():
     assert layer.kernel[...].sharding.is_equivalent_to(placed, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("k", "s", "options"),
     [

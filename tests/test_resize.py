@@ -53,6 +53,7 @@ def matrix(method, n, r):
     return weights / weights.sum(1, keepdims=True)
 
 
+@pytest.mark.slow
 @each("method", FILTERS)
 def test_equals_the_definition_and_jax(method):
     cases = [(1, 2), (3, 2), (7, 3), (1, 3), (2, 4), (7, 4), (3, 5), (9, 5)]
@@ -93,6 +94,7 @@ def test_fourier_moves_waves_to_the_finer_grid_exactly(r):
     np.testing.assert_allclose(got, wave(fine), rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 @each("n", (8, 9))
 def test_fourier_of_long_axes_is_that_of_short_ones(n, monkeypatch):
     for x in (random(2, n, 3), random(2, n, 3) * (1 + 2j)):

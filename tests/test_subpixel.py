@@ -174,6 +174,7 @@ LIKE_THE_KERNEL = ("subpixel_conv", "pixel_conv_transpose")
 PLACES = (P("a", "b", None, None), P(None, ("a", "b"), None, None), P(None, None, None, "b"))
 
 
+@pytest.mark.slow
 @each("where", PLACES)
 def test_images_stay_where_they_are_on_a_mesh_of_explicit_axes(where):
     @jax.jit

@@ -185,7 +185,6 @@ def test_a_sweep_says_what_its_runs_say(straight, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_a_sweep_stopped_and_shared_ends_with_the_same_result(straight, tmp_path):
     """Stopped in two ways, while two processes work; then continued by two commands at once."""
     for how, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
@@ -212,7 +211,6 @@ def test_a_sweep_stopped_and_shared_ends_with_the_same_result(straight, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.endurance
 def test_a_point_that_fails_does_not_stop_the_others(tmp_path):
     done = sweep(tmp_path, f"--sweep={RATES}=1e30,1e-3")
     assert done.returncode == 1
@@ -222,6 +220,7 @@ def test_a_point_that_fails_does_not_stop_the_others(tmp_path):
     assert "is not finite" in summary["points"][0]["message"]
 
 
+@pytest.mark.slow
 @pytest.mark.refuses
 def test_print_config_shows_all_points(tmp_path):
     done = sweep(tmp_path, "--print-config")

@@ -92,6 +92,7 @@ def test_every_transformation_of_every_case(case):
     check(case, "auto")
 
 
+@pytest.mark.slow
 @each("implementation", LOWERINGS)
 @each("case", FEW[:2])
 def test_every_transformation_of_every_lowering(case, implementation):
