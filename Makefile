@@ -6,13 +6,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo quick test lint wheel clean
+EXPERIMENTS := initialization checkerboard equivariance blur_ladder multigrid inverse superposition tones
+
+.PHONY: demo quick results test lint wheel clean
 
 demo: $(STAMP)                 ## train the generators, measure their checkerboards, write a report
 	$(BIN)/python -m experiments run configs/checkerboard.toml
 
 quick: $(STAMP)                ## the same, as a smoke run of under a minute
 	$(BIN)/python -m experiments run configs/checkerboard.toml --quick
+
+results: $(STAMP)              ## run every experiment that is not complete, and write RESULTS.md
+	$(BIN)/python -m experiments results $(EXPERIMENTS:%=configs/%.toml)
 
 test: lint                     ## lint, then all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)

@@ -1,4 +1,4 @@
-"""Command line: `python -m experiments run CONFIG [--set key=VALUE] [--quick]`, `sweep`, `report` and `list`."""
+"""Command line: `python -m experiments run CONFIG [--set key=VALUE]`, `sweep`, `results`, `report` and `list`."""
 
 import argparse
 import json
@@ -90,6 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="KEY=VALUE",
         help="what a job gets: timeout_min, mem_gb, gpus_per_node, slurm_partition, .. of submitit",
     )
+    together = commands.add_parser("results", help="run what is not complete, and write one page")
+    together.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="TOML files")
+    together.add_argument("--quick", action="store_true", help="apply the files' [quick] tables")
+    together.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders")
+    together.add_argument("--page", type=Path, default=Path("RESULTS.md"), help="(RESULTS.md)")
+    together.add_argument("--dry-run", action="store_true", help="print runs and time, and stop")
+    together.set_defaults(mesh="", distributed="", loggers=[], print_config=False)
     page = commands.add_parser("report", help="write the page of a run anew, or compare several")
     page.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of a run or sweep")
     page.add_argument("--out", type=Path, metavar="FILE.html", help="the page")
@@ -108,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             loggers,
             meshes,
             records,
+            results,
             stopping,
         )
     except ImportError as error:
@@ -137,11 +145,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = config.keywords("--cluster-set", options.cluster_set)
             if options.cluster:
                 to = launch.Cluster(options.cluster, settings, options.mesh)
+        elif options.command == "results":
+            points = [({}, config.load(path, quick=options.quick)) for path in options.configs]
         else:
             resolved = config.load(options.config, options.set, quick=options.quick)
             points = [({}, resolved)]
     except config.ConfigError as error:
         return _fail(str(error), 2)
+    paths = options.configs if options.command == "results" else [options.config] * len(points)
+    if options.command == "results":
+        errors = results.errors([c for _, c in points], paths, options.page)
+        if errors:
+            return _fail("\n".join(errors), 2)
     if options.print_config:
         shown: Any = (
             [{"settings": point, "config": config.describe(c)} for point, c in points]
@@ -178,16 +193,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stopping.on_signals(console)
     try:
         with console.status("reading data"):
-            wrong = launch.check(points, options.out)
+            wrong = [
+                f"{path}: {error}"
+                for path, point in zip(paths, points, strict=True)
+                for error in launch.check([point], options.out)
+            ]
         if wrong:
-            return _fail(str(config.ConfigError(str(options.config), wrong)), 2)
+            return _fail("\n".join(dict.fromkeys(wrong)), 2)
         if options.dry_run:
             forecast.show(points, options.out, console, mesh, jobs or 1)
             return 0
         if several:
             settings = {"jobs": jobs, "mesh": mesh, "to": to, "loggers": options.loggers}
             return int(not launch.sweep(points, options.out, console, **settings))
-        launch.run(resolved, options.out, console, mesh, options.loggers)
+        folders = [
+            launch.run(resolved, options.out, console, mesh, options.loggers)
+            for _, resolved in points
+        ]
+        if options.command == "results":
+            runs = [records.read_complete(folder) for folder in folders]
+            results.write(runs, options.page)
+            console.print(f"results {options.page}")
     except cluster.Refused as error:
         return _fail(str(error), 2)
     except records.RunError as error:

@@ -2,7 +2,7 @@
 
 A relation is `LEFT < RIGHT at STEP`, `LEFT > RIGHT at STEP` or `LEFT = RIGHT +- TOLERANCE at STEP`, where LEFT is a
 variant, RIGHT is a variant, `real` (the same metric on real data) or a number, optionally `FACTOR * RIGHT` and
-`RIGHT + OFFSET`, and STEP is `init` or `final`.
+`RIGHT + OFFSET`, and STEP is `init` or `final`; of a task that only measures there is no `at STEP`.
 """
 
 import re
@@ -16,7 +16,8 @@ from scipy import stats
 _UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RELATION = re.compile(
     rf"(?P<left>\w+)\s*(?P<sign>[<>=])\s*(?:(?P<factor>{_UNSIGNED})\s*\*\s*)?(?P<right>[+-]?{_UNSIGNED}|\w+)"
-    rf"(?:\s*(?P<offset>[+-]\s*{_UNSIGNED}))?(?:\s*(?:\+-|±)\s*(?P<tolerance>{_UNSIGNED}))?\s+at\s+(?P<step>init|final)"
+    rf"(?:\s*(?P<offset>[+-]\s*{_UNSIGNED}))?(?:\s*(?:\+-|±)\s*(?P<tolerance>{_UNSIGNED}))?"
+    r"(?:\s+at\s+(?P<step>init|final))?"
 )
 
 
@@ -37,11 +38,24 @@ class Claim:
     relation: str  # see the module
     source: str
 
-    def errors(self, variants: Sequence[str], *, real: bool = True) -> list[str]:
-        """Returns what is wrong with the relation, given the names of the variants and whether there are real data."""
+    def names(self) -> set[str]:
+        """Returns what a valid relation compares, 'real' and numbers among it."""
         match = _RELATION.fullmatch(self.relation.strip())
-        if match is None:
-            form = "VARIANT < [FACTOR *] RIGHT [+ OFFSET] at init|final"
+        return set() if match is None else {match["left"], match["right"]}
+
+    def errors(
+        self, variants: Sequence[str], *, real: bool = True, trains: bool = True
+    ) -> list[str]:
+        """Returns what is wrong with the relation.
+
+        Args:
+          variants: their names.
+          real: whether there are real data.
+          trains: whether there is a first and a last step.
+        """
+        match = _RELATION.fullmatch(self.relation.strip())
+        if match is None or (match["step"] is not None) != trains:
+            form = "VARIANT < [FACTOR *] RIGHT [+ OFFSET]" + " at init|final" * trains
             choices = "(or '>', or '= .. +- TOLERANCE') with RIGHT a variant, 'real' or a number"
             return [f"expected '{form}' {choices}; got {self.relation!r}"]
         if (match["sign"] == "=") != (match["tolerance"] is not None):
@@ -78,12 +92,13 @@ def judge(
 
     Args:
       claim: valid, see `Claim.errors`.
-      values: `values[variant][step][metric]` is one number per seed, step 'init' or 'final'.
+      values: `values[variant][step][metric]` is one number per seed, step 'init' or 'final'; of a task that only
+        measures it is 'final'.
       real: the same metrics on real data.
     """
     match = _RELATION.fullmatch(claim.relation.strip())
     assert match is not None
-    step = match["step"]
+    step = match["step"] or "final"
 
     def side(name: str) -> np.ndarray | float:
         if name == "real":

@@ -27,6 +27,7 @@ from experiments.sweeps import Point, points, text_of
 from experiments.tasks import TASKS
 
 OF_DATA = ("data", "classifier_steps", "classifier_seed")  # keys of tasks that take data
+OF_STEPS = ("steps", "chunk_steps")  # keys of tasks that train
 SEED = {"minimum": 0, "maximum": 2**32 - 1}  # beyond, different seeds may give equal keys
 
 
@@ -50,10 +51,11 @@ class Variant:
 class Config(Resolved):
     """One experiment, resolved; fields without a default must be in the file."""
 
-    steps: int = field(metadata={"minimum": 1})  # optimizer steps per seed
-    chunk_steps: int = field(metadata={"minimum": 1})  # steps between evaluations, divides `steps`
+    steps: int = field(default=0, metadata={"minimum": 1})  # per seed; 0 of tasks that only measure
+    chunk_steps: int = field(default=1, metadata={"minimum": 1})  # between evaluations
     # Vmapped; paired across variants.
     seeds: tuple[int, ...] = field(default=(0, 1, 2, 3, 4, 5), metadata=SEED)
+    enable_x64: bool = False  # as of JAX: numbers of 64 bits
     classifier_steps: int = field(default=300, metadata={"minimum": 1})  # of the feature network
     classifier_seed: int = field(default=0, metadata=SEED)
     # 'source' and 'in_memory', see `experiments.data`, and the keywords of the source's function
@@ -216,6 +218,11 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     else:
         given = [key for key in OF_DATA if key in table or (key == "data" and source is not None)]
         errors.extend(f"{key}: task {task_name!r} takes no data; leave it out" for key in given)
+    if task is not None and task.trains:
+        errors.extend(f"{key}: missing" for key in OF_STEPS if key not in table)
+    elif task is not None:
+        given = [key for key in OF_STEPS if key in table]
+        errors.extend(f"{key}: task {task_name!r} only measures; leave it out" for key in given)
     name, known = table.get("task"), (*TASKS, "benchmark")
     if isinstance(name, str) and name not in known:
         errors.append(f"task: unknown name {name!r}{_hint(name, known, choices=True)}")
@@ -263,8 +270,15 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
             hint = _hint(claim.metric, task.metrics, choices=True)
             errors.append(f"expect[{index}].metric: unknown metric {claim.metric!r}{hint}")
         errors.extend(
-            f"expect[{index}].relation: {error}" for error in claim.errors(names, real=real)
+            f"expect[{index}].relation: {error}"
+            for error in claim.errors(names, real=real, trains=task is None or task.trains)
         )
+        if task is not None:
+            errors.extend(
+                f"expect[{index}].metric: variant {variant.name!r} has no {claim.metric!r}"
+                for variant in resolved
+                if variant.name in claim.names() and claim.metric in task.lacking(variant.options)
+            )
         stated.append(claim)
     return config and replace(config, data=data_set, variants=tuple(resolved), claims=tuple(stated))
 

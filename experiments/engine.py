@@ -68,6 +68,7 @@ def run(
       ImportError: if the data need a package that is not installed.
     """
     with (
+        jax.enable_x64(config.enable_x64),
         records.open_folder(out, config) as folder,
         open_loggers(loggers if leads() else (), folder, config) as told,
     ):
@@ -86,7 +87,7 @@ def run(
         if leads() and setting.arrays:
             records.write_arrays(folder / "evaluations" / "real.npz", setting.arrays)
         with _progress(console) as progress:
-            bar = progress.add_task("", total=config.steps * len(config.variants))
+            bar = progress.add_task("", total=max(config.steps, 1) * len(config.variants))
             for group in groups(config):
                 _train(config, group, setting, folder, told, mesh, progress, bar)
         stopping.check()
@@ -237,6 +238,8 @@ def _train(
         if step < 0:
             step = 0
             record(step, {})
+        if not kind.trains:
+            progress.update(bar, completed=before + len(group))
         pieces = stack.enter_context(contextlib.closing(settings(step)))
         while step < config.steps:
             stopping.check()
@@ -308,11 +311,9 @@ def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
     """Returns the content of summary.json."""
     kind = TASKS[config.task]
     collected = records.collect(folder, config.seeds)
+    ends = {"init": 0, "final": config.steps} if kind.trains else {"final": 0}
     values = {
-        variant.name: {
-            "init": collected[variant.name][0],
-            "final": collected[variant.name][config.steps],
-        }
+        variant.name: {name: collected[variant.name][step] for name, step in ends.items()}
         for variant in config.variants
     }
     return {
@@ -329,6 +330,7 @@ def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
                         "values": at[metric],
                     }
                     for metric in kind.metrics
+                    if metric in at
                 }
                 for step, at in steps.items()
             }

@@ -62,31 +62,33 @@ def show(points: Points, out: Path, console: Console, mesh: Mesh | None, jobs: i
             units = len(benchmark_run.units(config, {}))
             table.add_row(settings, f"{units} units", "", "", "", "complete" if done else "?")
             continue
-        setting = engine.setting_of(config)
-        for group in engine.groups(config):
-            count = len(group) * len(config.seeds)
-            program = (
-                config.task,
-                str(config.data),
-                structure(group[0].options),
-                count,
-                config.steps,
-            )
-            if not done and program not in known:
-                with console.status("timing two steps"):
-                    known[program] = _timed(config, setting, group[0], count, mesh)
-            evaluations = config.steps // config.chunk_steps + 1
-            needs = known.get(program, Seconds(0, 0, 0))
-            seconds = needs.compile + config.steps * needs.step + evaluations * needs.evaluate
-            for variant in group:
-                sizes = count_parameters(TASKS[config.task], variant.options, setting)
-                table.add_row(
-                    settings, variant.name, str(len(config.seeds)), str(config.steps),
-                    ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
-                    "complete" if done else f"{seconds / len(group) / 60:.1f}",
-                )  # fmt: skip
-                settings = ""
-            runs, total = runs + count, total + seconds * (not done)
+        with jax.enable_x64(config.enable_x64):
+            setting = engine.setting_of(config)
+            for group in engine.groups(config):
+                count = len(group) * len(config.seeds)
+                program = (
+                    config.task,
+                    str(config.data),
+                    structure(group[0].options),
+                    count,
+                    config.steps,
+                    config.enable_x64,
+                )
+                if not done and program not in known:
+                    with console.status("timing two steps"):
+                        known[program] = _timed(config, setting, group[0], count, mesh)
+                evaluations = config.steps // config.chunk_steps + 1
+                needs = known.get(program, Seconds(0, 0, 0))
+                seconds = needs.compile + config.steps * needs.step + evaluations * needs.evaluate
+                for variant in group:
+                    sizes = count_parameters(TASKS[config.task], variant.options, setting)
+                    table.add_row(
+                        settings, variant.name, str(len(config.seeds)), str(config.steps),
+                        ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
+                        "complete" if done else f"{seconds / len(group) / 60:.1f}",
+                    )  # fmt: skip
+                    settings = ""
+                runs, total = runs + count, total + seconds * (not done)
     console.print(table)
     side = f" in {jobs} processes" if jobs > 1 else ""
     console.print(Text(f"points {len(points)}, runs {runs}, minutes {total / 60 / jobs:.1f}{side}"))
@@ -111,10 +113,10 @@ def _timed(
         seconds.append(time.perf_counter() - start)
         return result
 
-    for first in (0, TIMED):
-        states, _ = clock(programs.advance, states, keys, first)
     for _ in range(2):
         clock(programs.evaluate, states, keys)
-    first_steps, steps, first_evaluation, evaluation = seconds
+    for first in (0, TIMED) if kind.trains else ():
+        states, _ = clock(programs.advance, states, keys, first)
+    first_evaluation, evaluation, first_steps, steps = (*seconds, 0.0, 0.0)[:4]
     compiling = first_steps - steps + first_evaluation - evaluation
     return Seconds(max(compiling, 0), steps / TIMED, evaluation)

@@ -25,7 +25,7 @@ COLORS = (
     "#e69f00",
 )  # Okabe & Ito, told apart by everybody
 DASHES = ("-", ":", "-.")  # for more than there are colors
-LOG_SCALE = ("phase_mean_fraction", "frechet")
+LOG_SCALE = ("phase_mean_fraction", "frechet", "relative_", "harmonic_share")
 DECIBEL = (-60, -10)  # power per bin over the total, of all spectra
 
 
@@ -33,8 +33,15 @@ def of_run(run: records.Run) -> dict[str, bytes]:
     """Returns the figures of a run, by name of the file."""
     width = 2.6 * (len(run.names) + 1)
     with _style():
-        figures = {"curves": Figure(figsize=(min(width, 12), 6), layout="constrained")}
-        draw_curves(figures["curves"], run)
+        if len(run.steps) > 1:
+            figures = {"curves": Figure(figsize=(min(width, 12), 6), layout="constrained")}
+            draw_curves(figures["curves"], run)
+        else:
+            size = (3 + 2.4 * len(curves(run)), 1 + 0.17 * len(run.names))
+            figures = {"measured": Figure(figsize=size, layout="constrained")}
+            draw_measured(figures["measured"], run)
+        if TASKS[run.config["task"]].panels:
+            figures |= {"panels": draw_panels(run)}
         if run.illustrated:
             figures |= _of_images(run, width)
         return {f"{name}.png": png(figure) for name, figure in figures.items()}
@@ -163,13 +170,47 @@ def draw_curves(figure: FigureBase, run: records.Run) -> None:
         if real is not None:
             axis.axhline(real, color="0.4", linestyle="--", linewidth=1, label="real images")
         axis.set_title(title, fontsize=9)
-        axis.set_xlabel("training step")
+        axis.set_xlabel("training step" if any(run.summary["parameters"].values()) else "step")
     for axis in axes[len(titles) :]:
         axis.set_axis_off()
     # Many names cover the curves; an empty corner has room for them.
     where = axes[-1] if len(titles) < len(axes) else axes[0]
     handles, labels = axes[0].get_legend_handles_labels()
     where.legend(handles, labels, frameon=False, fontsize=8)
+
+
+def draw_measured(figure: FigureBase, run: records.Run) -> None:
+    """Draws what was measured: a column per metric, a line per variant, a dot per seed."""
+    titles = curves(run)
+    (axes,) = figure.subplots(1, len(titles), squeeze=False, sharey=True)
+    for axis, (metric, title) in zip(axes, titles.items(), strict=True):
+        for place, name in enumerate(run.names):
+            values = run.metrics[name][0].get(metric, [])
+            axis.plot(values, [place] * len(values), "o", color=COLORS[0], alpha=0.5, markersize=4)
+        if metric.startswith(LOG_SCALE):
+            axis.set_xscale("log")
+        axis.set_title(textwrap.fill(title, 30), fontsize=9)
+        axis.grid(axis="y", color="0.9")
+    axes[0].set_yticks(range(len(run.names)), run.names)
+    axes[0].set_ylim(len(run.names) - 0.5, -0.5)
+
+
+def draw_panels(run: records.Run) -> Figure:
+    """Returns a picture of the last `panel` of every variant that has one, in greys from -2.5 to 2.5 deviations."""
+    last = {name: f"{name}-{run.steps[-1]}" for name in run.names}
+    panels = {name: run.arrays(at)["panel"][0] for name, at in last.items() if run.has_arrays(at)}
+    columns = min(8, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(1.5 * columns, 1.75 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (name, panel) in zip(axes, panels.items(), strict=False):
+        middle, width = panel.mean(), 2.5 * panel.std()
+        limits = {"vmin": middle - width, "vmax": middle + width}
+        axis.imshow(panel, cmap="gray", interpolation="nearest", **limits)
+        axis.set_title(textwrap.fill(name.replace("_", " "), 16), fontsize=7)
+    return figure
 
 
 def _style() -> contextlib.AbstractContextManager[None]:
@@ -189,7 +230,7 @@ def _band(
     if log:
         axis.set_yscale("log")
     values = np.array([run.metrics[name][step][metric] for step in run.steps])  # (steps, seeds)
-    shown = np.log(np.maximum(values, 1e-9)) if log else values
+    shown = np.log(np.maximum(values, 1e-17)) if log else values
     back = np.exp if log else np.asarray
     mean, low, high = (back(v) for v in np.array([claims.interval(row) for row in shown]).T)
     color, dash = style

@@ -24,6 +24,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +83,10 @@ class Run(NamedTuple):
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Returns the arrays of `<variant>-<step>` or `real`: samples and a spectrum."""
         return read_arrays(self.folder / "evaluations" / f"{name}.npz")
+
+    def has_arrays(self, name: str) -> bool:
+        """Says whether an evaluation left arrays; some variants have nothing to draw."""
+        return (self.folder / "evaluations" / f"{name}.npz").exists()
 
 
 @contextlib.contextmanager
@@ -310,6 +315,8 @@ def environment(mesh: Mesh | None = None) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "device": f"{device.platform} ({device.device_kind})",
         "devices": jax.device_count(),
@@ -321,6 +328,19 @@ def environment(mesh: Mesh | None = None) -> dict[str, Any]:
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "command": f"python -m experiments {shlex.join(sys.argv[1:])}",
     }
+
+
+def processor() -> str:
+    """Returns the name of the processor as the system knows it; that of the accelerator where there is one."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def commit(root: Path = Path(__file__).parent.parent) -> tuple[str, bool] | tuple[None, None]:

@@ -1,7 +1,7 @@
 """What people read of a run: a terminal table and one self-contained HTML page."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments import pictures, records
+from experiments.tasks import TASKS
 
 FRAMES = 13  # most steps that the slider goes through
 
@@ -41,9 +42,10 @@ def write(run: records.Run, page: Path | None = None) -> None:
             if run.illustrated
             else {},
             real=small_pictures(run, "real") if run.illustrated else {},
+            panels=TASKS[run.config["task"]].panels,
             titles=titles_of(run.summary),
             head=head_of(run.summary),
-            tables={step: rows_of(run.summary, step) for step in ("init", "final")},
+            tables={step: rows_of(run.summary, step) for step in titles_of(run.summary)},
         )
     )
     if page is None:
@@ -73,16 +75,16 @@ def small_pictures(run: records.Run, name: str) -> dict[str, dict[str, Any]]:
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Prints metrics by variant, and the claims with their verdicts."""
     for step, title in titles_of(summary).items():
-        table = Table(
-            title=title.lower(), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
-        )
-        first, *others = head_of(summary)
-        table.add_column(first, no_wrap=True)
-        for name in others:
-            table.add_column(name, justify="right", no_wrap=True)
-        for head, *cells in rows_of(summary, step):
-            table.add_row(head, *cells)
-        console.print(table)
+        first, *columns = zip(head_of(summary), *rows_of(summary, step), strict=True)
+        for part in _side_by_side(first, columns, console.width):
+            table = Table(
+                title=title.lower(), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1)
+            )
+            for i, (name, *_) in enumerate(part):
+                table.add_column(name, justify="right" if i else "left", no_wrap=True)
+            for cells in zip(*(column[1:] for column in part), strict=True):
+                table.add_row(*cells)
+            console.print(table)
     console.print("mean ± half-width of the 95 % interval over seeds", style="dim")
     colors = {"supported": "green", "not supported": "red", "undecided": "yellow"}
     for entry in summary["claims"]:
@@ -95,8 +97,26 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         )
 
 
+def _side_by_side(
+    first: tuple[str, ...], columns: Sequence[tuple[str, ...]], width: int
+) -> list[list[tuple[str, ...]]]:
+    """Divides columns among tables that fit into a width, each with the first column; titles are texts of theirs."""
+    needs = lambda column: max(map(len, column)) + 3
+    tables: list[list[tuple[str, ...]]] = [[first]]
+    left = width - needs(first)
+    for column in columns:
+        if left < needs(column) and len(tables[-1]) > 1:
+            tables.append([first])
+            left = width - needs(first)
+        tables[-1].append(column)
+        left -= needs(column)
+    return tables
+
+
 def titles_of(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what the first and the last evaluation are called."""
+    """Returns what the first and the last evaluation are called; the only one of a task that measures."""
+    if all("init" not in at for at in summary["variants"].values()):
+        return {"final": "Measured"}
     if any(summary["parameters"].values()):
         return {"init": "Before training", "final": "After training"}
     return {"init": "At the start", "final": "At the end"}
@@ -150,11 +170,15 @@ def format_interval(entry: Mapping[str, float | None]) -> str:
     )
 
 
-def templates() -> jinja2.Environment:
-    """Returns the templates, strict, with our formats of numbers as filters."""
+def templates(*, escape: bool = True) -> jinja2.Environment:
+    """Returns the templates, strict, with our formats of numbers as filters.
+
+    Args:
+      escape: for HTML.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
+        autoescape=escape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -162,4 +186,5 @@ def templates() -> jinja2.Environment:
     environment.filters["data_uri"] = pictures.data_uri
     environment.filters["number"] = format_number
     environment.filters["interval"] = format_interval
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     return environment

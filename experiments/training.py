@@ -26,7 +26,8 @@ class Task(NamedTuple):
     """What a task must know how to do; the loop knows nothing else about it."""
 
     init: Callable[[jax.Array], State]
-    step: Callable[[State, jax.Array], tuple[State, Scalars]]  # draws its batch from the key
+    # Draws its batch from the key; None in a task that only measures.
+    step: Callable[[State, jax.Array], tuple[State, Scalars]] | None
     evaluate: Callable[
         [State, jax.Array], tuple[Scalars, Arrays]
     ]  # metrics, and what pictures need
@@ -53,6 +54,11 @@ class Kind(NamedTuple):
     # (`Split`, options of a variant) -> what is wrong with the options for these data, before anything is compiled;
     # raises ValueError if none go with them
     check: Callable[[Any, Any], list[str]] | None = None
+    panels: str = ""  # what `panel` shows, an array (height, width) of evaluations, for a picture of all variants
+    trains: bool = True  # or only measures: no steps, one evaluation
+    lacking: Callable[[Any], frozenset[str]] = lambda _: (
+        frozenset()
+    )  # metrics that a variant has not
 
 
 class Shared(NamedTuple):
@@ -71,6 +77,12 @@ def traced(names: Mapping[str, Any] | None = None, **limits: float) -> dict[str,
       **limits: of numbers.
     """
     return {"traced": True, "names": names, **limits}
+
+
+def measurement(measure: Callable[[jax.Array], tuple[Scalars, Arrays]]) -> Task:
+    """Returns the task that does nothing but `measure(key)`, with metrics and what pictures need."""
+    nothing = lambda key: jnp.zeros(())  # noqa: ARG005  # checkpoints want an array
+    return Task(nothing, None, lambda state, key: measure(key))  # noqa: ARG005
 
 
 class Length(NamedTuple):
@@ -120,7 +132,9 @@ def make_train(task: Task, config: Any) -> Train:
 
     def advance(state: State, key: jax.Array, first: Any) -> tuple[State, Scalars]:
         steps = first + jnp.arange(config.chunk_steps)
-        return jax.lax.scan(lambda s, i: task.step(s, key_of(key, i)), state, steps)
+        one = task.step
+        assert one is not None
+        return jax.lax.scan(lambda s, i: one(s, key_of(key, i)), state, steps)
 
     def draw(key: jax.Array, first: Any) -> jax.Array:
         one = task.draw

@@ -5,15 +5,14 @@ The roofline (Williams, Waterman & Patterson 2009, doi:10.1145/1498765.1498785):
 that a share above 1 is possible.
 """
 
-import platform
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from experiments import records
 from experiments.benchmark import timing
 
 PRODUCT = 2048  # rows and columns of the matrices
@@ -35,7 +34,7 @@ def measure(
         a, b = (jax.random.normal(jax.random.key(i), (product,) * 2, dtype) for i in range(2))
         peaks[dtype] = 2 * product**3 / _best(jnp.dot, a, b) / 1e9
     return {
-        "processor": processor(),
+        "processor": records.processor(),
         "peak_gflops": peaks,
         "bandwidth_gb_s": 2 * 4 * copied / _adding(copied) / 1e9,
     }
@@ -58,19 +57,6 @@ def shares(
         "roofline_ms": bound,
         "roofline_share": bound / entry["min_ms"],
     }
-
-
-def processor() -> str:
-    """Returns the name of the processor as the system knows it; that of the accelerator where there is one."""
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return device.device_kind
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _best(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:

@@ -1,0 +1,144 @@
+"""Whether images move with what they are made from.
+
+An upsampler of factor s moves its image by s pixels when its input moves by one, exactly. By one pixel when the input
+moves by 1/s of a pixel it can only if it leaves no copies of the spectrum: for a linear layer and an input without
+frequencies beyond 1/2 cycle per pixel, the error is `Σ_q 4 sin²(π q / s) ‖Y_q‖²` over the copies Y_q, the images of
+the spectrum around multiples q of the stride harmonic. With levels that halve and double, only shifts by multiples of
+2^levels stay exact (Zhang 2019, arXiv:1904.11486; Karras et al. 2021, arXiv:2106.12423).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments.fields import periodic, power_law, shifted
+from experiments.training import Arrays, Kind, Scalars, Task, measurement
+from experiments.upsamplers import Downsampler, Upsampler, downsampler, upsampler
+
+SIZE = 64  # pixels along each axis of the input
+MARGIN = 16
+HIGHEST = 60  # dB; beyond it images are the same
+SHIFTS = (1, 2, 4, 8)  # pixels of the image
+METRICS = (
+    *(f"shift_error_{t}" for t in SHIFTS),
+    "fractional_shift_db",
+    "predicted_fractional_shift_db",
+    "deviation_from_identity_db",
+)
+# Of layers that are not linear the identity says nothing, and an ideal one has no error.
+NO_IDENTITY = ("carafe_conv", "dysample_conv", "resize_conv_fourier")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a variant may change."""
+
+    upsampler: Upsampler = "resize_conv"
+    kernel_size: int = field(default=1, metadata={"minimum": 1})  # of layers with weights
+    downsampler: Downsampler = "average"  # of levels
+    levels: int = field(default=0, metadata={"minimum": 0, "maximum": 3})  # 0: the upsampler alone
+    features: int = field(default=16, metadata={"minimum": 4})
+
+    def errors(self) -> list[str]:
+        """Returns what no single field can know."""
+        return []
+
+
+def lacking(options: Options) -> frozenset[str]:
+    """Returns the metrics that a variant has not."""
+    of_identity = {"predicted_fractional_shift_db", "deviation_from_identity_db"}
+    if options.levels:
+        return frozenset(of_identity | {"fractional_shift_db"})
+    return frozenset(of_identity if options.upsampler in NO_IDENTITY else ())
+
+
+class Hourglass(nnx.Module):
+    """Levels that halve and double, with what is halved added to what is doubled."""
+
+    def __init__(self, options: Options, rngs: nnx.Rngs) -> None:
+        n, k = options.features, (options.kernel_size,) * 2
+        levels = range(options.levels)
+        self.down = nnx.List(downsampler(options.downsampler, n, k, (2, 2), rngs) for _ in levels)
+        self.up = nnx.List(upsampler(options.upsampler, n, n, k, (2, 2), rngs=rngs) for _ in levels)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns images of the same shape."""
+        skipped = []
+        for layer in self.down:
+            skipped.append(x)
+            x = nnx.relu(layer(x))
+        for layer in self.up:
+            x = layer(x) + skipped.pop()
+        return x
+
+
+def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
+    """Returns the measurement of one variant."""
+    n = options.features
+
+    def measure(key: jax.Array) -> tuple[Scalars, Arrays]:
+        rngs = nnx.Rngs(jax.random.fold_in(key, 0))
+        # 1 / frequency, and nothing at 1/2 cycle per pixel.
+        x = power_law(jax.random.fold_in(key, 1), (2, SIZE, SIZE, n))
+        x = without_nyquist(x)
+        if options.levels:
+            network = periodic(Hourglass(options, rngs), 2, MARGIN)
+            return {f"shift_error_{t}": shift_error(network, x, t, t) for t in SHIFTS}, {}
+        module = upsampler(options.upsampler, n, n, (options.kernel_size,) * 2, (2, 2), rngs=rngs)
+        if options.upsampler != "resize_conv_fourier":  # which is periodic itself
+            module = periodic(module, 2, MARGIN)
+        scalars = {f"shift_error_{t}": shift_error(module, x, t, 2 * t) for t in SHIFTS}
+        y = module(x)
+        moved = jnp.roll(y, 1, 1)
+        error = jnp.sum((module(shifted(x, 0.5)) - moved) ** 2)
+        found = decibel(jnp.sum(y**2), error)
+        scalars["fractional_shift_db"] = found
+        if options.upsampler not in NO_IDENTITY:
+            predicted = decibel(jnp.sum(y**2), predicted_error(y))
+            scalars["predicted_fractional_shift_db"] = predicted
+            scalars["deviation_from_identity_db"] = jnp.abs(found - predicted)
+        return scalars, {}
+
+    return measurement(measure)
+
+
+def shift_error(module: Any, x: jax.Array, by: int, moves: int) -> jax.Array:
+    """Returns the norm of `module(shifted x) − shifted module(x)` over that of the image, along both axes."""
+    y = module(x)
+    error = module(jnp.roll(x, (by, by), (1, 2))) - jnp.roll(y, (moves, moves), (1, 2))
+    return jnp.linalg.norm(error) / jnp.linalg.norm(y)
+
+
+def predicted_error(y: jax.Array) -> jax.Array:
+    """Returns the energy of the error of doubled images that should have moved by one pixel along the first axis.
+
+    Waves beyond 1/4 cycle per pixel are copies, q = 1; each goes the other way round by half a turn.
+    """
+    power = jnp.abs(jnp.fft.fft(y, axis=1)) ** 2 / y.shape[1]
+    frequency = jnp.abs(jnp.fft.fftfreq(y.shape[1]))
+    copies = (frequency > 0.25)[None, :, None, None]
+    return 4 * jnp.sum(power * copies)
+
+
+def without_nyquist(x: jax.Array) -> jax.Array:
+    """Removes the waves of 1/2 cycle per pixel along the first axis."""
+    sign = (-1.0) ** jnp.arange(x.shape[1])[None, :, None, None]
+    return x - sign * jnp.mean(sign * x, axis=1, keepdims=True)
+
+
+def decibel(signal: jax.Array, error: jax.Array) -> jax.Array:
+    """Returns `10 log10(signal / error)`, at most `HIGHEST`."""
+    return 10 * jnp.log10(signal / jnp.maximum(error, 10 ** (-HIGHEST / 10) * signal))
+
+
+DOTS = {
+    "shift_error_1": "relative error after a shift by one pixel",
+    "shift_error_4": "relative error after a shift by four pixels",
+    "fractional_shift_db": "image over error after a shift by half a pixel, dB",
+}
+KIND = Kind(
+    Options, frozenset({"features"}), METRICS, DOTS, make_task, trains=False, lacking=lacking
+)
