@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export JAX_PLATFORMS ?= cpu
 
-EXPERIMENTS := initialization checkerboard equivariance blur_ladder multigrid inverse superposition tones
+EXPERIMENTS := initialization checkerboard input_gradients equivariance blur_ladder multigrid inverse superposition tones
 
 .PHONY: demo quick results test lint wheel clean
 

@@ -26,7 +26,7 @@ from experiments.resolved import Resolved
 from experiments.sweeps import Point, points, text_of
 from experiments.tasks import TASKS
 
-OF_DATA = ("data", "classifier_steps", "classifier_seed")  # keys of tasks that take data
+OF_CLASSIFIER = ("classifier_steps", "classifier_seed")  # keys of tasks that train one
 OF_STEPS = ("steps", "chunk_steps")  # keys of tasks that train
 SEED = {"minimum": 0, "maximum": 2**32 - 1}  # beyond, different seeds may give equal keys
 
@@ -213,11 +213,14 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     task_name = table.get("task")
     task = TASKS.get(task_name) if isinstance(task_name, str) else None
     data_set = {}
-    if task is None or task.prepare is not None:
+    takes_data = task is None or task.prepare is not None
+    if takes_data:
         data_set = _build_data(source, errors)
-    else:
-        given = [key for key in OF_DATA if key in table or (key == "data" and source is not None)]
-        errors.extend(f"{key}: task {task_name!r} takes no data; leave it out" for key in given)
+    refused = [] if takes_data else ["data"] * (source is not None)
+    if task is not None and not task.classifies:
+        refused += [key for key in OF_CLASSIFIER if key in table]
+    what = "classifier" if takes_data else "data"
+    errors.extend(f"{key}: task {task_name!r} takes no {what}; leave it out" for key in refused)
     if task is not None and task.trains:
         errors.extend(f"{key}: missing" for key in OF_STEPS if key not in table)
     elif task is not None:

@@ -164,9 +164,8 @@ def _prepared(
     kind = TASKS[task]
     if kind.prepare is None:
         return Shared({}, {}, {})
-    return kind.prepare(
-        _data(data_set), kind.options(**dict(options)), classifier_steps=classifier_steps, seed=seed
-    )
+    keywords = {"classifier_steps": classifier_steps, "seed": seed} if kind.classifies else {}
+    return kind.prepare(_data(data_set), kind.options(**dict(options)), **keywords)
 
 
 def groups(config: Config) -> list[list[Variant]]:

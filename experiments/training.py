@@ -48,9 +48,12 @@ class Kind(NamedTuple):
     curves: dict[str, str]  # metrics that the report draws along training, with their titles
     make_task: Callable[[Any, Any, int], Task]  # (options, what `prepare` returned, steps)
     networks: tuple[str, ...] = ()  # parts of a state that are trained
-    # (`Split`, options, classifier_steps=, seed=) -> what all variants share, a pytree with the fields of `Shared`; of
-    # options it sees `shared`. A kind without it takes no data.
+    # (`Split`, options) -> what all variants share, a pytree with the fields of `Shared`; of options it sees `shared`.
+    # One that `classifies` takes classifier_steps= and seed=, too. A kind without it takes no data.
     prepare: Callable[..., Any] | None = None
+    classifies: bool = (
+        False  # `prepare` wants the classifier whose features quality metrics compare
+    )
     # (`Split`, options of a variant) -> what is wrong with the options for these data, before anything is compiled;
     # raises ValueError if none go with them
     check: Callable[[Any, Any], list[str]] | None = None

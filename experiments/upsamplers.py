@@ -86,6 +86,19 @@ class UnpoolConv(nnx.Module):
         return self.conv(max_unpool(x, phases, strides=self.scale))
 
 
+def wrong(name: str, in_features: int, kernel_size: int, scale: int, rank: int) -> str:
+    """Returns why an entry cannot have these features and sizes along each axis, and nothing if it can."""
+    if name == "pixel_conv_transpose" and (rank, scale) != (2, 2):
+        return f"'{name}' doubles images and nothing else; got scale {scale}, rank {rank}"
+    if name == "pixel_conv_transpose" and kernel_size % 2 == 0:
+        return f"'{name}' needs an odd kernel size; got {kernel_size}"
+    if name == "bilinear_additive_conv" and in_features % scale**rank:
+        return f"'{name}' needs a multiple of {scale**rank} features to add; got {in_features}"
+    if "balanced" in name and kernel_size < scale:
+        return f"'{name}' needs a tap in every phase; got kernel size {kernel_size}, scale {scale}"
+    return ""
+
+
 def upsampler(
     name: str,
     in_features: int,
@@ -96,7 +109,7 @@ def upsampler(
     padding_mode: PaddingMode = "zeros",
     rngs: nnx.Rngs,
 ) -> Any:
-    """Returns a module that enlarges `(batch, *spatial, in_features)` by `scale`.
+    """Returns a module that enlarges `(batch, *spatial, in_features)` by `scale`; see `wrong`.
 
     Args:
       name: an `Upsampler`, or 'unpool_conv', whose module takes the phases of a pooling, too.
@@ -106,9 +119,6 @@ def upsampler(
       scale: factors, one per spatial axis.
       padding_mode: of everything with weights.
       rngs: of the weights.
-
-    Raises:
-      ValueError: for a scale that the entry does not know, or features that it cannot divide.
     """
     wanted = Wanted(in_features, out_features, tuple(kernel_size), tuple(scale), padding_mode, rngs)
     return _UPSAMPLERS[name](wanted)
@@ -128,6 +138,12 @@ def downsampler(
     """
     wanted = Wanted(features, features, tuple(kernel_size), tuple(scale), "zeros", rngs)
     return _DOWNSAMPLERS[name](wanted)
+
+
+def average_pool(x: jax.Array, scale: tuple[int, ...]) -> jax.Array:
+    """Returns the means of blocks of `scale` pixels."""
+    phases = pixel_unshuffle(x, scale)
+    return phases.reshape(*phases.shape[:-1], x.shape[-1], -1).mean(-1)
 
 
 def _icnr(w: Wanted) -> nnx.Module:
@@ -159,11 +175,6 @@ def _bilinear_additive(w: Wanted) -> nnx.Module:
 
 
 def _pixel(w: Wanted) -> nnx.Module:
-    if w.scale != (2, 2):
-        raise ValueError(
-            f"pixel_conv_transpose: scale must be (2, 2), the only one it is defined for; got {w.scale}. Take another "
-            "upsampler."
-        )
     i, o, k, _, padding_mode, rngs = w
     return tnn.PixelConvTranspose(i, o, k, padding_mode=padding_mode, rngs=rngs)
 
@@ -216,11 +227,7 @@ def _conv_hold(w: Wanted) -> nnx.Module:
 
 
 def _average(w: Wanted) -> nnx.Module:
-    def average(x: jax.Array) -> jax.Array:
-        phases = pixel_unshuffle(x, w.scale)
-        return phases.reshape(*phases.shape[:-1], x.shape[-1], -1).mean(-1)
-
-    return nnx.Sequential(average)
+    return nnx.Sequential(partial(average_pool, scale=w.scale))
 
 
 _DOWNSAMPLERS: dict[str, Callable[[Wanted], nnx.Module]] = {

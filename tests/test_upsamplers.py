@@ -16,10 +16,11 @@ from experiments.tasks import (
     initialization,
     inverse,
     superposition,
+    superresolution,
     tones,
 )
 from experiments.training import Length, make_train
-from experiments.upsamplers import Downsampler, Upsampler, downsampler, upsampler
+from experiments.upsamplers import Downsampler, Upsampler, downsampler, upsampler, wrong
 from tconvjax import max_pool
 from tconvjax.analysis import phase_gains
 
@@ -55,9 +56,26 @@ def test_unpooling_goes_where_the_pooling_was():
     assert (y != 0).sum() == values.size
 
 
-def test_what_a_scale_cannot_have_is_refused():
-    with pytest.raises(ValueError, match=r"scale must be \(2, 2\)"):
-        upsampler("pixel_conv_transpose", 8, 3, (3, 3), (3, 3), rngs=nnx.Rngs(0))
+@pytest.mark.refuses
+def test_what_an_entry_cannot_have_is_refused():
+    for name, features, k, scale, rank, said in (
+        (
+            "pixel_conv_transpose",
+            8,
+            3,
+            3,
+            2,
+            "doubles images and nothing else; got scale 3, rank 2",
+        ),
+        ("pixel_conv_transpose", 8, 4, 2, 2, "an odd kernel size; got 4"),
+        ("bilinear_additive_conv", 6, 3, 2, 2, "a multiple of 4 features to add; got 6"),
+        ("conv_transpose_balanced", 8, 2, 3, 1, "a tap in every phase; got kernel size 2, scale 3"),
+    ):
+        assert said in wrong(name, features, k, scale, rank)
+    options = {"upsampler": "bilinear_additive_conv", "kernel_size": 3, "features": 6}
+    for task in (initialization, equivariance, superresolution):
+        (error,) = task.Options(**options).errors()
+        assert error.startswith("upsampler: 'bilinear_additive_conv' needs a multiple of 4")
 
 
 @pytest.mark.usefixtures("x64")
@@ -182,6 +200,7 @@ def test_greens_function_solves_the_equation_of_one_source():
     np.testing.assert_allclose(applied[1:-1, 1:-1], source[1:-1, 1:-1], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_tones_come_from_layers_with_unequal_phases_and_from_biases():
     found = {
         name: measured(tones, tones.Options(**options, features=8))

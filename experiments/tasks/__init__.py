@@ -5,9 +5,12 @@ from experiments.tasks import (
     equivariance,
     gan,
     initialization,
+    input_gradients,
     inverse,
     multigrid,
+    segmentation,
     superposition,
+    superresolution,
     tones,
 )
 from experiments.training import Kind
@@ -17,8 +20,11 @@ TASKS: dict[str, Kind] = {
     "equivariance": equivariance.KIND,
     "gan": gan.KIND,
     "initialization": initialization.KIND,
+    "input_gradients": input_gradients.KIND,
     "inverse": inverse.KIND,
     "multigrid": multigrid.KIND,
+    "segmentation": segmentation.KIND,
     "superposition": superposition.KIND,
+    "superresolution": superresolution.KIND,
     "tones": tones.KIND,
 }

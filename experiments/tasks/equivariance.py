@@ -16,7 +16,7 @@ from flax import nnx
 
 from experiments.fields import periodic, power_law, shifted
 from experiments.training import Arrays, Kind, Scalars, Task, measurement
-from experiments.upsamplers import Downsampler, Upsampler, downsampler, upsampler
+from experiments.upsamplers import Downsampler, Upsampler, downsampler, upsampler, wrong
 
 SIZE = 64  # pixels along each axis of the input
 MARGIN = 16
@@ -44,7 +44,8 @@ class Options:
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        return []
+        said = wrong(self.upsampler, self.features, self.kernel_size, 2, 2)
+        return [f"upsampler: {said}"] if said else []
 
 
 def lacking(options: Options) -> frozenset[str]:

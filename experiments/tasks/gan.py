@@ -15,7 +15,7 @@ trained in the run; of a set without labels, those of random weights: such dista
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,12 @@ from experiments.data import Split
 from experiments.data.table import Table, evenly, table_of
 from experiments.meshes import along_data
 from experiments.optimizers import Optimization, adam, averaged
+from experiments.spectra import mean_spectrum
 from experiments.training import Arrays, Kind, Scalars, Task, traced
+from experiments.upsamplers import Upsampler, upsampler, wrong
 from tconvjax import metrics
 from tconvjax import nnx as tnn
 
-Upsampler = Literal["conv_transpose", "resize_conv"]
 SIZES = (16, 32, 64, 128, 256)  # pixels of images; below, the band of period 4 has no surroundings
 PERIODS = (2, 4)  # what the last two upsampling layers can leave
 SHOWN = 16  # generated images kept for pictures at every evaluation
@@ -80,7 +81,11 @@ class Options(Optimization):
         """Returns what no single field can know."""
         counts = {name: len(getattr(self, name)) for name in PER_DOUBLING}
         if len(set(counts.values())) == 1:
-            return []
+            said = (
+                wrong(name, features, self.kernel_size, 2, 2)
+                for name, features in zip(self.upsamplers, self.generator_features, strict=True)
+            )
+            return [f"upsamplers: {one}" for one in dict.fromkeys(said) if one]
         got = ", ".join(f"{name} has {count}" for name, count in counts.items())
         return [f"upsamplers: expected as many entries as of features, one per doubling; {got}"]
 
@@ -92,12 +97,8 @@ class Generator(nnx.Module):
         first, *_ = widths = (*options.generator_features, channels)
         self.dense = nnx.Linear(options.latent, 4 * 4 * first, rngs=rngs)
         k = (options.kernel_size,) * 2
-        make: dict[str, Callable[[int, int], nnx.Module]] = {
-            "conv_transpose": lambda i, o: tnn.ConvTranspose(i, o, k, 2, rngs=rngs),
-            "resize_conv": lambda i, o: tnn.ResizeConv(i, o, k, 2, rngs=rngs),
-        }
         self.layers = nnx.List(
-            make[kind](i, o)
+            upsampler(kind, i, o, k, (2, 2), rngs=rngs)
             for kind, (i, o) in zip(options.upsamplers, pairwise(widths), strict=True)
         )
 
@@ -309,13 +310,6 @@ def quality_metrics(generated: jax.Array, real: jax.Array) -> Scalars:
     }
 
 
-def mean_spectrum(images: jax.Array) -> jax.Array:
-    """Mean power spectrum of a set, zero frequency in the middle, `(height, width)`; mean removed, no window."""
-    x = images - images.mean((1, 2), keepdims=True)
-    power = jnp.abs(jnp.fft.fft2(x, axes=(1, 2))) ** 2
-    return jnp.fft.fftshift(power.mean((0, 3)))
-
-
 def halve(x: jax.Array) -> jax.Array:
     """Means of 2 x 2 pixels."""
     batch, height, width, channels = x.shape
@@ -323,4 +317,14 @@ def halve(x: jax.Array) -> jax.Array:
 
 
 NETWORKS = ("generator", "discriminator")
-KIND = Kind(Options, frozenset({"samples"}), METRICS, CURVES, make_task, NETWORKS, prepare, check)
+KIND = Kind(
+    Options,
+    frozenset({"samples"}),
+    METRICS,
+    CURVES,
+    make_task,
+    NETWORKS,
+    prepare,
+    classifies=True,
+    check=check,
+)

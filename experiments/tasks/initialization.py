@@ -17,7 +17,7 @@ from flax import nnx
 
 from experiments.fields import interior, power_law
 from experiments.training import Arrays, Kind, Scalars, Task, measurement
-from experiments.upsamplers import Upsampler, upsampler
+from experiments.upsamplers import Upsampler, upsampler, wrong
 from tconvjax import max_pool, pixel_unshuffle
 from tconvjax.analysis import tap_counts
 from tconvjax.metrics import phase_mean_fraction
@@ -63,11 +63,8 @@ class Options:
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        if self.features % max(SCALES) ** max(RANKS):
-            return [
-                f"features: must be a multiple of {max(SCALES) ** max(RANKS)}; got {self.features}"
-            ]
-        return []
+        said = wrong(self.upsampler, self.features, self.kernel_size, 2, 2)
+        return [f"upsampler: {said}"] if said else []
 
 
 def lacking(options: Options) -> frozenset[str]:
@@ -82,9 +79,7 @@ def lacking(options: Options) -> frozenset[str]:
 
 def known(options: Options, rank: int, scale: int) -> bool:
     """Says whether an upsampler is defined for this rank and scale."""
-    if options.upsampler == "pixel_conv_transpose":
-        return (rank, scale) == (2, 2)
-    return "balanced" not in options.upsampler or options.kernel_size >= scale
+    return not wrong(options.upsampler, options.features, options.kernel_size, scale, rank)
 
 
 def predicted_share(options: Options, rank: int, scale: int) -> float:
@@ -142,11 +137,22 @@ def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG0
 
 
 def share_on_constants(
-    module: Any, key: jax.Array, features: int, rank: int, scale: int
+    module: Any, key: jax.Array, features: int, rank: int, scale: int, margin: int = 0
 ) -> jax.Array:
-    """Returns the energy of constants on stride harmonics over all of it, added over images and channels."""
+    """Returns the energy of constants on stride harmonics over all of it, added over images and channels.
+
+    Args:
+      module: enlarges images by `scale`.
+      key: of the constants, one per image and channel.
+      features: channels of the input.
+      rank: spatial axes.
+      scale: along all of them.
+      margin: pixels of the input that see zeros beyond the border.
+    """
     values = jax.random.normal(key, (CONSTANTS[rank], *(1,) * rank, features))
-    y = module(jnp.broadcast_to(values, (len(values), *(SMALL[rank],) * rank, features)))
+    size = SMALL[rank] + 2 * margin
+    y = module(jnp.broadcast_to(values, (len(values), *(size,) * rank, features)))
+    y = interior(y, margin * scale, rank)
     phases = pixel_unshuffle(y, (scale,) * rank).mean(tuple(range(1, rank + 1)))
     phases = phases.reshape(-1, scale**rank)  # by image and channel
     return phases.var(1).mean() / (phases**2).mean()

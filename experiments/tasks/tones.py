@@ -16,7 +16,7 @@ from flax import nnx
 
 from experiments.fields import interior
 from experiments.training import Arrays, Kind, Scalars, Task, measurement
-from experiments.upsamplers import Upsampler, upsampler
+from experiments.upsamplers import Upsampler, upsampler, wrong
 from tconvjax.metrics import phase_mean_fraction
 
 SIGNALS = 16
@@ -46,7 +46,8 @@ class Options:
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        return []
+        said = wrong(self.upsampler, self.features, self.kernel_size, 2, 1)
+        return [f"upsampler: {said}"] if said else []
 
 
 class Decoder(nnx.Module):
