@@ -78,7 +78,7 @@ class Run(NamedTuple):
     @property
     def illustrated(self) -> bool:
         """Whether evaluations hold samples and spectra, as those of runs with data do."""
-        return self.has_arrays("real")
+        return TASKS[self.config["task"]].prepare is not None
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Returns the arrays of `<variant>-<step>` or `real`: samples and a spectrum."""

@@ -1,11 +1,12 @@
 """Super-resolution networks that differ in their last layer alone, at equal cost.
 
 Small images are means of blocks of large ones. Two convolutions look at the small image, the last layer enlarges, as
-in ESPCN (Shi et al. 2016, arXiv:1609.05158), and what comes out is added to cubic interpolation, as in VDSR (Kim et al.
-2016, arXiv:1511.04587); the loss is the mean square error. A sub-pixel convolution with k taps, a
-transposed convolution with k·s and a convolution with k behind nearest enlargement cost the same multiplications and
-see the same; the first two can compute the same, too. So the comparison is one of weights: independent, tied by ICNR at
-first, or of equal phase gains, at first or throughout (Aitken et al. 2017, arXiv:1707.02937).
+in ESPCN (Shi et al. 2016, arXiv:1609.05158), and a tenth of what comes out (as in EDSR, Lim et al. 2017,
+arXiv:1707.02921) is added to cubic interpolation, as in VDSR (Kim et al. 2016, arXiv:1511.04587); the loss is the mean
+square error. A sub-pixel convolution with k taps, a transposed convolution with k·s and a convolution with k behind
+nearest enlargement cost the same multiplications and see the same; the first two can compute the same, too. So the
+comparison is one of weights: independent, tied by ICNR at first, or of equal phase gains, at first or throughout
+(Aitken et al. 2017, arXiv:1707.02937).
 
 There is a target, so the artifact is measured in the error, where content cancels, as well as in the last layer
 itself, by what it makes of constants.
@@ -33,6 +34,7 @@ from tconvjax import metrics, resize
 from tconvjax import nnx as tnn
 
 SHOWN = 16
+DETAIL = 0.1  # of the network in the result: what cubic interpolation lacks is small
 SCALES = (2, 3, 4)
 METRICS = (
     "psnr",
@@ -90,7 +92,7 @@ class Network(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the large images."""
         detail: jax.Array = self.last(nnx.relu(self.second(nnx.relu(self.first(x)))))
-        return resize(x, self.scale, method="cubic") + detail
+        return resize(x, self.scale, method="cubic") + DETAIL * detail
 
 
 class Setting(NamedTuple):
