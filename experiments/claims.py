@@ -2,7 +2,8 @@
 
 A relation is `LEFT < RIGHT at STEP`, `LEFT > RIGHT at STEP` or `LEFT = RIGHT +- TOLERANCE at STEP`, where LEFT is a
 variant, RIGHT is a variant, `real` (the same metric on real data) or a number, optionally `FACTOR * RIGHT` and
-`RIGHT + OFFSET`, and STEP is `init` or `final`; of a task that only measures there is no `at STEP`.
+`RIGHT + OFFSET`, and STEP is `init` or `final`; of a task that only measures there is no `at STEP`. Of all variants
+together, `rank correlation with METRIC < NUMBER at STEP` (or `>`) asks whether two metrics order them alike.
 """
 
 import re
@@ -14,10 +15,14 @@ import numpy as np
 from scipy import stats
 
 _UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_STEP = r"(?:\s+at\s+(?P<step>init|final))?"
 _RELATION = re.compile(
     rf"(?P<left>\w+)\s*(?P<sign>[<>=])\s*(?:(?P<factor>{_UNSIGNED})\s*\*\s*)?(?P<right>[+-]?{_UNSIGNED}|\w+)"
     rf"(?:\s*(?P<offset>[+-]\s*{_UNSIGNED}))?(?:\s*(?:\+-|±)\s*(?P<tolerance>{_UNSIGNED}))?"
-    r"(?:\s+at\s+(?P<step>init|final))?"
+    rf"{_STEP}"
+)
+_CORRELATION = re.compile(
+    rf"rank correlation with (?P<other>\w+)\s*(?P<sign>[<>])\s*(?P<right>[+-]?{_UNSIGNED}){_STEP}"
 )
 
 
@@ -38,10 +43,20 @@ class Claim:
     relation: str  # see the module
     source: str
 
-    def names(self) -> set[str]:
-        """Returns what a valid relation compares, 'real' and numbers among it."""
+    def names(self, variants: Sequence[str]) -> set[str]:
+        """Returns what a valid relation compares, 'real' and numbers among it.
+
+        Args:
+          variants: the names of all.
+        """
         match = _RELATION.fullmatch(self.relation.strip())
-        return set() if match is None else {match["left"], match["right"]}
+        return set(variants) if match is None else {match["left"], match["right"]}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Returns the metrics of a valid relation."""
+        match = _CORRELATION.fullmatch(self.relation.strip())
+        return (self.metric,) if match is None else (self.metric, match["other"])
 
     def errors(
         self, variants: Sequence[str], *, real: bool = True, trains: bool = True
@@ -53,7 +68,11 @@ class Claim:
           real: whether there are real data.
           trains: whether there is a first and a last step.
         """
-        match = _RELATION.fullmatch(self.relation.strip())
+        together = _CORRELATION.fullmatch(self.relation.strip())
+        match = together or _RELATION.fullmatch(self.relation.strip())
+        if together and (together["step"] is not None) == trains:
+            few = f"orders {len(variants)} variants; it takes at least 3"
+            return [few] if len(variants) < 3 else []
         if match is None or (match["step"] is not None) != trains:
             form = "VARIANT < [FACTOR *] RIGHT [+ OFFSET]" + " at init|final" * trains
             choices = "(or '>', or '= .. +- TOLERANCE') with RIGHT a variant, 'real' or a number"
@@ -96,7 +115,8 @@ def judge(
         measures it is 'final'.
       real: the same metrics on real data.
     """
-    match = _RELATION.fullmatch(claim.relation.strip())
+    together = _CORRELATION.fullmatch(claim.relation.strip())
+    match = together or _RELATION.fullmatch(claim.relation.strip())
     assert match is not None
     step = match["step"] or "final"
 
@@ -107,22 +127,29 @@ def judge(
             return float(name)
         return np.asarray(values[name][step][claim.metric], np.float64)
 
-    right = float(match["factor"] or 1) * side(match["right"])
-    right = right + float((match["offset"] or "0").replace(" ", ""))
-    margin = np.atleast_1d(side(match["left"]) - right)
+    if together:
+        one, other = (
+            np.array([values[name][step][metric] for name in values]) for metric in claim.metrics
+        )
+        found = [stats.spearmanr(*pair).statistic for pair in zip(one.T, other.T, strict=True)]
+        margin = np.array(found) - float(match["right"])
+    else:
+        right = float(match["factor"] or 1) * side(match["right"])
+        right = right + float((match["offset"] or "0").replace(" ", ""))
+        margin = np.atleast_1d(side(match["left"]) - right)
     if match["sign"] == "<":
         margin = -margin
-    found = interval(margin)
+    wins = interval(margin)
     if match["sign"] == "=":
-        found = _within(found, float(match["tolerance"]))
-    verdict = "supported" if found.low > 0 else "not supported" if found.high < 0 else "undecided"
+        wins = _within(wins, float(match["tolerance"]))
+    verdict = "supported" if wins.low > 0 else "not supported" if wins.high < 0 else "undecided"
     return {
         "claim": claim.claim,
         "metric": claim.metric,
         "relation": claim.relation,
         "source": claim.source,
         "verdict": verdict,
-        "margin": found._asdict(),  # by how much the claimed side wins; supported if low > 0
+        "margin": wins._asdict(),  # by how much the claimed side wins; supported if low > 0
         "seeds": len(margin),
     }
 

@@ -1,9 +1,10 @@
 """Configs: TOML onto frozen dataclasses, strictly, with all errors at once.
 
 A file has run-level keys, `[options]` of its task, `[[variant]]` tables that change options by name, `[[expect]]`
-tables with claims, `[sweep]` with axes, and `[quick]` with the overrides of `--quick`. Nothing is compiled before the
-whole file, with every point of its sweep, is valid. With `task = "benchmark"` it has run-level keys, `[[layer]]` tables
-and `[quick]`; see `experiments.benchmark.config`.
+tables with claims, `[sweep]` with axes, and `[quick]` with the overrides of `--quick`. A file with `extends = "FILE"`
+has what that file beside it has, and overrides it as `[quick]` does: tables key by key, lists whole. Nothing is
+compiled before the whole file, with every point of its sweep, is valid. With `task = "benchmark"` it has run-level
+keys, `[[layer]]` tables and `[quick]`; see `experiments.benchmark.config`.
 """
 
 import difflib
@@ -153,12 +154,7 @@ def keywords(option: str, settings: Sequence[str]) -> dict[str, Any]:
 
 def _read(path: Path, settings: Sequence[str], errors: list[str], *, quick: bool) -> dict[str, Any]:
     """Returns the table of a file with `[quick]`, where asked for, and settings applied."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(path), [f"is not valid TOML: {error}"]) from None
+    table = _table_of(path)
     overrides = table.pop("quick", None)
     if overrides is not None and not isinstance(overrides, dict):
         errors.append(f"quick: expected a table, got {overrides!r}")
@@ -173,6 +169,25 @@ def _read(path: Path, settings: Sequence[str], errors: list[str], *, quick: bool
     for setting in settings:
         table = _with(table, setting, errors)
     return table
+
+
+def _table_of(path: Path, beyond: Sequence[Path] = ()) -> dict[str, Any]:
+    """Returns the table of a file over those that it extends; `beyond` are the files that extend it."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), [f"is not valid TOML: {error}"]) from None
+    if "extends" not in table:
+        return table
+    base = table.pop("extends")
+    if not isinstance(base, str):
+        raise ConfigError(str(path), [f"extends: expected the name of a file, got {base!r}"])
+    under = path.parent / base
+    if under in (path, *beyond):
+        raise ConfigError(str(path), [f"extends: {base} extends this file; break the circle"])
+    return _merged(_table_of(under, (path, *beyond)), table)
 
 
 def _build_file(table: Mapping[str, Any], errors: list[str]) -> Config | Benchmark | None:
@@ -269,18 +284,20 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
         claim = build(Claim, entry, f"expect[{index}]", errors)
         if claim is None:
             continue
-        if task is not None and claim.metric not in task.metrics:
-            hint = _hint(claim.metric, task.metrics, choices=True)
-            errors.append(f"expect[{index}].metric: unknown metric {claim.metric!r}{hint}")
+        for metric in claim.metrics:
+            if task is not None and metric not in task.metrics:
+                hint = _hint(metric, task.metrics, choices=True)
+                errors.append(f"expect[{index}].metric: unknown metric {metric!r}{hint}")
         errors.extend(
             f"expect[{index}].relation: {error}"
             for error in claim.errors(names, real=real, trains=task is None or task.trains)
         )
         if task is not None:
             errors.extend(
-                f"expect[{index}].metric: variant {variant.name!r} has no {claim.metric!r}"
+                f"expect[{index}].metric: variant {variant.name!r} has no {metric!r}"
                 for variant in resolved
-                if variant.name in claim.names() and claim.metric in task.lacking(variant.options)
+                for metric in claim.metrics
+                if variant.name in claim.names(names) and metric in task.lacking(variant.options)
             )
         stated.append(claim)
     return config and replace(config, data=data_set, variants=tuple(resolved), claims=tuple(stated))

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from tconvjax import pixel_unshuffle
+
 
 def power_law(key: jax.Array, shape: tuple[int, ...], exponent: float = 1.0) -> jax.Array:
     """Returns periodic Gaussian fields of mean 0 and variance 1, whose amplitude falls as 1 / frequency^exponent.
@@ -30,6 +32,12 @@ def interior(x: jax.Array, margin: int, rank: int) -> jax.Array:
     """Crops that many pixels from both ends of each of `rank` spatial axes; channels are last."""
     index = (..., *[slice(margin, n - margin) for n in x.shape[-1 - rank : -1]], slice(None))
     return x[index]
+
+
+def energy_by_phase(images: jax.Array, margin: int) -> jax.Array:
+    """Returns the mean energy of the four phases of images `(batch, h, w, channels)` away from the border, `(2, 2)`."""
+    phases = pixel_unshuffle(interior(images, margin, 2), (2, 2))
+    return (phases.reshape(-1, 2, 2) ** 2).mean(0)
 
 
 def periodic(

@@ -24,17 +24,19 @@ COLORS = (
     "#cc79a7",
     "#e69f00",
 )  # Okabe & Ito, told apart by everybody
-DASHES = ("-", ":", "-.")  # for more than there are colors
+DASHES = ("-", ":", "-.", "--", (0, (6, 1, 1, 1, 1, 1)))  # for more than there are colors
 LOG_SCALE = ("phase_mean_fraction", "frechet", "relative_", "harmonic_share")
+COLUMNS = 8  # of variants beside each other
+BEFORE, AFTER = "before training", "after training"
 DECIBEL = (-60, -10)  # power per bin over the total, of all spectra
 
 
 def of_run(run: records.Run) -> dict[str, bytes]:
     """Returns the figures of a run, by name of the file."""
-    width = 2.6 * (len(run.names) + 1)
     with _style():
         if len(run.steps) > 1:
-            figures = {"curves": Figure(figsize=(min(width, 12), 6), layout="constrained")}
+            size: tuple[float, float] = (11, 0.6 + 2.7 * -(-len(curves(run)) // 2))
+            figures = {"curves": Figure(figsize=size, layout="constrained")}
             draw_curves(figures["curves"], run)
         else:
             size = (3 + 2.4 * len(curves(run)), 1 + 0.17 * len(run.names))
@@ -43,19 +45,22 @@ def of_run(run: records.Run) -> dict[str, bytes]:
         if TASKS[run.config["task"]].panels:
             figures |= {"panels": draw_panels(run)}
         if run.illustrated:
-            figures |= _of_images(run, width)
+            figures |= _of_images(run)
         return {f"{name}.png": png(figure) for name, figure in figures.items()}
 
 
-def _of_images(run: records.Run, width: float) -> dict[str, Figure]:
+def _of_images(run: records.Run) -> dict[str, Figure]:
     """Returns the figures of a run whose evaluations hold images."""
+    columns = len(run.names) + 1
+    blocks = -(-columns // COLUMNS)
+    width = 2.6 * -(-columns // blocks)
     first, last = (
         {name: run.arrays(f"{name}-{step}") for name in run.names}
         for step in (run.steps[0], run.steps[-1])
     )
     real = run.arrays("real")
     samples, spectra, overview = (
-        Figure(figsize=(width, height), layout="constrained") for height in (5.6, 5.4, 11)
+        Figure(figsize=(width, height * blocks), layout="constrained") for height in (5.6, 5.4, 11)
     )
     draw_samples(samples, first, last, real["samples"])
     draw_spectra(spectra, first, last, real["spectrum"])
@@ -77,7 +82,7 @@ def of_runs(runs: Sequence[records.Run], labels: Sequence[str]) -> bytes:
             row[0].set_ylabel(textwrap.fill(title, 22))
             for axis, name in zip(row, names, strict=True):
                 for run, style in zip(runs, _styles(len(runs)), strict=True):
-                    if name in run.names and metric in curves(run):
+                    if name in run.names and metric in run.metrics[name][0]:
                         _band(axis, run, name, metric, style)
         for axis, name in zip(axes[0], names, strict=True):
             axis.set_title(name)
@@ -103,22 +108,12 @@ def draw_samples(
     real: np.ndarray,
 ) -> None:
     """Draws a grid of samples: rows before and after training, a column per variant, real images last."""
-    columns = [*first, "real"]
-    axes = figure.subplots(2, len(columns), squeeze=False)
-    for column, name in enumerate(columns):
-        for row, (arrays, title) in enumerate(
-            ((first, "before training"), (last, "after training"))
-        ):
-            axis = axes[row, column]
-            axis.set_axis_off()
-            if name == "real":
-                if row == 0:
-                    continue
-                images, title = real, "held-out images"
-            else:
-                images = arrays[name]["samples"][0]
-            axis.imshow(grid(images), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axis.set_title(f"{name}\n{title}", fontsize=9)
+    for (name, title), axis in _cells(figure, list(first)).items():
+        arrays = {BEFORE: first, AFTER: last}.get(title)
+        images = real if arrays is None else arrays[name]["samples"][0]
+        axis.imshow(grid(images), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.set_title(f"{textwrap.fill(name, 22)}\n{title}", fontsize=9)
+        axis.set_axis_off()
 
 
 def draw_spectra(
@@ -128,35 +123,46 @@ def draw_spectra(
     real: np.ndarray,
 ) -> None:
     """Draws mean spectra in dB under their total power: rows before and after training."""
-    columns = [*first, "real"]
-    axes = figure.subplots(2, len(columns), squeeze=False)
-    picture = None
-    for column, name in enumerate(columns):
-        for row, (arrays, title) in enumerate(
-            ((first, "before training"), (last, "after training"))
-        ):
-            axis = axes[row, column]
-            if name == "real" and row == 0:
-                axis.set_axis_off()
-                continue
-            power = real if name == "real" else arrays[name]["spectrum"].mean(0)
-            # The bins of an even size start at -1/2 and end one bin before 1/2; centers go to their frequencies.
-            low, high = -0.5 - 0.5 / len(power), 0.5 - 0.5 / len(power)
-            extent = (low, high, high, low)
-            picture = axis.imshow(
-                _decibel(power),
-                vmin=DECIBEL[0],
-                vmax=DECIBEL[1],
-                extent=extent,
-                interpolation="nearest",
-            )
-            axis.set_title(f"{name}\n{'held-out images' if name == 'real' else title}", fontsize=9)
-            ticks, labels = (-0.5, -0.25, 0, 0.25), ("1/2", "1/4", "0", "1/4")
-            axis.set_xticks(ticks, labels)
-            axis.set_yticks(ticks, labels)
-    if picture is not None:
-        figure.colorbar(picture, ax=axes, label="power per bin, dB of the total", shrink=0.8)
+    cells = _cells(figure, list(first))
+    for (name, title), axis in cells.items():
+        arrays = {BEFORE: first, AFTER: last}.get(title)
+        power = real if arrays is None else arrays[name]["spectrum"].mean(0)
+        # The bins of an even size start at -1/2 and end one bin before 1/2; centers go to their frequencies.
+        low, high = -0.5 - 0.5 / len(power), 0.5 - 0.5 / len(power)
+        picture = axis.imshow(
+            _decibel(power),
+            vmin=DECIBEL[0],
+            vmax=DECIBEL[1],
+            extent=(low, high, high, low),
+            interpolation="nearest",
+        )
+        axis.set_title(f"{textwrap.fill(name, 22)}\n{title}", fontsize=9)
+        ticks, labels = (-0.5, -0.25, 0, 0.25), ("1/2", "1/4", "0", "1/4")
+        axis.set_xticks(ticks, labels)
+        axis.set_yticks(ticks, labels)
+    label = "power per bin, dB of the total"
+    figure.colorbar(picture, ax=list(cells.values()), label=label, shrink=0.8)
     figure.supxlabel("frequency, cycles per pixel", fontsize=9)
+
+
+def _cells(figure: FigureBase, names: Sequence[str]) -> dict[tuple[str, str], Axes]:
+    """Returns places for a picture of each variant before training and, under it, after, and one of real images."""
+    columns = [*names, "real"]
+    blocks = -(-len(columns) // COLUMNS)
+    wide = -(-len(columns) // blocks)
+    axes = figure.subplots(2 * blocks, wide, squeeze=False)
+    cells = {}
+    for i, name in enumerate(columns):
+        row, column = 2 * (i // wide), i % wide
+        titles = ("", "held-out images") if name == "real" else (BEFORE, AFTER)
+        for axis, title in zip(axes[row : row + 2, column], titles, strict=True):
+            if title:
+                cells[name, title] = axis
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for axis in cells.values():
+        axis.set_axis_on()
+    return cells
 
 
 def draw_curves(figure: FigureBase, run: records.Run) -> None:
@@ -165,7 +171,8 @@ def draw_curves(figure: FigureBase, run: records.Run) -> None:
     axes = figure.subplots(-(-len(titles) // 2), 2, squeeze=False).ravel()
     for axis, (metric, title) in zip(axes, titles.items(), strict=False):
         for name, style in zip(run.names, _styles(len(run.names)), strict=True):
-            _band(axis, run, name, metric, style, label=name)
+            if metric in run.metrics[name][0]:
+                _band(axis, run, name, metric, style, label=name)
         real = run.summary["real"].get(metric)
         if real is not None:
             axis.axhline(real, color="0.4", linestyle="--", linewidth=1, label="real images")
@@ -176,7 +183,8 @@ def draw_curves(figure: FigureBase, run: records.Run) -> None:
     # Many names cover the curves; an empty corner has room for them.
     where = axes[-1] if len(titles) < len(axes) else axes[0]
     handles, labels = axes[0].get_legend_handles_labels()
-    where.legend(handles, labels, frameon=False, fontsize=8)
+    columns = -(-len(labels) // 12)
+    where.legend(handles, labels, frameon=False, fontsize=8, ncols=columns)
 
 
 def draw_measured(figure: FigureBase, run: records.Run) -> None:

@@ -81,7 +81,10 @@ def test_reports_all_errors_at_once_with_what_was_meant(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("options.upsamplers=['resize_conv']", "upsamplers has 1, generator_features has 3"),
+        (
+            "options.upsamplers=['resize_conv','resize_conv']",
+            "upsamplers has 2, generator_features has 3",
+        ),
         (
             "options.upsamplers=['resize','resize_conv','resize_conv']",
             "did you mean 'resize_conv'?",

