@@ -115,7 +115,8 @@ class UNet(nnx.Module):
             beside = seen.pop()
             phases = (max_pool(beside, (2, 2)).phases,) if self.unpools else ()
             x = up(self.thin[i](x) if self.unpools else x, *phases)
-            x = nnx.relu(decode(jnp.concatenate([x, beside * skip], -1)))
+            # Leaky, as in nnU-Net: the few features of the last level must not all die.
+            x = nnx.leaky_relu(decode(jnp.concatenate([x, beside * skip], -1)), 0.01)
         logits: jax.Array = self.last(x)[..., 0]
         return logits
 
