@@ -181,6 +181,9 @@ def test_errors_of_shared_options_are_told_once_and_variants_cannot_change_them_
         "a > b +- 1 at init",
         "a = b +- -1 at init",
         "a > b",
+        "rank correlation with n > 0",
+        "rank correlation with n = 0 +- 1 at init",
+        "rank correlation with n > 0 at init",  # of two variants there is no order
     ],
 )
 def test_relations_that_cannot_be_computed_are_refused(relation):
@@ -237,6 +240,68 @@ def test_verdicts():
         )
         == "supported"
     )
+
+
+def test_rank_correlations_order_all_variants():
+    """Of three variants; seeds agree, or they do not."""
+    claim = Claim("c", "m", "rank correlation with n > 0.5 at final", "s")
+    assert not claim.errors(["a", "b", "c"])
+    assert claim.metrics == ("m", "n")
+    assert claim.names(["a", "b", "c"]) == {"a", "b", "c"}
+
+    def judged(n, relation=claim.relation):
+        m = {"a": [1.0, 1.1, 7.0], "b": [2.0, 2.2, 8.0], "c": [3.0, 2.9, 9.0]}
+        values = {name: {"final": {"m": m[name], "n": n[name]}} for name in m}
+        return judge(Claim("c", "m", relation, "s"), values, {})
+
+    alike = {"a": [0.0, 5.0, 1.0], "b": [0.1, 50.0, 2.0], "c": [9.0, 51.0, 2.5]}
+    assert judged(alike)["verdict"] == "supported"
+    assert judged(alike)["margin"]["mean"] == 0.5
+    opposite = {name: [-x for x in values] for name, values in alike.items()}
+    assert judged(opposite)["verdict"] == "not supported"
+    assert judged(opposite, "rank correlation with n < 0 at final")["verdict"] == "supported"
+    mixed = {"a": [0.0, 5.0, 1.0], "b": [0.1, 4.0, 0.5], "c": [9.0, 3.0, 0.7]}
+    assert judged(mixed)["verdict"] == "undecided"
+
+
+def test_claims_name_metrics_that_all_their_variants_have():
+    settings = ["variant=[{name='a'},{name='b'},{name='c',kernel_size=4}]"]
+    claim = "expect=[{{claim='c',metric='detectability',relation='rank correlation with {} > 0 at init',source='s'}}]"
+    assert config.load(CHECKERBOARD, [*settings, claim.format("phase_mean_fraction_2")])
+    with pytest.raises(config.ConfigError, match="variant 'c' has no 'layer_1_imbalance'"):
+        config.load(CHECKERBOARD, [*settings, claim.format("layer_1_imbalance")])
+    with pytest.raises(config.ConfigError, match="unknown metric 'detectabilty'; did you mean"):
+        config.load(CHECKERBOARD, [*settings, claim.format("detectabilty")])
+
+
+def test_a_file_extends_another(tmp_path):
+    (tmp_path / "base.toml").write_text(CHECKERBOARD.read_text())
+    path = tmp_path / "more.toml"
+    path.write_text(
+        'extends = "base.toml"\nname = "more"\n[options]\nlatent = 8\n[quick]\nsteps = 30\n'
+    )
+    base, more = config.load(CHECKERBOARD), config.load(path)
+    assert (more.name, more.claims, more.steps) == ("more", base.claims, base.steps)
+    assert {v.options.latent for v in more.variants} == {8}
+    assert {v.options.gamma for v in more.variants} == {v.options.gamma for v in base.variants}
+    quick = config.load(path, quick=True)
+    assert (quick.steps, quick.seeds) == (30, config.load(CHECKERBOARD, quick=True).seeds)
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends = 3", "extends: expected the name of a file, got 3"),
+        ('extends = "none.toml"', "none.toml: cannot be read"),
+        ('extends = "own.toml"', "extends: own.toml extends this file; break the circle"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(text, said, tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(config.ConfigError, match=said):
+        config.load(path)
 
 
 def test_interval_is_students():

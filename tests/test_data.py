@@ -76,6 +76,11 @@ def test_mnist_is_padded_and_glyphs_keep_off_the_border():
     split = data.load({"source": "mnist5k"})
     assert (split.train.image[:, :2] == -1).all()
     assert split.train.image.max() == 1
+    halved = data.load({"source": "mnist5k", "size": 16})
+    corners = [split.train.image[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]
+    np.testing.assert_allclose(halved.train.image, sum(corners) / 4, atol=1e-6)
+    with pytest.raises(ValueError, match="size: must be 16 or 32, got 24"):
+        data.load({"source": "mnist5k", "size": 24})
     for size in (32, 64):
         images = np.concatenate(
             [part.image for part in data.load({"source": "glyphs", "size": size})]
@@ -599,8 +604,8 @@ def resolved(*settings):
 
 
 def test_a_name_is_short_for_a_table_and_defaults_are_filled_in():
-    assert resolved() == {"source": "mnist5k"}
-    assert resolved("data={source='mnist5k'}") == {"source": "mnist5k"}
+    assert resolved() == {"source": "mnist5k", "size": 32}
+    assert resolved("data={source='mnist5k'}") == {"source": "mnist5k", "size": 32}
     assert config.load(CHECKERBOARD, ["data.source=mnist5k"]) == config.load(CHECKERBOARD)
     assert resolved("data=photos") == {"source": "photos", "size": 32, "stride": None}
     assert resolved("data=photos", "data.size=16")["size"] == 16

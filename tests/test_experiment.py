@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import each
+from flax import nnx
 from folders import CHECKERBOARD, TINY, tiny
 from jax.tree_util import Partial
 from PIL import Image
@@ -23,6 +25,7 @@ from rich.console import Console
 from experiments import checkpoints, comparison, config, engine, records, stopping
 from experiments.__main__ import main
 from experiments.data import table
+from experiments.fields import energy_by_phase
 from experiments.tasks import gan
 from experiments.training import (
     Length,
@@ -32,6 +35,7 @@ from experiments.training import (
     structure,
     traced_options,
 )
+from tconvjax import metrics
 
 pytestmark = pytest.mark.usefixtures("promotion")
 
@@ -444,8 +448,17 @@ def task():
     )
     images = jax.random.uniform(jax.random.key(0), (16, 32, 32, 1), minval=-1)
     extract = Partial(lambda x: x[:, 8, :4, 0])
-    real = images[:8, 8, :4, 0]
-    return options, gan.Setting(images, extract, real, {}, {"samples": np.asarray(images)}, {})
+    setting = gan.Setting(
+        images=images,
+        extract=extract,
+        held_out=images[:8],
+        real_features=images[:8, 8, :4, 0],
+        rings=metrics.radial_spectrum(images),
+        real={},
+        arrays={"samples": np.asarray(images)},
+        notes={},
+    )
+    return options, setting
 
 
 @pytest.mark.slow
@@ -471,9 +484,10 @@ def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
         state, scalars = step(state, jax.random.fold_in(jax.random.fold_in(key, 1), i))
     for name, value in scalars.items():
         np.testing.assert_allclose(log[name][3, -1], value, rtol=1e-3, atol=1e-5)
-    metrics, arrays = evaluate(setting, traced, states, keys)
+    scalars, arrays = evaluate(setting, traced, states, keys)
     assert arrays["samples"].shape == (4, 8, 32, 32, 1)
-    assert {values.shape for values in metrics.values()} == {(4,)}
+    assert {values.shape for values in scalars.values()} == {(4,)}
+    assert set(scalars) == set(gan.METRICS) - gan.lacking(options)
 
     def same(many, one):
         # The bias of the only logit falls out of a loss of differences: its gradient is rounding, which Adam
@@ -518,6 +532,67 @@ def test_losses_are_those_of_the_paper():
     np.testing.assert_allclose(
         gan.generator_loss(judge, real, fake), np.log1p(np.exp(margin)).mean(), rtol=1e-5
     )
+
+
+@pytest.mark.slow
+@each(("kernel_size", "ratio"), [(3, 4.0), (5, 9 / 4)])
+def test_uneven_layers_start_with_the_energies_of_their_taps(kernel_size, ratio):
+    """In dB, between the phases with most and with fewest taps; of wide layers, so that one draw is enough."""
+    kinds = ("conv_transpose", "resize_conv")
+    options = gan.Options(
+        upsamplers=kinds, kernel_size=kernel_size, generator_features=(64, 64), latent=8
+    )
+    generator = gan.Generator(replace(options, generator_features=(64, 64)), 64, nnx.Rngs(0))
+    z = jax.random.normal(jax.random.key(1), (16, 8))
+    judge = lambda x: (x * jax.random.normal(jax.random.key(2), x.shape)).sum((1, 2, 3))
+    found = gan.layer_metrics(options, generator, judge, z, jax.random.key(3))
+    assert abs(found["layer_1_imbalance"] - 10 * np.log10(ratio)) < 0.8
+    assert abs(found["layer_2_imbalance"]) < 0.5
+    assert abs(found["layer_2_gradient_imbalance"]) < 0.5  # of a judge without strides
+    assert found["layer_1_harmonic_share"] > 0.5
+    assert found["layer_2_harmonic_share"] < 1e-9
+
+
+def test_layers_of_equally_many_taps_have_no_imbalance():
+    assert gan.ends_of(3) == ((0, 0), (1, 1))
+    assert gan.ends_of(5) == ((1, 1), (0, 0))
+    assert gan.ends_of(4) is None
+    lacking = gan.lacking(gan.Options(kernel_size=4))
+    assert "layer_1_imbalance" in lacking
+    assert "layer_1_harmonic_share" not in lacking
+    assert "layer_4_harmonic_share" in lacking  # of three layers
+
+
+def test_a_strided_discriminator_sees_some_pixels_more_often():
+    options = gan.Options(discriminator="conv", discriminator_features=(32, 32, 32))
+    judge = gan.Discriminator(options, 1, nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(0), (32, 32, 32, 1))
+    gradient = jax.grad(lambda x: judge(x).sum())(images)
+    energies = energy_by_phase(gradient, margin=4)
+    assert 2 < energies[0, 0] / energies[1, 1] < 8  # 4 of independent weights
+    neutral = gan.Discriminator(gan.Options(discriminator_features=(32, 32, 32)), 1, nnx.Rngs(0))
+    energies = energy_by_phase(jax.grad(lambda x: neutral(x).sum())(images), margin=4)
+    assert 0.7 < energies[0, 0] / energies[1, 1] < 1.4
+
+
+def test_energy_by_phase_is_that_of_the_subgrids():
+    images = jax.random.normal(jax.random.key(0), (3, 12, 16, 5))
+    inner = np.asarray(images)[:, 2:-2, 2:-2]
+    want = [[(inner[:, y::2, x::2] ** 2).mean() for x in (0, 1)] for y in (0, 1)]
+    np.testing.assert_allclose(energy_by_phase(images, margin=2), want, rtol=1e-5)
+
+
+def test_regularizers_of_spectra_are_what_the_paper_and_its_code_say():
+    """The distances are 0 of equal spectra and grow; what was released scales the gradient of the loss alone."""
+    p, q = jnp.array([4.0, 2.0, 1.0]), jnp.array([8.0, 2.0, 4.0])
+    assert gan.in_decibel(p, p) == gan.cross_entropy(p, p) == 0
+    np.testing.assert_allclose(
+        gan.in_decibel(q, p), (10 * np.log10([1, 4])) @ (10 * np.log10([1, 4])) / 2, rtol=1e-5
+    )
+    a, b = np.array([0.25, 0.5]), np.array([0.5, 0.25])  # over ring 0
+    entropy = lambda y, x: -(y * np.log(x) + (1 - y) * np.log(1 - x)).mean()
+    want = entropy(b, a) - entropy(b, b)
+    np.testing.assert_allclose(gan.cross_entropy(q, p), want, rtol=1e-5)
 
 
 def test_first_nonfinite_names_the_earliest():
