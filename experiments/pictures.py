@@ -172,7 +172,7 @@ def draw_curves(figure: FigureBase, run: records.Run) -> None:
     for axis, (metric, title) in zip(axes, titles.items(), strict=False):
         for name, style in zip(run.names, _styles(len(run.names)), strict=True):
             if metric in run.metrics[name][0]:
-                _band(axis, run, name, metric, style, label=name)
+                _band(axis, run, name, metric, style, label=name, shaded=len(run.names) <= COLUMNS)
         real = run.summary["real"].get(metric)
         if real is not None:
             axis.axhline(real, color="0.4", linestyle="--", linewidth=1, label="real images")
@@ -231,9 +231,19 @@ def _styles(count: int) -> list[tuple[str, Any]]:
 
 
 def _band(
-    axis: Axes, run: records.Run, name: str, metric: str, style: tuple[str, Any], label: str = ""
+    axis: Axes,
+    run: records.Run,
+    name: str,
+    metric: str,
+    style: tuple[str, Any],
+    label: str = "",
+    *,
+    shaded: bool = True,
 ) -> None:
-    """Draws mean and interval; on a logarithmic axis those of the logarithm, so that the band stays positive."""
+    """Draws the mean, and its interval if `shaded`.
+
+    On a logarithmic axis they are those of the logarithm, so that the band stays positive.
+    """
     log = metric.startswith(LOG_SCALE)
     if log:
         axis.set_yscale("log")
@@ -243,7 +253,8 @@ def _band(
     mean, low, high = (back(v) for v in np.array([claims.interval(row) for row in shown]).T)
     color, dash = style
     axis.plot(run.steps, mean, color=color, linestyle=dash, label=label)
-    axis.fill_between(run.steps, low, high, color=color, alpha=0.2, linewidth=0)
+    if shaded:
+        axis.fill_between(run.steps, low, high, color=color, alpha=0.2, linewidth=0)
 
 
 def _decibel(power: np.ndarray) -> np.ndarray:
