@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export JAX_PLATFORMS ?= cpu
 
-EXPERIMENTS := initialization checkerboard discriminator family family_shapes spectra superresolution segmentation \
+EXPERIMENTS := initialization checkerboard family spectra superresolution segmentation \
   input_gradients equivariance blur_ladder multigrid inverse superposition tones
 
 .PHONY: demo quick results test lint wheel clean

@@ -110,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cluster,
             comparison,
             config,
+            engine,
             forecast,
             launch,
             loggers,
@@ -206,10 +207,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if several:
             settings = {"jobs": jobs, "mesh": mesh, "to": to, "loggers": options.loggers}
             return int(not launch.sweep(points, options.out, console, **settings))
-        folders = [
-            launch.run(resolved, options.out, console, mesh, options.loggers)
-            for _, resolved in points
-        ]
+        folders = []
+        for _, resolved in points:
+            folders.append(launch.run(resolved, options.out, console, mesh, options.loggers))
+            engine.forget()
         if options.command == "results":
             runs = [records.read_complete(folder) for folder in folders]
             results.write(runs, options.page)

@@ -168,6 +168,12 @@ def _prepared(
     return kind.prepare(_data(data_set), kind.options(**dict(options)), **keywords)
 
 
+def forget() -> None:
+    """Lets go of all that this process compiled: every program holds maps of memory, of which it may have few."""
+    side_by_side.cache_clear()
+    jax.clear_caches()
+
+
 def groups(config: Config) -> list[list[Variant]]:
     """Returns the variants that share a program, and so are trained side by side."""
     groups: dict[Any, list[Variant]] = {}
