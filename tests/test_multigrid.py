@@ -104,7 +104,8 @@ def test_cycles_reach_the_factor_of_the_config_and_a_shift_of_a_pixel_does_not()
         return train.evaluate(state, jax.random.key(0))[0]
 
     def factor(**options):
-        return float(factors(vars(numbers(**options)))["convergence_factor_32"])
+        given = traced_options([multigrid.Options(**options)])
+        return float(factors({n: v[0] for n, v in given.items()})["convergence_factor_32"])
 
     assert abs(factor() - 0.116) < 0.01
     assert abs(factor(smoother="jacobi") - 0.36) < 0.02

@@ -16,7 +16,7 @@ from experiments import comparison, config, records
 from experiments.sweeps import points
 
 CHECKERBOARD = Path(__file__).parent.parent / "configs" / "checkerboard.toml"
-RATES, SIZES = "options.learning_rate", "options.kernel_size"
+RATES, SIZES = "options.learning_rate", "options.latent"
 
 
 def of(table):
@@ -101,7 +101,7 @@ def test_every_point_is_a_config_with_a_folder_of_its_own(file):
     ]
     for point, resolved in swept:
         options = [variant.options for variant in resolved.variants]
-        assert {(o.learning_rate, o.kernel_size) for o in options} == {(point[RATES], 4)}
+        assert {(o.learning_rate, o.latent) for o in options} == {(point[RATES], 4)}
         settings = [f"{SIZES}=4", f"steps={point['steps']}", f"{RATES}={point[RATES]}"]
         by_hand = config.load(CHECKERBOARD, settings)
         assert resolved == by_hand

@@ -279,8 +279,11 @@ def make_task(options: Options, setting: Setting, steps: int) -> Task:
     """Returns the training of one variant, of so many steps."""
     optimizer = adam(options, steps)
     channels = setting.images.shape[-1]
-    g_def, _ = nnx.split(Generator(options, channels, nnx.Rngs(0)))
-    d_def, _ = nnx.split(Discriminator(options, channels, nnx.Rngs(0)))
+    # In the abstract: the weights are drawn in `init` alone.
+    g_def, d_def = (
+        nnx.split(nnx.eval_shape(lambda: network(options, channels, nnx.Rngs(0))))[0]
+        for network in (Generator, Discriminator)
+    )
 
     def generate(params: Any, z: jax.Array) -> jax.Array:
         images: jax.Array = nnx.merge(g_def, params)(z)
@@ -428,8 +431,8 @@ def layer_metrics(
             most, fewest = ends
             for name, image in (("imbalance", outputs[i]), ("gradient_imbalance", gradients[i])):
                 energies = energy_by_phase(image, margin=2)
-                # Where saturated images let no gradient through there is none to be uneven.
-                there = energies + jnp.finfo(energies.dtype).tiny
+                # Where saturated images let hardly any gradient through there is none to be uneven.
+                there = energies + 1e-6 * energies.mean() + jnp.finfo(energies.dtype).tiny
                 found[name] = 10 * jnp.log10(there[most] / there[fewest])
         result |= {f"layer_{i + 1}_{name}": value for name, value in found.items()}
     return result
