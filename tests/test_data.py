@@ -676,7 +676,10 @@ def run(out, doublings, *more, cwd=ROOT, command="run"):
     features = json.dumps([4] * doublings)
     kinds = json.dumps(["resize_conv"] * (doublings - 1) + ["conv_transpose"])
     command = [sys.executable, "-m", "experiments", command, str(CHECKERBOARD), *TINY]
-    command += [f"--set=options.{name}={features}" for name in ("generator_features", "discriminator_features")]
+    command += [
+        f"--set=options.{name}={features}"
+        for name in ("generator_features", "discriminator_features")
+    ]
     command += [f'--set=variant=[{{name="up",upsamplers={kinds}}}]', "--out", str(out), *more]
     env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=env)

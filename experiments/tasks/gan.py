@@ -280,10 +280,9 @@ def make_task(options: Options, setting: Setting, steps: int) -> Task:
     optimizer = adam(options, steps)
     channels = setting.images.shape[-1]
     # In the abstract: the weights are drawn in `init` alone.
-    g_def, d_def = (
-        nnx.split(nnx.eval_shape(lambda: network(options, channels, nnx.Rngs(0))))[0]
-        for network in (Generator, Discriminator)
-    )
+    generator = nnx.eval_shape(lambda: Generator(options, channels, nnx.Rngs(0)))
+    discriminator = nnx.eval_shape(lambda: Discriminator(options, channels, nnx.Rngs(0)))
+    (g_def, _), (d_def, _) = nnx.split(generator), nnx.split(discriminator)
 
     def generate(params: Any, z: jax.Array) -> jax.Array:
         images: jax.Array = nnx.merge(g_def, params)(z)
