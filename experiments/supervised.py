@@ -39,7 +39,7 @@ def supervised(
       evaluate: `(model, key)` to metrics, and what pictures need; of the averaged model.
     """
     optimizer = adam(options, steps)
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    graph, _ = nnx.split(build(nnx.Rngs(0)))
 
     def init(key: jax.Array) -> State:
         model = nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key))))

@@ -279,10 +279,8 @@ def make_task(options: Options, setting: Setting, steps: int) -> Task:
     """Returns the training of one variant, of so many steps."""
     optimizer = adam(options, steps)
     channels = setting.images.shape[-1]
-    # In the abstract: the weights are drawn in `init` alone.
-    generator = nnx.eval_shape(lambda: Generator(options, channels, nnx.Rngs(0)))
-    discriminator = nnx.eval_shape(lambda: Discriminator(options, channels, nnx.Rngs(0)))
-    (g_def, _), (d_def, _) = nnx.split(generator), nnx.split(discriminator)
+    g_def, _ = nnx.split(Generator(options, channels, nnx.Rngs(0)))
+    d_def, _ = nnx.split(Discriminator(options, channels, nnx.Rngs(0)))
 
     def generate(params: Any, z: jax.Array) -> jax.Array:
         images: jax.Array = nnx.merge(g_def, params)(z)
