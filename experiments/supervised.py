@@ -9,7 +9,7 @@ from flax import nnx
 
 from experiments.meshes import along_data
 from experiments.optimizers import Optimization, adam, averaged
-from experiments.training import Arrays, Scalars, Task
+from experiments.training import Arrays, Scalars, Task, graph_of
 
 
 class State(NamedTuple):
@@ -39,7 +39,7 @@ def supervised(
       evaluate: `(model, key)` to metrics, and what pictures need; of the averaged model.
     """
     optimizer = adam(options, steps)
-    graph, _ = nnx.split(build(nnx.Rngs(0)))
+    graph = graph_of(build)
 
     def init(key: jax.Array) -> State:
         model = nnx.to_pure_dict(nnx.state(build(nnx.Rngs(key))))

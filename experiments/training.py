@@ -1,8 +1,11 @@
-"""One loop for every task: seeds vmapped outside, `lax.scan` inside, host code between chunks of steps.
+"""One loop for every task: seeds outside, `lax.scan` over steps inside, host code between chunks of steps.
 
 A task is three pure functions. `make_train` turns them into the training of one seed, `side_by_side` into two jitted
 programs for many: `advance` runs one chunk of steps of all, `evaluate` measures them. The key of step i is
 `fold_in(seed key, i)`, so a run that was cut into chunks, stopped and continued draws what an unbroken one draws.
+
+Accelerators train all runs of a program at once, by `vmap`; CPUs one after another, by `lax.map`, faster there:
+with a kernel per run a convolution becomes one of groups, and the activations of one run fit the caches.
 """
 
 import functools
@@ -12,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -88,6 +92,11 @@ def measurement(measure: Callable[[jax.Array], tuple[Scalars, Arrays]]) -> Task:
     return Task(nothing, None, lambda state, key: measure(key))  # noqa: ARG005
 
 
+def graph_of(build: Callable[[nnx.Rngs], nnx.Module]) -> Any:
+    """Returns the structure of a module, without drawing its weights."""
+    return nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+
+
 class Length(NamedTuple):
     """What `make_train` wants to know of a config."""
 
@@ -120,7 +129,7 @@ class Train:
 
 
 def make_train(task: Task, config: Any) -> Train:
-    """Returns the training of a task; `vmap` it for several seeds.
+    """Returns the training of a task; `vmap` or `lax.map` it for several seeds.
 
     Args:
       task: pure functions.
@@ -190,6 +199,8 @@ def side_by_side(
     options: Any,
     length: Length,
     mesh: Mesh | None = None,
+    *,
+    vmapped: bool | None = None,
 ) -> SideBySide:
     """Returns the program of a structure, compiled once for all of its runs in this process.
 
@@ -198,7 +209,9 @@ def side_by_side(
       options: as `structure` returns them.
       length: of the training.
       mesh: on which the arguments lie, as `meshes.place` puts them: the setting whole, the rest along `seeds`.
+      vmapped: whether a device trains its runs all at once, not one after another; None for everywhere but on CPUs.
     """
+    at_once = jax.default_backend() != "cpu" if vmapped is None else vmapped
     of_runs, whole = (
         (None, None)
         if mesh is None
@@ -225,7 +238,7 @@ def side_by_side(
         def program(shared: Any, *runs: Any) -> Any:
             setting, first = shared
             one = lambda traced, state, key: train(setting, traced).advance(state, key, first)
-            return jax.vmap(one)(*runs)
+            return jax.vmap(one)(*runs) if at_once else jax.lax.map(lambda run: one(*run), runs)
 
         return each(program)((setting, first), traced, states, keys)
 

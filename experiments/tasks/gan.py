@@ -44,7 +44,7 @@ from experiments.meshes import along_data
 from experiments.optimizers import Optimization, adam, averaged
 from experiments.spectra import mean_spectrum
 from experiments.tasks.initialization import share_on_constants
-from experiments.training import Arrays, Kind, Scalars, Task, traced
+from experiments.training import Arrays, Kind, Scalars, Task, graph_of, traced
 from experiments.upsamplers import Upsampler, upsampler, wrong
 from tconvjax import metrics
 from tconvjax import nnx as tnn
@@ -279,8 +279,8 @@ def make_task(options: Options, setting: Setting, steps: int) -> Task:
     """Returns the training of one variant, of so many steps."""
     optimizer = adam(options, steps)
     channels = setting.images.shape[-1]
-    g_def, _ = nnx.split(Generator(options, channels, nnx.Rngs(0)))
-    d_def, _ = nnx.split(Discriminator(options, channels, nnx.Rngs(0)))
+    g_def = graph_of(partial(Generator, options, channels))
+    d_def = graph_of(partial(Discriminator, options, channels))
 
     def generate(params: Any, z: jax.Array) -> jax.Array:
         images: jax.Array = nnx.merge(g_def, params)(z)

@@ -11,6 +11,7 @@ A step ascends the gradient of one feature of a random network, from a grey imag
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ import optax
 from flax import nnx
 
 from experiments import fields
-from experiments.training import Arrays, Kind, Scalars, Task, traced
+from experiments.training import Arrays, Kind, Scalars, Task, graph_of, traced
 from experiments.upsamplers import Downsampler, downsampler
 from tconvjax import metrics
 from tconvjax import nnx as tnn
@@ -92,7 +93,7 @@ class Network(nnx.Module):
 def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
     """Returns the ascent of one variant."""
     optimizer = optax.chain(optax.scale_by_adam(), optax.scale(options.learning_rate))  # ascends
-    graph, _ = nnx.split(Network(options, nnx.Rngs(0)))
+    graph = graph_of(partial(Network, options))
     build = lambda key: nnx.to_pure_dict(nnx.state(Network(options, nnx.Rngs(key))))
 
     def init(key: jax.Array) -> State:
