@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export JAX_PLATFORMS ?= cpu
 
-EXPERIMENTS := initialization checkerboard family spectra superresolution segmentation \
-  input_gradients equivariance blur_ladder multigrid inverse superposition tones
+EXPERIMENTS := initialization checkerboard family family_glyphs discriminator spectra superresolution \
+  segmentation input_gradients equivariance blur_ladder multigrid inverse superposition tones
 
 .PHONY: demo quick results test lint wheel clean
 

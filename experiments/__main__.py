@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             help="override one key of the file",
         )
         command.add_argument(
-            "--quick",
-            action="store_true",
-            help="a smoke run: the file's [quick] table, and little optimization by the compiler",
+            "--quick", action="store_true", help="apply the file's [quick] table: a smoke run"
         )
         command.add_argument(
             "--out", type=Path, default=Path("runs"), help="folder of run folders (runs)"
@@ -107,7 +104,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         # Imported here, so that a missing extra is one clear line.
-        import jax
         from rich.console import Console
 
         from experiments import (
@@ -127,10 +123,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             f'a package is missing: {error.name}. Run: pip install "tconvjax[experiments,data]"', 2
         )
-    if getattr(options, "quick", False):
-        # Compiling takes most of a smoke run. The variable is for processes that a sweep starts.
-        jax.config.update("jax_disable_most_optimizations", True)
-        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
     if options.command == "list":
         for path in sorted(CONFIGS.glob("*.toml")):
             try:

@@ -31,14 +31,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow[item.path])
 
 
-@pytest.fixture(autouse=True)
-def optimized():
-    """Takes back what a quick run in this process has asked of the compiler."""
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    os.environ.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", None)
-
-
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(20161017)
