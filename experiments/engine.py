@@ -69,6 +69,7 @@ def run(
     """
     with (
         jax.enable_x64(config.enable_x64),
+        jax.default_matmul_precision("highest"),  # GPUs and TPUs round to 11 or 8 bits otherwise
         records.open_folder(out, config) as folder,
         open_loggers(loggers if leads() else (), folder, config) as told,
     ):

@@ -180,11 +180,15 @@ def draw_curves(figure: FigureBase, run: records.Run) -> None:
         axis.set_xlabel("training step" if any(run.summary["parameters"].values()) else "step")
     for axis in axes[len(titles) :]:
         axis.set_axis_off()
-    # Many names cover the curves; an empty corner has room for them.
-    where = axes[-1] if len(titles) < len(axes) else axes[0]
+    # Many names cover the curves; an empty corner has room for them, or else the margin.
     handles, labels = axes[0].get_legend_handles_labels()
-    columns = -(-len(labels) // 12)
-    where.legend(handles, labels, frameon=False, fontsize=8, ncols=columns)
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8}
+    if len(titles) < len(axes):
+        axes[-1].legend(handles, labels, ncols=-(-len(labels) // 12), **style)
+    elif len(labels) > COLUMNS:
+        figure.legend(handles, labels, loc="outside lower center", ncols=6, **style)
+    else:
+        axes[0].legend(handles, labels, **style)
 
 
 def draw_measured(figure: FigureBase, run: records.Run) -> None:

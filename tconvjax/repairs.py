@@ -186,5 +186,7 @@ def fitted(
         taps = kernel.shape[axis]
         t, a = np.ogrid[:taps, : taps - s + 1]
         inverse = jnp.asarray(np.linalg.pinv(((t >= a) & (t < a + s)).astype(float)), kernel.dtype)
-        kernel = jnp.moveaxis(jnp.tensordot(inverse, kernel, (1, axis)), 0, axis)
+        kernel = jnp.moveaxis(
+            jnp.tensordot(inverse, kernel, (1, axis), precision="highest"), 0, axis
+        )
     return kernel

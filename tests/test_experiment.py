@@ -365,6 +365,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_it_had(tmp_path)
     assert not (folder / "summary.json").exists()
 
 
+def test_accelerators_do_not_round_what_is_multiplied(tmp_path, monkeypatch):
+    """TF32 left 3e-8 of a constant's energy on patterns that theory excludes, and made silence audible."""
+    seen = []
+
+    def stop(config):  # noqa: ARG001
+        seen.append(jax.config.jax_default_matmul_precision)
+        raise records.RunError("far enough")
+
+    monkeypatch.setattr(engine, "setting_of", stop)
+    with pytest.raises(records.RunError, match="far enough"):
+        engine.run(tiny(), tmp_path, Console(quiet=True))
+    assert seen == ["highest"]
+
+
 def test_folders_of_others_are_refused(tmp_path):
     resolved = config.load(CHECKERBOARD, quick=True)
     with records.open_folder(tmp_path, resolved) as folder:

@@ -22,6 +22,7 @@ from tconvjax import conv, conv_transpose
 
 BLUR = (0.5, 0.3, 0.15, 0.05)
 STRIDE = 2
+SHOWN = 128  # pixels along each axis of a picture
 METRICS = ("relative_residual", "relative_error", "smallest_eigenvalue")
 AROUND: dict[str, Any] = {"strides": STRIDE, "padding": ((0, 3),), "padding_mode": "circular"}
 
@@ -112,7 +113,7 @@ def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG0
         return state, {"residual": rest(state)["relative_residual"]}
 
     def evaluate(state: State, key: jax.Array) -> tuple[Scalars, Arrays]:  # noqa: ARG001
-        pictures = {} if rank == 1 else {"panel": state.x[..., 0]}
+        pictures = {} if rank == 1 else {"panel": state.x[:SHOWN, :SHOWN, 0]}
         return rest(state) | {"smallest_eigenvalue": smallest}, pictures
 
     return Task(init, step, evaluate)

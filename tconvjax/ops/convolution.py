@@ -247,7 +247,8 @@ def conv_matrix(
     boundary.check("conv_matrix", geometry.big, geometry.padding, padding_mode)
     # Group h maps its own inputs to its own outputs: a block diagonal in the channels.
     blocks = kernel.reshape(*kernel.shape[:-1], g, -1)
-    matrix = jnp.einsum("...igo,gh->...hgio", blocks, jnp.eye(g, dtype=kernel.dtype))
+    diagonal = jnp.eye(g, dtype=kernel.dtype)
+    matrix = jnp.einsum("...igo,gh->...hgio", blocks, diagonal, precision=lax.Precision.HIGHEST)
     matrix = jnp.swapaxes(matrix, -3, -2).reshape(*kernel.shape[:-2], shape[-1], kernel.shape[-1])
     for axis in range(
         rank
