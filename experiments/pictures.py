@@ -182,13 +182,13 @@ def draw_curves(figure: FigureBase, run: records.Run) -> None:
         axis.set_axis_off()
     # Many names cover the curves; an empty corner has room for them, or else the margin.
     handles, labels = axes[0].get_legend_handles_labels()
-    style: dict[str, Any] = {"frameon": False, "fontsize": 8}
+    look: dict[str, Any] = {"frameon": False, "fontsize": 8}
     if len(titles) < len(axes):
-        axes[-1].legend(handles, labels, ncols=-(-len(labels) // 12), **style)
+        axes[-1].legend(handles, labels, ncols=-(-len(labels) // 12), **look)
     elif len(labels) > COLUMNS:
-        figure.legend(handles, labels, loc="outside lower center", ncols=6, **style)
+        figure.legend(handles, labels, loc="outside lower center", ncols=6, **look)
     else:
-        axes[0].legend(handles, labels, **style)
+        axes[0].legend(handles, labels, **look)
 
 
 def draw_measured(figure: FigureBase, run: records.Run) -> None:
