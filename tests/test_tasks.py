@@ -93,7 +93,7 @@ def test_equal_layers_of_super_resolution_see_the_same():
 @each(
     ("name", "metric", "gain"),
     [
-        ("family_glyphs", "frechet_classifier_distance", -5.0),
+        ("family_glyphs", "frechet_classifier_distance", -3.0),
         ("spectra", "frechet_classifier_distance", -1.0),
         ("discriminator", "frechet_classifier_distance", -5.0),
         ("input_gradients", "activation", 0.3),
