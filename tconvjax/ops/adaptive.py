@@ -18,7 +18,7 @@ from tconvjax import geometry as geo
 from tconvjax.geometry import Ints, PaddingMode
 from tconvjax.ops import boundary, sharding
 from tconvjax.ops.convolution import as_array
-from tconvjax.ops.resize import check_inexact, image_and_factors, resize, widened
+from tconvjax.ops.resize import check_inexact, image_and_factors, widened
 
 
 def carafe(
@@ -156,14 +156,19 @@ def _reassembled(
     sizes: tuple[int, ...],
     mode: PaddingMode,
 ) -> jax.Array:
-    spatial = x.shape[-1 - len(factors) : -1]
+    rank = len(factors)
+    batch, spatial = x.shape[: -1 - rank], x.shape[-1 - rank : -1]
     around = boundary.pad(x, tuple((k // 2, k // 2) for k in sizes), mode)
+    # Every pixel between its phases: (*batch, n_1, r_1, n_2, r_2, .., 1), and 1 for r where all phases see the same.
+    split = tuple(n for pair in zip(spatial, factors, strict=True) for n in pair)
+    each = tuple(n for size in spatial for n in (size, 1))
     y = jnp.zeros((), widened(x[..., :0]).dtype)
-    for tap, at in enumerate(product(*map(range, sizes))):
+    of_taps = jnp.split(kernels.reshape(*batch, *split, prod(sizes)), prod(sizes), -1)
+    for at, weights in zip(product(*map(range, sizes)), of_taps, strict=True):
         place = tuple(slice(a, a + n) for a, n in zip(at, spatial, strict=True))
-        seen = widened(around[(..., *place, slice(None))])
-        y = y + resize(seen, factors) * kernels[..., tap, None].astype(y.dtype)
-    return y.astype(x.dtype)
+        seen = widened(around[(..., *place, slice(None))]).reshape(*batch, *each, x.shape[-1])
+        y = y + seen * weights.astype(y.dtype)
+    return y.reshape(*batch, *kernels.shape[-1 - rank : -1], x.shape[-1]).astype(x.dtype)
 
 
 @partial(jax.jit, static_argnames=("factors",))
