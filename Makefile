@@ -9,7 +9,9 @@ export JAX_PLATFORMS ?= cpu
 EXPERIMENTS := initialization checkerboard family family_glyphs discriminator spectra superresolution \
   segmentation input_gradients equivariance blur_ladder multigrid inverse superposition tones
 
-.PHONY: demo quick results test lint wheel clean
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo quick results test fast test-all lint wheel clean
 
 demo: $(STAMP)                 ## train the generators, measure their checkerboards, write a report
 	$(BIN)/python -m experiments run configs/checkerboard.toml
@@ -20,8 +22,13 @@ quick: $(STAMP)                ## the same, as a smoke run of under a minute
 results: $(STAMP)              ## run every experiment that is not complete, and write RESULTS.md
 	$(BIN)/python -m experiments results $(EXPERIMENTS:%=configs/%.toml)
 
-test: lint                     ## lint, then all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
+test: lint fast                ## lint, then the tests of minutes
+
+fast: $(STAMP)                 ## all tests but those that take long for their nature
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
+
+test-all: test                 ## those, too, with XLA's optimizer: kills, Slurm, a browser, processes, every experiment
+	XLA_FLAGS= $(BIN)/python -m pytest -m slow $(WORKERS)
 
 lint: $(STAMP)                 ## formatting, lint rules, floors of the house, types
 	$(BIN)/ruff format --check .

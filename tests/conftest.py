@@ -8,6 +8,16 @@ from collections import Counter
 import jax
 import pytest
 
+# Thousands of small programs run once each: they compile in 40 % of the time without LLVM's optimizer. `make test-all`
+# and CI set XLA_FLAGS, which then holds, so that the optimized numbers are tested, too.
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    if jax.__version_info__ < (
+        0,
+        11,
+    ):  # later releases do not know it, and XLA aborts on what it does not know
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)  # for meshes; everything else runs on the first
 jax.config.update("jax_enable_compilation_cache", False)  # that of the commands, below
@@ -25,10 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+@pytest.hookimpl(trylast=True)  # after -m and -k
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts files with most slow tests first, so that no worker has one alone at the end."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """Puts the longest files first, so that no worker has one alone at the end."""
+    length = Counter(item.path for item in items)
+    length.update(item.path for item in items if item.get_closest_marker("slow") for _ in range(20))
+    items.sort(key=lambda item: -length[item.path])
 
 
 @pytest.fixture

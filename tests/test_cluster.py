@@ -4,11 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from test_sweep import CHECKERBOARD, command, results
+from commands import until
+from test_sweep import CHECKERBOARD, arguments, results
 
 from experiments import cluster, records
 from experiments.__main__ import main
@@ -21,18 +23,6 @@ def told(capsys, *options):
     """Returns what a sweep says on stderr, and its status."""
     status = main(["sweep", str(CHECKERBOARD), "--quick", *options])
     return capsys.readouterr().err.strip(), status
-
-
-def until(what, process=None):
-    """Waits for something that is not nothing, and returns it."""
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        assert process is None or process.poll() is None, process.communicate()
-        found = what()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError("waited in vain")
 
 
 @pytest.mark.refuses
@@ -113,7 +103,8 @@ def test_a_job_that_is_displaced_calls_again_and_a_lost_one_is_told(tmp_path, mo
 
 def jobs_of(out, *options):
     """Returns the command of a sweep of two points as jobs."""
-    return command(out, *options, rates="1e-3,2e-3")
+    start = [sys.executable, "-m", "experiments"]
+    return [*start, *arguments(out, *options, rates="1e-3,2e-3")]
 
 
 @pytest.fixture(scope="module")

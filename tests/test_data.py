@@ -1,8 +1,6 @@
 """Data sets: what is in them, what they refuse, and runs on other sets than digits."""
 
 import json
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -10,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -675,14 +674,13 @@ TINY = [
 def run(out, doublings, *more, cwd=ROOT, command="run"):
     features = json.dumps([4] * doublings)
     kinds = json.dumps(["resize_conv"] * (doublings - 1) + ["conv_transpose"])
-    command = [sys.executable, "-m", "experiments", command, str(CHECKERBOARD), *TINY]
-    command += [
+    arguments = [command, str(CHECKERBOARD), *TINY]
+    arguments += [
         f"--set=options.{name}={features}"
         for name in ("generator_features", "discriminator_features")
     ]
-    command += [f'--set=variant=[{{name="up",upsamplers={kinds}}}]', "--out", str(out), *more]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=env)
+    arguments += [f'--set=variant=[{{name="up",upsamplers={kinds}}}]', "--out", str(out), *more]
+    return commands.run(arguments, cwd)
 
 
 def finished(out, done):

@@ -8,9 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
+import commands
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,32 +40,16 @@ from tconvjax import metrics
 pytestmark = pytest.mark.usefixtures("promotion")
 
 
+def arguments(out, *more):
+    return ["run", str(CHECKERBOARD), *TINY, "--out", str(out), *more]
+
+
 def command(out, *more):
-    return [
-        sys.executable,
-        "-m",
-        "experiments",
-        "run",
-        str(CHECKERBOARD),
-        *TINY,
-        "--out",
-        str(out),
-        *more,
-    ]
+    return [sys.executable, "-m", "experiments", *arguments(out, *more)]
 
 
-def run(out, *more, **options):
-    return subprocess.run(
-        command(out, *more), capture_output=True, text=True, check=False, **options
-    )
-
-
-def await_checkpoint(out, name, process):
-    """Waits until a process has saved it."""
-    deadline = time.monotonic() + 120
-    while not list(out.glob(f"*/checkpoints/{name}")) and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.05)
+def run(out, *more):
+    return commands.run(arguments(out, *more))
 
 
 def comparable(folder):
@@ -140,16 +124,11 @@ def test_a_run_stopped_in_every_way_continues_to_the_same_result(straight, tmp_p
         (signal.SIGTERM, "last_two/4"),
         (signal.SIGKILL, "none/2"),
     ):
-        process = subprocess.Popen(
-            command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        await_checkpoint(tmp_path, checkpoint, process)
-        os.kill(process.pid, how)
-        try:
-            statuses[how] = process.wait(60)
-        finally:
-            process.kill()
-            process.wait()
+        process = commands.Command(arguments(tmp_path))
+        found = f"*/checkpoints/{checkpoint}"
+        commands.until(lambda found=found: list(tmp_path.glob(found)), process)
+        process.kill(how)
+        statuses[how] = process.wait(60).returncode
         (folder,) = tmp_path.iterdir()
         assert not (folder / "summary.json").exists()
     assert statuses == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
@@ -214,8 +193,8 @@ def one_variant(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(one_variant, tmp_path):
-    arguments = [str(tmp_path), json.dumps(DEATHS), *command(tmp_path, *ALONE)[3:]]
-    dying = [sys.executable, "-c", KILLED, *arguments]
+    given = [str(tmp_path), json.dumps(DEATHS), *arguments(tmp_path, *ALONE)]
+    dying = [sys.executable, "-c", KILLED, *given]
     killed = subprocess.run(dying, capture_output=True, text=True, check=False)
     assert killed.returncode == 0, killed.stderr
     done = run(tmp_path, *ALONE)
@@ -228,8 +207,8 @@ def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(one_variant
 def test_full_disks_and_damaged_checkpoints_cost_nothing_that_was_saved(one_variant, tmp_path):
     env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # it would not fit, either
     for size, what in ((500, str(tmp_path)), (60_000, "checkpoints/none: a checkpoint")):
-        arguments = [sys.executable, "-c", LIMITED, str(size), *command(tmp_path, *ALONE)[3:]]
-        done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=env)
+        given = [sys.executable, "-c", LIMITED, str(size), *arguments(tmp_path, *ALONE)]
+        done = subprocess.run(given, capture_output=True, text=True, check=False, env=env)
         assert done.returncode == 1
         (message,) = [line for line in done.stderr.splitlines() if "jax" not in line]
         assert re.search(f"{what}.*File too large.* the same command continues", message)
@@ -249,13 +228,13 @@ def test_full_disks_and_damaged_checkpoints_cost_nothing_that_was_saved(one_vari
 
 @pytest.mark.slow
 def test_a_dry_run_counts_and_writes_nothing(one_variant, tmp_path, capsys):
-    assert main([*command(tmp_path, *ALONE)[3:], "--dry-run"]) == 0
+    assert main([*arguments(tmp_path, *ALONE), "--dry-run"]) == 0
     said = capsys.readouterr().out
     # Dense 64 x 64 + 64, three layers of 9 x 4 x 4 + 4, the last to one channel; 9 x 4 + 4 and two of them; 64 + 1.
     assert re.search(r"none +2 +6 +generator 4,493, discriminator 401 +\d+\.\d", said)
     assert re.search(r"points 1, runs 2, minutes \d+\.\d", said)
     assert not list(tmp_path.iterdir())
-    assert main([*command(one_variant.parent, *ALONE)[3:], "--dry-run"]) == 0
+    assert main([*arguments(one_variant.parent, *ALONE), "--dry-run"]) == 0
     assert re.search(
         r"none .* complete +\n.*\npoints 1, runs 2, minutes 0\.0", capsys.readouterr().out
     )
@@ -274,8 +253,9 @@ def close(folder, other):
 
 @pytest.mark.slow
 def test_a_mesh_of_devices_gives_what_one_gives(straight, tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
-    done = run(tmp_path, "--mesh=seeds=2,data=2", "--set=data.in_memory=false")
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")  # which JAX reads when it is imported
+    given = command(tmp_path, "--mesh=seeds=2,data=2", "--set=data.in_memory=false")
+    done = subprocess.run(given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.iterdir()
     assert records.read_json(folder / "environment.json")["mesh"] == {"seeds": 2, "data": 2}
@@ -322,7 +302,7 @@ def test_two_processes_stop_together_and_one_goes_on(straight, tmp_path):
         )
         for rank in range(2)
     ]  # fmt: skip
-    await_checkpoint(tmp_path, "last_two/0", both[0])
+    commands.until(lambda: list(tmp_path.glob("*/checkpoints/last_two/0")), both[0])
     os.kill(both[1].pid, signal.SIGTERM)
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [143, 143], said
@@ -347,7 +327,7 @@ def test_two_processes_stop_together_and_one_goes_on(straight, tmp_path):
     ],
 )
 def test_devices_that_cannot_be_used_are_refused(options, message, tmp_path, capsys):
-    assert main(command(tmp_path, *options)[3:]) == 2
+    assert main(arguments(tmp_path, *options)) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 

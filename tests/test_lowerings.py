@@ -121,10 +121,10 @@ def short_strips(monkeypatch):
 
 
 @pytest.mark.usefixtures("short_strips", "x64")
-@pytest.mark.parametrize("batch", [2, 5])
 @each("case", [c for c in CASES if c.padding_mode == "zeros"])
-def test_kernel_gradients_in_strips_equal_the_whole(case, batch):
+def test_kernel_gradients_in_strips_equal_the_whole(case):
     """Whatever axis, stride, dilation and crop; some sizes need zeros to fill the last strip."""
+    batch = 5 if CASES.index(case) % 2 else 2
     draw = np.random.default_rng(20161017).normal
     x = jnp.asarray(draw(size=(batch, *case.image_shape[1:])))
     options = {n: getattr(case, n) for n in ("strides", "padding", "kernel_dilation")}
@@ -269,10 +269,10 @@ def test_products_of_one_group_have_no_batch(face):
 def test_no_channels_make_empty_images_or_zeros(implementation, i, o):
     x, w = jnp.ones((2, 6, 6, i)), jnp.ones((3, 3, i, o))
     f = lambda x, w: conv(x, w, strides=2, padding=1, implementation=implementation)
-    y, transpose = jax.vjp(f, x, w)
+    y, gradients = jax.jit(lambda *a: (f(*a), jax.grad(lambda *a: f(*a).sum(), (0, 1))(*a)))(x, w)
     assert y.shape == (2, 3, 3, o)
     assert not y.any()
-    assert [a.shape for a in transpose(y)] == [x.shape, w.shape]
+    assert [a.shape for a in gradients] == [x.shape, w.shape]
     geometry = conv_geometry("test", (6, 6), (3, 3), strides=2, padding=1)
     one_device = Options(None, jnp.dtype(jnp.float32), "cpu")  # the tests have eight
     lowering = lowerings.LOWERINGS.get(implementation, lowerings.MATMUL)

@@ -2,13 +2,10 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+import commands
 import pytest
 from cases import each
 
@@ -144,13 +141,13 @@ TINY = [
 ]
 
 
-def command(out, *more, rates="1e-3,2e-3,3e-3"):
-    start = [sys.executable, "-m", "experiments", "sweep", str(CHECKERBOARD)]
-    return [*start, *TINY, f"--sweep={RATES}={rates}", "--out", str(out), *more]
+def arguments(out, *more, rates="1e-3,2e-3,3e-3"):
+    given = ["sweep", str(CHECKERBOARD), *TINY]
+    return [*given, f"--sweep={RATES}={rates}", "--out", str(out), *more]
 
 
 def sweep(out, *more):
-    return subprocess.run(command(out, *more), capture_output=True, text=True, check=False)
+    return commands.run(arguments(out, *more))
 
 
 def results(out):
@@ -189,23 +186,14 @@ def test_a_sweep_stopped_and_shared_ends_with_the_same_result(straight, tmp_path
     """Stopped in two ways, while two processes work; then continued by two commands at once."""
     for how, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
         before = len(list(tmp_path.glob("*/checkpoints/*/*")))
-        process = subprocess.Popen(
-            command(tmp_path, "--jobs=2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.glob("*/checkpoints/*/*"))) <= before:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        os.kill(process.pid, how)
-        assert process.wait(60) == status
-    both = [
-        subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]  # fmt: skip
+        process = commands.Command(arguments(tmp_path, "--jobs=2"))
+        commands.until(lambda n=before: len(list(tmp_path.glob("*/checkpoints/*/*"))) > n, process)
+        process.kill(how)
+        assert process.wait(60).returncode == status
+    both = [commands.Command(arguments(tmp_path)) for _ in range(2)]
     for process in both:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+        done = process.wait()
+        assert done.returncode == 0, done.stderr
     assert sweep(tmp_path).returncode == 0  # the last of both may have ended before the other's run
     assert results(tmp_path) == results(straight)
 

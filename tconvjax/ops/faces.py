@@ -156,8 +156,22 @@ def _define(face: str) -> Primitive:
     ) -> jax.Array:
         return lowerings.compute(face, lhs, rhs, platform, implementation, **params)
 
+    def one(*operands: jax.Array, **params: Any) -> Any:
+        return primitive.bind(*operands, **params)
+
+    # The mark of JAX's own primitives. Without it `jax.debug_nans` looks for the operation inside, which is this one.
+    one._apply_primitive = True  # type: ignore[attr-defined]
+    one.__qualname__ = primitive.name  # what the error of `jax.debug_nans` says
+    compiled = jax.jit(one, static_argnames=_PARAMS)
+
+    def apply(*operands: jax.Array, **params: Any) -> Any:
+        with jax.disable_jit(
+            disable=False
+        ):  # one operation compiles even where functions are not compiled
+            return compiled(*operands, **params)
+
     primitive.def_abstract_eval(abstract)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=_PARAMS))
+    primitive.def_impl(apply)
     ad.defbilinear(primitive, partial(_transpose, face, 0), partial(_transpose, face, 1))
     batching.primitive_batchers[primitive] = partial(_batch, face)
     mlir.register_lowering(primitive, mlir.lower_fun(partial(lower, None), multiple_results=False))
