@@ -337,7 +337,7 @@ ARGUMENTS = {  # behind the channels; of every public layer
 def test_both_flaxes_draw_up_a_table_of_every_layer(name):
     args, x = ARGUMENTS[name], jnp.zeros((1, 4, 6, 8))
     channels = () if name in FIXED else (8,) if name in {"Carafe", "DySample"} else (8, 3)
-    rngs = {"rngs": nnx.Rngs(0)} if channels else {}
+    rngs = {"rngs": nnx.Rngs(0), "kernel_init": jax.nn.initializers.zeros} if channels else {}
     one = getattr(tnn, name)(*channels, *args, **rngs)
     assert name in nnx.tabulate(one, x)
     two = getattr(linen, name)(*channels[1:], *args)
