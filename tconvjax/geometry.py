@@ -476,8 +476,24 @@ def fits(who: str, shape: Sequence[int], most: int = MOST) -> None:
         )
 
 
+def surely(size: int, least: int) -> bool:
+    """Whether a size, symbolic or not, is known to be at least `least`."""
+    try:
+        return bool(size >= least)
+    except Exception:  # JAX's own, of a symbolic size whose constraints do not decide
+        return False
+
+
 def _bounded(who: str, geometry: Geometry, *, images: bool) -> Geometry:
-    """Returns a geometry, or raises if its kernel or one of its `images`, padded or not, spans more than `LARGEST`."""
+    """Returns a geometry, or raises if its kernel or one of its `images`, padded or not, spans more than `LARGEST`.
+
+    And if a symbolic size may be negative, as XLA's shapes may not.
+    """
+    if not all(_known(n) or surely(n, 0) for n in (*geometry.big, *geometry.small)):
+        raise ValueError(
+            f"{who}: symbolic sizes must be known to leave an output; got spatial shapes {geometry.big} and "
+            f"{geometry.small}. Declare a least size, as in jax.export.symbolic_shape('h', constraints=['h >= 8'])."
+        )
     spans = list(geometry.extent)
     if images:
         spans += [*geometry.big, *geometry.small]

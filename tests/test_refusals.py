@@ -1,11 +1,12 @@
 """What every public function does with nonsense: one sentence that names the function and the argument.
 
-Bad values are tried one at a time in a call that is valid without them; nothing is compiled.
+Bad values are tried one at a time in a call that is valid without them.
 """
 
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import each
@@ -144,3 +145,38 @@ def test_every_public_function_is_in_the_table():
         "accelerate", "audit", "adjoint_error", "null",  # of functions, not of values
     }  # fmt: skip
     assert {f.__name__ for f in public - set(CALLS)} == others
+
+
+MOVES = {  # pixels and nothing else, of any dtype
+    tconvjax.resize, tconvjax.pixel_shuffle, tconvjax.pixel_unshuffle, tconvjax.max_pool, tconvjax.max_unpool
+}  # fmt: skip
+CALCULATES = [f for f in CALLS if {"x", "kernel"} & CALLS[f].keys() and f not in MOVES]
+
+
+@each("dtype", ("float8_e4m3fn", "float8_e5m2"))
+@each("function", CALCULATES)
+def test_numbers_of_a_few_bits_are_not_calculated_with(function, dtype):
+    call = CALLS[function]
+    for name, value in call.items():
+        if hasattr(value, "dtype"):
+            few = jnp.asarray(value, dtype)
+            with pytest.raises(TypeError, match=rf"^{function.__name__}: .*{name}.*{dtype}"):
+                function(**call | {name: few})
+
+
+@each("dtype", ("float8_e5m2", "int4", "bool"))
+def test_what_moves_pixels_takes_every_dtype(dtype):
+    x = jnp.asarray(np.arange(16).reshape(2, 2, 4) % 2, dtype)
+    shuffled = tconvjax.pixel_shuffle(x, (2, 2))
+    assert shuffled.dtype == dtype
+    np.testing.assert_array_equal(tconvjax.pixel_unshuffle(shuffled, (2, 2)), x)
+    np.testing.assert_array_equal(tconvjax.resize(x, (2, 1))[::2], x)
+    values, phases = tconvjax.max_pool(x, (2, 1))
+    assert values.dtype == tconvjax.max_unpool(values, phases, strides=(2, 1)).dtype == dtype
+
+
+@each("dtype", ("int8", "bool"))
+def test_gains_of_integers_are_those_of_their_numbers(dtype):
+    kernel = np.ones((3, 3, 2, 2), dtype) * np.asarray(100 if dtype == "int8" else 1, dtype)
+    want = analysis.harmonic_share(kernel.astype("f"), 2)
+    np.testing.assert_allclose(analysis.harmonic_share(kernel, 2), want)

@@ -177,6 +177,8 @@ def balance(
 def _gains(who: str, kernel: ArrayLike, strides: Ints, *, transpose_kernel: bool) -> jax.Array:
     kernel = as_array(who, "kernel", kernel)
     check_bits(who, "kernel", kernel)
+    if not jnp.issubdtype(kernel.dtype, jnp.inexact):  # sums of small integers would overflow
+        kernel = kernel.astype(jnp.float32)
     s = phases.per_spatial_axis(who, "strides", strides, kernel.shape)
     geo.fits(who, (*s, *kernel.shape[-2:]), geo.MOST_COUNTS)
     return phases.gains(phases.painted(kernel, transpose_kernel=transpose_kernel), s)

@@ -94,7 +94,8 @@ def dysample(x: ArrayLike, offsets: ArrayLike, *, scale: Sequence[int]) -> jax.A
     Args:
       x: floating or complex, channels last; any number of leading batch axes.
       offsets: in input pixels, from where 'linear' looks, one number per spatial axis in their order; groups of
-        consecutive channels have their own. Positions beyond the border are those on it.
+        consecutive channels have their own. Positions beyond the border, infinite ones among them, are those on it; NaN
+        makes its pixel NaN.
       scale: r >= 1, output pixels per input pixel, one factor per spatial axis; fixes the rank.
 
     Returns:
@@ -132,6 +133,8 @@ def dysample(x: ArrayLike, offsets: ArrayLike, *, scale: Sequence[int]) -> jax.A
             f"{who}: groups of offsets must divide the channels; got groups={groups}, channels={image.shape[-1]}."
         )
     check_bits(who, "offsets", moved)
+    if 0 in shape:  # no channels, or no images
+        return image.reshape(shape)
     return sharding.placed(
         lambda x, moved: _sampled(x, moved, factors),
         image,
@@ -183,6 +186,11 @@ def _sampled(x: jax.Array, offsets: jax.Array, factors: tuple[int, ...]) -> jax.
         at = [
             (jnp.arange(r * n, dtype=moved.dtype).reshape(shape) + 0.5) / r - 0.5 + moved[..., axis]
             for axis, (r, n, shape) in enumerate(zip(factors, spatial, _along(rank), strict=True))
+        ]
+        # From one pixel beyond the border on all positions are alike, and only finite ones become indices.
+        at = [
+            jnp.clip(a, -1, jnp.asarray(n).astype(a.dtype))
+            for a, n in zip(at, spatial, strict=True)
         ]
         with jax.numpy_dtype_promotion("standard"):  # it multiplies complex pixels by real weights
             return map_coordinates(image, at, order=1, mode="nearest")
