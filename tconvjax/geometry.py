@@ -12,11 +12,15 @@ paints along it from small to big. A string, an integer or pairs of padding all 
 The sizes of images may be symbolic dimensions of `jax.export`, which calculate like integers but cannot always be
 compared: a rule that depends on an unknown size is not checked, and no size is computed with `max`.
 
+Every integer that a user writes, and every size that follows from it, is at most `LARGEST`: beyond it XLA's integers
+overflow, or no memory holds the result.
+
 Formulas: Dumoulin & Visin 2016, arXiv:1603.07285, Relationships 6 and 14. This module imports neither JAX nor NumPy.
 """
 
 import difflib
 import math
+import numbers
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +36,10 @@ PaddingConvention = Literal["forward", "dilated"]
 STRING_PADDINGS: tuple[str, ...] = get_args(StringPadding)
 PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
 PADDING_CONVENTIONS: tuple[str, ...] = get_args(PaddingConvention)
+
+LARGEST = 2**31 - 1  # of any integer and of any axis
+MOST = 2**40  # numbers in a result, of all devices together
+MOST_COUNTS = 2**26  # numbers in a result that NumPy makes on the host: half a gigabyte
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,7 @@ def conv_geometry(
     padding: Padding = "SAME",
     kernel_dilation: Ints = 1,
     feature_group_count: int = 1,
+    bounded: bool = True,
 ) -> Geometry:
     """Resolves the arguments of a convolution that reads an image of `spatial_shape`.
 
@@ -121,6 +130,7 @@ def conv_geometry(
       padding: 'SAME', 'SAME_LOWER', 'VALID', an int, or one int or (low, high) pair per axis.
       kernel_dilation: positive; an int serves all axes.
       feature_group_count: positive.
+      bounded: whether sizes beyond `LARGEST` are refused; not of a size that stands for any.
 
     Raises:
       ValueError, TypeError: for a value or kind outside the rules above, or if no output pixel is left.
@@ -145,7 +155,7 @@ def conv_geometry(
             "Pad more or use a smaller kernel."
         )
     groups = positive_int(who, "feature_group_count", feature_group_count)
-    return Geometry(big, small, k, s, d, lows, groups)
+    return _bounded(who, Geometry(big, small, k, s, d, lows, groups), images=bounded)
 
 
 def conv_transpose_geometry(
@@ -160,6 +170,7 @@ def conv_transpose_geometry(
     kernel_dilation: Ints = 1,
     feature_group_count: int = 1,
     padding_convention: str = "forward",
+    bounded: bool = True,
 ) -> Geometry:
     """Resolves the arguments of a transposed convolution that reads an image of `spatial_shape`.
 
@@ -180,6 +191,7 @@ def conv_transpose_geometry(
       feature_group_count: positive.
       padding_convention: what integers in `padding` mean, the padding of the 'forward' convolution (PyTorch,
         ONNX) or of the convolution over the 'dilated' image (lax, Flax).
+      bounded: whether sizes beyond `LARGEST` are refused; not of a size that stands for any.
 
     Raises:
       ValueError, TypeError: for a value or kind outside the rules above, or if no output pixel is left.
@@ -222,7 +234,7 @@ def conv_transpose_geometry(
             f"{who}: the output must keep at least one pixel along every axis; got output shape {big} from "
             f"spatial shape {small}, kernel_size={k}, strides={s}, padding={padding!r}. Crop less."
         )
-    return Geometry(big, small, k, s, d, lows, groups)
+    return _bounded(who, Geometry(big, small, k, s, d, lows, groups), images=bounded)
 
 
 def conv_transpose_shape(
@@ -314,6 +326,10 @@ def phases(k: int, s: int, d: int, *, apart: bool = False) -> tuple[Phases, ...]
       >>> phases(k=5, s=3, d=1)  # phases 0 and 1 have two taps, phase 2 has one
       (Phases(first=0, phases=2, tap=0, taps=2, shift=0), Phases(first=2, phases=1, tap=2, taps=1, shift=0))
     """
+    if d == 1 and not apart:  # in closed form, as a stride may be long
+        taps, more = divmod(k, s)
+        groups = (Phases(0, more, 0, taps + 1, 0), Phases(more, s - more, more, taps, 0))
+        return tuple(group for group in groups if group.phases)
     g = math.gcd(s, d)
     step = s // g
     found: list[Phases] = []
@@ -368,12 +384,13 @@ def per_axis(who: str, name: str, value: Ints, rank: int, minimum: int = 1) -> t
     listed = _listed(value)
     if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
         listed = (listed,) * rank
-    if len(listed) != rank:
+    result = ints(who, name, listed, minimum)
+    if len(result) != rank:
         raise ValueError(
-            f"{who}: {name} must be an int or one int per spatial axis; got {name}={tuple(listed)!r} for {rank} "
+            f"{who}: {name} must be an int or one int per spatial axis; got {name}={result!r} for {rank} "
             "spatial axes."
         )
-    return ints(who, name, listed, minimum)
+    return result
 
 
 def ints(who: str, name: str, value: Sequence[int], minimum: int) -> tuple[int, ...]:
@@ -415,15 +432,28 @@ def positive_int(who: str, name: str, value: int) -> int:
 
 
 def integer(who: str, name: str, value: object) -> int:
-    """Returns `value` as an int, refusing floats and booleans by name."""
+    """Returns `value` as an int of at most `LARGEST` in size, refusing floats and booleans by name."""
     if isinstance(value, bool):
         raise TypeError(f"{who}: {name} must be an integer; got the boolean {value!r}.")
     try:
-        return operator.index(value)  # type: ignore[arg-type]
+        result = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
             f"{who}: {name} must be an integer; got {value!r} of type {type(value).__name__}."
         ) from None
+    if abs(result) > LARGEST:  # whose digits Python may not even print
+        raise ValueError(
+            f"{who}: {name} must be at most {LARGEST} in size; got an integer of {result.bit_length()} bits."
+        )
+    return result
+
+
+def positive(who: str, name: str, value: float) -> None:
+    """Raises unless `value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{who}: {name} must be a number; got {type(value).__name__}.")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{who}: {name} must be positive and finite; got {name}={value!r}.")
 
 
 def choice(who: str, name: str, value: str, allowed: Sequence[str]) -> str:
@@ -434,6 +464,48 @@ def choice(who: str, name: str, value: str, allowed: Sequence[str]) -> str:
     near = difflib.get_close_matches(str(value).lower(), [a.lower() for a in allowed], n=1)
     hint = next((f" Did you mean {a!r}?" for a in allowed if near and a.lower() == near[0]), "")
     raise ValueError(f"{who}: {name} must be one of {listed}; got {name}={value!r}.{hint}")
+
+
+def fits(who: str, shape: Sequence[int], most: int = MOST) -> None:
+    """Raises if a result of this shape would hold more than `most` numbers; symbolic sizes count as 1."""
+    known = [n for n in shape if _known(n)]
+    if math.prod(known) > most or max(known, default=0) > LARGEST:
+        raise ValueError(
+            f"{who}: the result must hold at most {most} numbers and {LARGEST} along an axis; got shape "
+            f"{tuple(shape)}. Use smaller sizes."
+        )
+
+
+def surely(size: int, least: int) -> bool:
+    """Whether a size, symbolic or not, is known to be at least `least`."""
+    try:
+        return bool(size >= least)
+    except Exception:  # JAX's own, of a symbolic size whose constraints do not decide
+        return False
+
+
+def _bounded(who: str, geometry: Geometry, *, images: bool) -> Geometry:
+    """Returns a geometry, or raises if its kernel or one of its `images`, padded or not, spans more than `LARGEST`.
+
+    And if a symbolic size may be negative, as XLA's shapes may not.
+    """
+    if not all(_known(n) or surely(n, 0) for n in (*geometry.big, *geometry.small)):
+        raise ValueError(
+            f"{who}: symbolic sizes must be known to leave an output; got spatial shapes {geometry.big} and "
+            f"{geometry.small}. Declare a least size, as in jax.export.symbolic_shape('h', constraints=['h >= 8'])."
+        )
+    spans = list(geometry.extent)
+    if images:
+        spans += [*geometry.big, *geometry.small]
+        for m, (low, high) in zip(geometry.big, geometry.padding, strict=True):
+            spans += [m + max(low, 0) + max(high, 0)] if all(map(_known, (m, low, high))) else []
+    if any(_known(n) and n > LARGEST for n in spans):
+        raise ValueError(
+            f"{who}: images, padded images and dilated kernels must span at most {LARGEST} pixels along every axis; "
+            f"got spatial shapes {geometry.big} and {geometry.small}, padding={geometry.padding}, kernel extent "
+            f"{geometry.extent}. Use smaller integers."
+        )
+    return geometry
 
 
 def _common(
@@ -465,8 +537,8 @@ def _same_lows(
     lows = []
     for m, s, e in zip(big, strides, extent, strict=True):
         r = -m % s
-        if e >= s:
-            lows.append((e - s + r + odd) // 2)
+        if e >= s or _known(r):
+            lows.append(max(e - s + r + odd, 0) // 2 if _known(r) else (e - s + r + odd) // 2)
         else:  # the same with the maximum: as many of the j as fit, each quotient is 0 or 1
             lows.append(sum((r + e - 2 * j + odd) // s for j in range(1, (e - 1 + odd) // 2 + 1)))
     return tuple(lows)

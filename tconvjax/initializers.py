@@ -65,6 +65,7 @@ def variance_scaling_transpose(
       `torch.nn.ConvTranspose2d` draws from U(±√(groups/(out·Πk))), which counts neither `in` nor the strides.
     """
     who = "variance_scaling_transpose"
+    geo.positive_int(who, "feature_group_count", feature_group_count)
 
     def init(
         key: jax.Array,
@@ -83,6 +84,7 @@ def variance_scaling_transpose(
         kernel = base(key, shape, dtype, out_sharding=out_sharding)
         if not per_phase:
             return kernel
+        geo.fits(who, s, geo.MOST_COUNTS)
         k = tuple(shape[:-2])
         counts = phases.tap_counts(k, s)[phases.of_taps(k, s)]  # symmetric, so painted or not
         factors = (prod(k) / prod(s) / counts) ** 0.5
@@ -184,8 +186,8 @@ def icnr_transpose(
         cells = tuple(-(-n // t) for n, t in zip(k, s, strict=True))
         drawn = drawing(key, (*cells, *channels), dtype)
         held = phases.painted(drawn, transpose_kernel=transpose_kernel)
-        for axis, stride in enumerate(s):
-            held = jnp.repeat(held, stride, axis)
+        for axis, (n, stride) in enumerate(zip(k, s, strict=True)):
+            held = jnp.repeat(held, min(stride, n), axis)
         cropped = held[tuple(slice(n) for n in k)]
         kernel = phases.painted(cropped, transpose_kernel=transpose_kernel)
         return _placed(kernel, out_sharding)

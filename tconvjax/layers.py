@@ -182,6 +182,7 @@ def spec(
     if function is subpixel_conv:
         target *= prod(options["scale"])
     channels = (target // groups, source) if transpose_kernel else (source // groups, target)
+    geo.fits(who, (*k, *channels))
     return Spec(k, (*k, *channels), (target,), init, options)
 
 
@@ -207,8 +208,12 @@ def inexact(who: str, name: str, dtype: DTypeLike | None) -> None:
     """Raises unless a dtype is floating, complex or left open."""
     try:
         good = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.inexact)
+        # Parameters may be stored in fewer bits, but not calculated with.
+        few = good and dtype is not None and jnp.finfo(dtype).bits < 16 and name != "param_dtype"
     except TypeError:
-        good = False
+        good, few = False, False
+    if few:
+        raise TypeError(f"{who}: {name} must have 16 bits or more; got {name}={dtype!r}.")
     if not good:
         raise TypeError(f"{who}: {name} must be a floating or complex dtype; got {name}={dtype!r}.")
 
@@ -254,9 +259,7 @@ def image(who: str, x: ArrayLike) -> jax.Array:
     """Returns the input of a layer as an array with at least channels, or refuses it."""
     array = as_array(who, "x", x)
     if array.ndim == 0:
-        raise ValueError(
-            f"{who}: the input must have shape (*batch, *spatial, channels); got shape ()."
-        )
+        raise ValueError(f"{who}: x must have shape (*batch, *spatial, channels); got shape ().")
     return array
 
 
@@ -329,7 +332,8 @@ def _refuse_geometry(
     if function is conv_transpose:
         resolve = geo.conv_transpose_geometry
         names += ["output_padding", "padding_convention"]
-    resolve(who, shape, kernel_size, **{n: options[n] for n in names if n in options})
+    given = {n: options[n] for n in names if n in options}
+    resolve(who, shape, kernel_size, **given, bounded=False)
 
 
 def fixed_options(

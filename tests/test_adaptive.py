@@ -115,3 +115,24 @@ def test_refuses(call, message):
         call(np.ones((4, 4)), np.ones((8, 5)), np.zeros((8, 2, 1)))
     with pytest.raises(TypeError, match="a filter needs"):
         carafe(np.ones((4, 4), int), np.ones((8, 5)), scale=(2,))
+
+
+def test_dysample_of_nothing_is_nothing():
+    for shape in ((4, 6, 0), (0, 4, 6, 2)):
+        x = np.zeros(shape)
+        offsets = np.zeros((*shape[:-3], 8, 12, 1, 2))
+        assert dysample(x, offsets, scale=(2, 2)).shape == (*shape[:-3], 8, 12, shape[-1])
+
+
+def test_dysample_looks_at_the_border_from_any_distance():
+    x = np.random.default_rng(0).normal(size=(4, 5, 2))
+    offsets = np.zeros((4, 5, 2, 2))
+    offsets[0, 0, 0], offsets[1, 1, 1] = (np.inf, -np.inf), (-1e300, 1e300)
+    want = x.copy()
+    want[0, 0, 0], want[1, 1, 1] = x[-1, 0, 0], x[0, -1, 1]
+    np.testing.assert_array_equal(dysample(x, offsets, scale=(1, 1)), want)
+    offsets[2, 2, 0, 1] = np.nan
+    want[2, 2, 0] = np.nan
+    np.testing.assert_array_equal(dysample(x, offsets, scale=(1, 1)), want)
+    moved = jax.grad(lambda o: dysample(x, o, scale=(1, 1))[0, 0, 0])(offsets)
+    assert not np.any(moved[0, 0, 0])

@@ -52,8 +52,9 @@ def test_symbolic_batch_and_space_with_gradients(function, implementation, paddi
         )
         return f(x), jax.grad(lambda x: jnp.sum(jnp.sin(f(x))))(x)
 
-    # A convolution has output where its kernel fits, which the exporter must be told.
-    exported = export(run, ("h >= 3", "w >= 4") if function is conv else ())
+    # A convolution has output where its kernel fits, and one pixel has no mirror: the exporter must be told.
+    least = ("h >= 3", "w >= 4") if function is conv or mode == "reflect" else ()
+    exported = export(run, least)
     for shape in ((2, 8, 6, 4), (3, 7, 9, 4)):
         x = images(*shape)
         for a, b in zip(exported.call(x), jax.jit(run)(x), strict=True):
@@ -94,3 +95,28 @@ def test_a_border_that_depends_on_a_symbolic_size_is_refused():
     run = lambda x: conv(x, KERNEL, strides=2, padding_mode="reflect", feature_group_count=2)
     with pytest.raises(ValueError, match=r"^conv: padding_mode='reflect' needs a padding that"):
         export(run, ("h >= 3", "w >= 4"))
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(
+    ("function", "padding", "mode", "message"),
+    [
+        (conv, 0, "zeros", "symbolic sizes must be known to leave an output"),
+        (conv, -1, "replicate", "symbolic sizes must be known to leave an output"),
+        (conv, 3, "circular", r"at least 3; got h, padded by \(3, 3\)"),
+        (conv, 1, "reflect", r"at least 2; got h, padded by \(1, 1\)"),
+        (conv_transpose, 3, "zeros", "symbolic sizes must be known to leave an output"),
+        (conv_transpose, ((2, 1), 0), "reflect", r"at least 3; got 2\*h - 2, padded by \(2, 1\)"),
+    ],
+)
+def test_symbolic_sizes_that_may_be_too_small_are_refused(function, padding, mode, message):
+    """A program for all of them would be wrong for the smallest."""
+    (h,) = jax.export.symbolic_shape("h")
+    x, kernel = jax.ShapeDtypeStruct((h, 8, 1), jnp.float32), np.ones((3, 3, 1, 1), "f")
+    run = lambda x: function(x, kernel, padding=padding, padding_mode=mode, strides=2)
+    if function is conv and padding == 0:
+        run = lambda x: conv(x, kernel, padding=0)
+    with pytest.raises(ValueError, match=f"^{function.__name__}: .*{message}"):
+        jax.eval_shape(run, x)
+    (h,) = jax.export.symbolic_shape("h", constraints=["h >= 8"])
+    jax.eval_shape(run, jax.ShapeDtypeStruct((h, 8, 1), jnp.float32))

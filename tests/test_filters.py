@@ -1,5 +1,6 @@
 """upfirdn and blur_pool."""
 
+from functools import partial
 from itertools import product
 from math import comb
 
@@ -190,6 +191,31 @@ def test_max_blur_pool_blurs_the_largest(strides, size):
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize(
+    ("pool", "s", "levels", "drift"),
+    [
+        (max_blur_pool, 2, 3, -3.5),
+        (partial(max_blur_pool, filter_size=3), 2, 3, 0.0),
+        (partial(max_blur_pool, filter_size=3, aligned=True), 2, 3, 0.0),
+        (max_blur_pool, 3, 2, 2.0),  # 1/2 + 3/2
+        (partial(max_blur_pool, filter_size=5, aligned=True), 3, 2, 0.0),
+        (blur_pool, 2, 3, 0.0),
+        (partial(blur_pool, filter_size=3), 2, 2, 1.5),  # (s − 1)/2 · (1 + 2)
+        (blur_pool, 3, 2, 2.0),
+    ],
+)
+def test_levels_move_an_image_as_far_as_they_say(pool, s, levels, drift):
+    """The center of one pixel, halved level by level and enlarged again, over all places of a period."""
+    period, n = s**levels, 8 * s**levels
+    places = np.arange(4 * period, 5 * period)
+    y = np.eye(n)[places][..., None]
+    for _ in range(levels):
+        y = pool(y, (s,))
+    y = np.asarray(resize(y, (period,)))[..., 0]
+    centers = (y * np.arange(n)).sum(1) / y.sum(1)
+    np.testing.assert_allclose(np.mean(centers - places), drift, atol=1e-9)
+
+
 @each("order", (0, 1, 2))
 @each("mode", geometry.PADDING_MODES)
 def test_hold_is_a_convolution_with_ones(order, mode):
@@ -239,6 +265,9 @@ def test_hold_of_order_two_is_the_filter_of_stylegan():
         (lambda x: hold(x.astype(int), (2,)), TypeError, "hold: a filter needs"),
         (lambda x: max_blur_pool(x * 1j, (2,)), TypeError, "max_blur_pool: the largest pixel"),
         (lambda x: max_blur_pool(x, (2,), filter_size=0), ValueError, "filter_size"),
+        (lambda x: max_blur_pool(x, (2,), aligned=True), ValueError, "filter_size=4. Use 3 or 5"),
+        (lambda x: blur_pool(x, (2,), filter_size=2000), ValueError, "at most 1024 taps"),
+        (lambda x: hold(x, (2,), order=2000), ValueError, "order=2000, which makes"),
     ],
 )
 def test_holds_and_max_blur_pools_refuse(call, error, message):

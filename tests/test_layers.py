@@ -325,6 +325,27 @@ def test_upsample_switches_the_kind_and_keeps_the_size(method):
     np.testing.assert_array_equal(two.apply({"params": {"layer": params}}, x), one(x))
 
 
+ARGUMENTS = {  # behind the channels; of every public layer
+    **dict.fromkeys(("Conv", "PixelConvTranspose"), ((3, 3),)),
+    **dict.fromkeys(("ConvTranspose", "ResizeConv", "SubpixelConv", "Upsample"), ((3, 3), 2)),
+    "LargeContextConvTranspose": ((5, 5), 2),
+    **dict.fromkeys((*FIXED, "Carafe", "DySample"), ((2, 2),)),
+}
+
+
+@each("name", [n for n, layer in vars(linen).items() if isinstance(layer, type)])
+def test_both_flaxes_draw_up_a_table_of_every_layer(name):
+    args, x = ARGUMENTS[name], jnp.zeros((1, 4, 6, 8))
+    channels = () if name in FIXED else (8,) if name in {"Carafe", "DySample"} else (8, 3)
+    rngs = {"rngs": nnx.Rngs(0), "kernel_init": jax.nn.initializers.zeros} if channels else {}
+    one = getattr(tnn, name)(*channels, *args, **rngs)
+    assert name in nnx.tabulate(one, x)
+    two = getattr(linen, name)(*channels[1:], *args)
+    assert name in two.tabulate(jax.random.key(0), x)
+    inside = flax.linen.Sequential([two]).tabulate(jax.random.key(0), x)
+    assert "layers_0" in inside
+
+
 def test_upsample_hands_on_order_and_other_options():
     x = draw(3, 4, 2)
     one = tnn.Upsample(2, 4, (1, 1), 2, method="subpixel_conv", order="DCR", use_bias=False,

@@ -222,14 +222,18 @@ def signed(masks: jax.Array) -> jax.Array:
 
 def predicted_drift(options: Options) -> float:
     """Returns how far the levels move an image along both axes, in its pixels, by `center_map`."""
-    halving = options.down_kernel_size if options.downsampler == "conv" else 2
+    strided = options.downsampler in {"conv", "conv_hold"}
+    halving = options.down_kernel_size if strided else 2
+    # In front of the layer, by two taps of a hold or by the window of two pixels of `max_blur_pool`.
+    before = -0.5 if options.downsampler in {"conv_hold", "max_blur_pool"} else 0.0
     doubling, behind = 2, 0.0  # of all others, which enlarge around the middle of each pixel
     if options.upsampler.startswith("conv_transpose"):
         doubling = options.kernel_size
         if options.upsampler.endswith(("hold_0", "hold_2")):
             behind = -0.5  # of a filter with an even number of taps
     up = center_map(doubling, 2).then(CenterMap((1.0,), (behind,)))
-    maps = [center_map(halving, 2, transpose=False)] * options.levels + [up] * options.levels
+    down = CenterMap((1.0,), (before,)).then(center_map(halving, 2, transpose=False))
+    maps = [down] * options.levels + [up] * options.levels
     (shift,) = reduce(CenterMap.then, maps).shift
     return shift
 

@@ -35,7 +35,7 @@ def tap_counts(kernel_size: Ints, strides: Ints) -> np.ndarray:
     References:
       Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003, section "Deconvolution & Overlap".
     """
-    return phases.tap_counts(*resolved("tap_counts", kernel_size, strides))
+    return _counts("tap_counts", kernel_size, strides)
 
 
 def phase_variance(kernel_size: Ints, strides: Ints) -> float:
@@ -62,7 +62,7 @@ def phase_variance(kernel_size: Ints, strides: Ints) -> float:
     References:
       Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003.
     """
-    counts = phases.tap_counts(*resolved("phase_variance", kernel_size, strides))
+    counts = _counts("phase_variance", kernel_size, strides)
     return float(counts.max() / counts.min()) if counts.min() else float("inf")
 
 
@@ -94,12 +94,18 @@ def gradient_coverage(kernel_size: Ints, strides: Ints) -> np.ndarray:
     References:
       Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003, section "Artifacts in Gradients".
     """
-    counts = phases.tap_counts(*resolved("gradient_coverage", kernel_size, strides))
+    counts = _counts("gradient_coverage", kernel_size, strides)
     return counts / counts.sum()
 
 
 def resolved(who: str, kernel_size: Ints, strides: Ints) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns both arguments with one integer per axis; the longer one fixes the rank."""
-    rank = max((len(v) for v in (kernel_size, strides) if isinstance(v, Sequence)), default=1)
+    """Returns both arguments with one integer per axis; a sequence fixes the rank, that of kernel_size first."""
+    rank = next((len(v) for v in (kernel_size, strides) if isinstance(v, Sequence)), 1)
     k = geo.per_axis(who, "kernel_size", kernel_size, rank)
     return k, geo.per_axis(who, "strides", strides, rank)
+
+
+def _counts(who: str, kernel_size: Ints, strides: Ints) -> np.ndarray:
+    k, s = resolved(who, kernel_size, strides)
+    geo.fits(who, s, geo.MOST_COUNTS)
+    return phases.tap_counts(k, s)

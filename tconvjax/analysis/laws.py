@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from tconvjax import geometry as geo
 from tconvjax.geometry import Ints
-from tconvjax.ops.convolution import as_array
+from tconvjax.ops.convolution import as_array, check_bits
 
 
 def adjoint_error(
@@ -95,7 +95,8 @@ def equivariance_error(
             f"{who}: x must be floating or complex; got dtype {x.dtype}. "
             "Convert it, for example with x.astype(jnp.float32)."
         )
-    moves = geo.ints(who, "shift", shift, minimum=-(1 << 62))
+    check_bits(who, "x", x)
+    moves = geo.ints(who, "shift", shift, minimum=-geo.LARGEST)
     s = geo.per_axis(who, "strides", strides, len(moves))
     y = fn(x)
     before, after = (a.shape[max(a.ndim - 1 - len(s), 0) : -1] for a in (x, y))

@@ -99,6 +99,7 @@ def overlap_map(
         output_shape=output_shape,
         kernel_dilation=kernel_dilation,
     )
+    geo.fits("overlap_map", geometry.big, geo.MOST_COUNTS)
     ones = [np.ones(n, int) for n in shape]
     return phases.outer([_carried(v, geometry, i, transpose=True) for i, v in enumerate(ones)])
 
@@ -129,7 +130,10 @@ def stacked_overlap(input_shape: Sequence[int], layers: Sequence[Layer]) -> np.n
     """
     who = "stacked_overlap"
     shape = geo.ints(who, "input_shape", input_shape, minimum=1)
-    return phases.outer(_through(who, [np.ones(n, int) for n in shape], layers))
+    geo.fits(who, shape, geo.MOST_COUNTS)
+    carried = _through(who, [np.ones(n, int) for n in shape], layers)
+    geo.fits(who, [len(counts) for counts in carried], geo.MOST_COUNTS)
+    return phases.outer(carried)
 
 
 def receptive_field(input_shape: Sequence[int], layers: Sequence[Layer]) -> tuple[np.ndarray, ...]:
@@ -234,9 +238,21 @@ def center_map(
     who = "center_map"
     k, s = resolved(who, kernel_size, strides)
     # The crop of a transposed convolution does not depend on the size; these outlast any crop.
-    shape = tuple(t << 30 for t in s) if input_shape is None else input_shape
+    shape = (
+        tuple(geo.LARGEST // t * t for t in s)
+        if input_shape is None
+        else geo.ints(who, "input_shape", input_shape, minimum=1)
+    )
     resolve = geo.conv_transpose_geometry if transpose else geo.conv_geometry
-    geometry = resolve(who, shape, k, strides=s, padding=padding, kernel_dilation=kernel_dilation)
+    geometry = resolve(
+        who,
+        shape,
+        k,
+        strides=s,
+        padding=padding,
+        kernel_dilation=kernel_dilation,
+        bounded=input_shape is not None,
+    )
     middle = [(e - 1) / 2 - p for e, p in zip(geometry.extent, geometry.offset, strict=True)]
     if transpose:  # small i paints around big s·i + middle
         return CenterMap(s, tuple(middle))
@@ -246,6 +262,8 @@ def center_map(
 def _reach(who: str, input_shape: Sequence[int], layers: Sequence[Layer]) -> list[np.ndarray]:
     """Returns whether output n depends on input m, as matrices [n, m] of every axis."""
     shape = geo.ints(who, "input_shape", input_shape, minimum=1)
+    for n in shape:
+        geo.fits(who, (n, n), geo.MOST_COUNTS)
     return _through(who, [np.eye(n, dtype=bool) for n in shape], layers)
 
 
@@ -258,6 +276,8 @@ def _hull(seen: np.ndarray) -> np.ndarray:
 def _through(who: str, per_axis: list[np.ndarray], layers: Sequence[Layer]) -> list[np.ndarray]:
     """Carries an array of every axis through the layers, each with weights of one."""
     for transpose, geometry in _geometries(who, tuple(map(len, per_axis)), layers):
+        for n, values in zip(geometry.big if transpose else geometry.small, per_axis, strict=True):
+            geo.fits(who, (n, *values.shape[1:]), geo.MOST_COUNTS)
         per_axis = [_carried(v, geometry, i, transpose=transpose) for i, v in enumerate(per_axis)]
     return per_axis
 
@@ -267,7 +287,10 @@ def _carried(values: np.ndarray, geometry: Geometry, axis: int, *, transpose: bo
     s, d, p = geometry.strides[axis], geometry.kernel_dilation[axis], geometry.offset[axis]
     size = geometry.big[axis] if transpose else geometry.small[axis]
     carried = np.zeros((size, *values.shape[1:]), values.dtype)
-    for a in range(geometry.kernel_size[axis]):
+    # No other tap lies on the big image, and of a long kernel there may be many.
+    first = -((s * (geometry.small[axis] - 1) - p) // d)
+    last = (geometry.big[axis] - 1 + p) // d
+    for a in range(max(first, 0), min(last + 1, geometry.kernel_size[axis])):
         small = np.arange(geometry.small[axis])
         big = s * small + d * a - p
         inside = (big >= 0) & (big < geometry.big[axis])
@@ -283,7 +306,11 @@ def _geometries(
     who: str, shape: tuple[int, ...], layers: Sequence[Layer]
 ) -> Iterator[tuple[bool, Geometry]]:
     """Resolves layer after layer, each on the output of the last."""
-    if isinstance(layers, Layer) or not all(isinstance(layer, Layer) for layer in layers):
+    if (
+        isinstance(layers, Layer)
+        or not isinstance(layers, Sequence)
+        or not all(isinstance(layer, Layer) for layer in layers)
+    ):
         raise TypeError(
             f"{who}: layers must be a sequence of tconvjax.analysis.Layer; got {layers!r}."
         )

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from tconvjax import geometry as geo
 from tconvjax.geometry import Ints
 from tconvjax.ops import phases
-from tconvjax.ops.convolution import as_array
+from tconvjax.ops.convolution import as_array, check_bits
 
 
 def phase_gains(kernel: ArrayLike, strides: Ints, *, transpose_kernel: bool = False) -> jax.Array:
@@ -36,9 +37,7 @@ def phase_gains(kernel: ArrayLike, strides: Ints, *, transpose_kernel: bool = Fa
     References:
       Sugawara, Shiota & Kiya 2018, arXiv:1806.02658.
     """
-    kernel = as_array("phase_gains", "kernel", kernel)
-    s = phases.per_spatial_axis("phase_gains", "strides", strides, kernel.shape)
-    return phases.gains(phases.painted(kernel, transpose_kernel=transpose_kernel), s)
+    return _gains("phase_gains", kernel, strides, transpose_kernel=transpose_kernel)
 
 
 def harmonic_share(
@@ -67,7 +66,7 @@ def harmonic_share(
     References:
       Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003; Kinoshita & Kiya 2020, arXiv:2002.02117.
     """
-    gains = phase_gains(kernel, strides, transpose_kernel=transpose_kernel)
+    gains = _gains("harmonic_share", kernel, strides, transpose_kernel=transpose_kernel)
     axes = tuple(range(gains.ndim - 2))
     deviation = jnp.sum(jnp.abs(gains - gains.mean(axes, keepdims=True)) ** 2)
     energy = jnp.sum(jnp.abs(gains) ** 2)
@@ -110,7 +109,9 @@ def zero_order(
       Strang & Fix 1971, "A Fourier analysis of the finite element variational method".
     """
     array = as_array("zero_order", "kernel", kernel)
+    check_bits("zero_order", "kernel", array)
     s = phases.per_spatial_axis("zero_order", "strides", strides, array.shape)
+    geo.fits("zero_order", (*s, *array.shape[-2:]), geo.MOST_COUNTS)
     eps = jnp.finfo(array.dtype).eps if jnp.issubdtype(array.dtype, jnp.inexact) else 0.0
     w = np.asarray(array).astype(np.complex128)  # a flip turns q into −q, and all q count
     taps = [np.arange(k) - (k - 1) / 2 for k in w.shape[:-2]]
@@ -169,4 +170,15 @@ def balance(
             f"balance: kernel must be floating or complex; got dtype {array.dtype}. "
             "Convert it, for example with kernel.astype(jnp.float32)."
         )
+    check_bits("balance", "kernel", array)
     return phases.balance("balance", array, strides)
+
+
+def _gains(who: str, kernel: ArrayLike, strides: Ints, *, transpose_kernel: bool) -> jax.Array:
+    kernel = as_array(who, "kernel", kernel)
+    check_bits(who, "kernel", kernel)
+    if not jnp.issubdtype(kernel.dtype, jnp.inexact):  # sums of small integers would overflow
+        kernel = kernel.astype(jnp.float32)
+    s = phases.per_spatial_axis(who, "strides", strides, kernel.shape)
+    geo.fits(who, (*s, *kernel.shape[-2:]), geo.MOST_COUNTS)
+    return phases.gains(phases.painted(kernel, transpose_kernel=transpose_kernel), s)

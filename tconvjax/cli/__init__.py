@@ -1,7 +1,7 @@
 """Command line: `explain` predicts from a layer's integers, `measure` looks at images, `audit` at programs.
 
 Exit status: 0 fine; 1 artifacts found by `audit`, or a limit of `measure --fail-above` exceeded; 2 bad input, one line
-each.
+each; 130 after Ctrl-C and 141 where the reader of a pipe has left, without a word, as a shell reports of other tools.
 """
 
 import argparse
@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return COMMANDS[options.command].run(options)
         finally:
             _flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
     except (ValueError, TypeError, OSError, ImportError, MemoryError, JaxRuntimeError) as error:
         print(f"tconvjax {options.command}: {one_line(error)}", file=sys.stderr)
         return 2

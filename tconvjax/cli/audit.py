@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 
 from tconvjax.auditing import SEVERITIES, Cost, Finding, audit
-from tconvjax.cli.errors import one_line
+from tconvjax.cli.errors import one_line, printable
 
 HELP = "what in a program makes checkerboards"
 DESCRIPTION = (
@@ -125,9 +126,15 @@ def _text(findings: Sequence[Finding]) -> str:
     blocks = []
     for f in findings:
         message = textwrap.fill(
-            f.message, 112, initial_indent="  ", subsequent_indent="  ", break_long_words=False
+            printable(f.message.replace("\n", " ")),
+            112,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_long_words=False,
         )
-        blocks.append(f"{f.severity:7} {_place(f)}\n{message}\n  {'; '.join(_numbers(f))}")
+        blocks.append(
+            f"{f.severity:7} {printable(_place(f))}\n{message}\n  {'; '.join(_numbers(f))}"
+        )
     worst = [s for s in SEVERITIES[::-1] if any(f.severity == s for f in findings)]
     counts = (f"{sum(f.severity == s for f in findings)} {s}" for s in worst)
     return "\n".join([*blocks, f"{len(findings)} found: {', '.join(counts)}" if worst else "clean"])
@@ -179,7 +186,7 @@ def _as_sarif(findings: Sequence[Finding]) -> str:
             "locations": [
                 {
                     "physicalLocation": {
-                        "artifactLocation": {"uri": quote(_relative(f.file))},
+                        "artifactLocation": {"uri": quote(os.fsencode(_relative(f.file)))},
                         "region": {"startLine": f.line},
                     }
                 }
@@ -200,11 +207,18 @@ def _as_annotations(findings: Sequence[Finding]) -> str:
     """Commands of a GitHub workflow."""
     lines = []
     for f in findings:
-        text = f.message.translate(ESCAPED)
-        file = _relative(f.file).translate(ESCAPED | {ord(":"): "%3A", ord(","): "%2C"})
+        text = _lines_kept(f.message).translate(ESCAPED)
+        file = _lines_kept(_relative(f.file)).translate(
+            ESCAPED | {ord(":"): "%3A", ord(","): "%2C"}
+        )
         place = f"file={file},line={f.line}," if f.file else ""
         lines.append(f"::{COMMANDS[f.severity]} {place}title={f.kind}::{text}")
     return "\n".join(lines)
+
+
+def _lines_kept(text: str) -> str:
+    """Escapes control characters but those of lines, which GitHub escapes in its own manner."""
+    return "".join(c if c in "\r\n" else printable(c) for c in text)
 
 
 def _place(f: Finding) -> str:

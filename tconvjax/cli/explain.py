@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         "output_padding": options.output_padding,
         "kernel_dilation": options.dilation,
     }
-    geometry = conv_transpose_geometry("conv_transpose", n, k, **layer)
+    geometry = conv_transpose_geometry("conv_transpose", n, k, **layer, bounded=False)
     for name, most in (
         ("--input", max(n)),
         ("what --kernel and --dilation span", max(geometry.extent)),

@@ -3,7 +3,9 @@
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from jax.typing import ArrayLike
 
 from tconvjax import metrics
 from tconvjax.cli import pictures
-from tconvjax.cli.errors import one_line
+from tconvjax.cli.errors import one_line, printable
 
 HELP = "checkerboard metrics of images"
 DESCRIPTION = (
@@ -32,15 +34,20 @@ PERIODIC: tuple[Callable[..., Any], ...] = (
     metrics.cyclic_difference_depth,
 )
 SAMPLES = 64  # draws of white noise
-SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # the decoders of others are not asked
 LARGEST = 1 << 28  # numbers in an image
+COPIES = 20  # of the images, in float32, that measuring holds at once: spectra are complex
 LONGEST = 64  # pixels of a period, whose harmonics grow with its square
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of the command."""
     parser.add_argument(
-        "paths", nargs="+", type=Path, help="PNG, JPEG or npy files, or folders of them"
+        "paths",
+        nargs="+",
+        type=Path,
+        help="PNG, JPEG, WebP, BMP, TIFF or npy files, or folders of them",
     )
     parser.add_argument(
         "--period", type=int, action="append", help="in pixels; repeat for several (2)"
@@ -91,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
             continue
         results[shape] = {"size": list(shape[:2]), "images": len(images), **measured}
     for problem in problems:
-        print(f"tconvjax measure: {problem}", file=sys.stderr)
+        print(f"tconvjax measure: {printable(problem)}", file=sys.stderr)
     if not results:
         return 2
     sizes = list(results.values())
@@ -143,12 +150,34 @@ def _measured(
     reference: Sequence[np.ndarray] | None,
 ) -> dict[str, Any]:
     """Returns the metrics of images of one size, and what white noise gives."""
+    needed = COPIES * 4 * sum(image.size for image in (*images, *(reference or ())))
+    if needed > (free := _free()):  # XLA would end the process
+        raise ValueError(
+            f"measuring them takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Measure crops of "
+            "them, or fewer at a time."
+        )
     batch = np.stack(images)
     found = _metrics(periods, batch, np.stack(reference) if reference else None)
     values = {name: float(value) for name, value in found.items()}
     null = metrics.null(partial(_patterns, periods), batch, samples=SAMPLES)
     noise = {n: {"mean": float(null.mean[n]), "upper": float(null.upper[n])} for n in null.mean}
     return {"metrics": values, "noise": noise}
+
+
+def _free() -> float:
+    """Returns the bytes that this process may still take, where the system tells."""
+    free = [float("inf")]
+    with suppress(ImportError, OSError, ValueError, IndexError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            free.append(limit - pages * resource.getpagesize())
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free += [1024.0 * int(n.split()[1]) for n in lines if n.startswith("MemAvailable")]
+    return min(free)
 
 
 def _table(results: Sequence[dict[str, Any]]) -> str:
@@ -227,7 +256,9 @@ def _read(path: Path) -> np.ndarray:
 def _decode(path: Path) -> np.ndarray:
     if not path.is_file():  # a pipe would be waited for
         raise ValueError("it is not a file" if path.exists() else "there is no such file")
-    if path.suffix.lower() == ".npy":
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start == b"\x93NUMPY":  # by content, as are the others: a name may say anything
         # Mapped, so that an array that is too large is refused before it fills the memory.
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     try:
@@ -236,13 +267,29 @@ def _decode(path: Path) -> np.ndarray:
         raise ImportError(
             f'{path}: reading images needs pillow. Run: pip install "tconvjax[experiments]"'
         ) from None
-    with Image.open(path) as image:
+    with _quiet_open(path, Image) as image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise ValueError(f"it holds {image.n_frames} images. Save each as a file")
+        if image.width * image.height * len(image.getbands()) > LARGEST:  # before it is decoded
+            raise ValueError(
+                f"it holds more than {LARGEST} numbers, {image.width} x {image.height} pixels"
+            )
         if image.mode == "I":  # what older pillows make of 16 bits
             return np.asarray(image).astype(np.uint16)
         if image.mode in ("L", "RGB") or image.mode.startswith(("I;16", "F")):
             return np.asarray(image)
         # Bits to black and white, a palette to its colors, alpha to nothing.
         return np.asarray(image.convert("L" if image.mode in ("1", "LA") else "RGB"))
+
+
+def _quiet_open(path: Path, pillow: Any) -> Any:
+    """Opens an image of a format that is known; size is judged here, so Pillow need not warn of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pillow.DecompressionBombWarning)
+        try:
+            return pillow.open(path, formats=FORMATS)
+        except pillow.UnidentifiedImageError:
+            raise ValueError(f"it is none of {', '.join(FORMATS)} and npy") from None
 
 
 def _limit(text: str) -> tuple[str, float]:

@@ -63,6 +63,7 @@ class PixelConvTranspose(nn.Module):
         )
         return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
+    @nn.nowrap  # the constructor calls it, too, outside of any module
     def _shapes(self, in_features: int) -> list[tuple[int, ...]]:
         return layers.pixel_kernel_shapes(
             "PixelConvTranspose", in_features, self.features, self.kernel_size, self.padding_mode
@@ -98,6 +99,7 @@ class LargeContextConvTranspose(nn.Module):
         large, small = self._pair()
         return large(x) + small(x)
 
+    @nn.nowrap  # as above
     def _pair(self) -> tuple[ConvTranspose, ConvTranspose]:
         large, small = layers.large_and_small(
             "LargeContextConvTranspose", self.kernel_size, self.small_kernel_size, self.options

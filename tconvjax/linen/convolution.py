@@ -218,6 +218,7 @@ class Upsample(nn.Module):
         """Returns the enlarged images."""
         return self._layer(name="layer")(x)
 
+    @nn.nowrap  # the constructor calls it, too, outside of any module
     def _layer(self, **place: Any) -> nn.Module:
         name, own = layers.upsampler(
             "Upsample", self.kernel_size, self.scale, self.method, self.order, self.options

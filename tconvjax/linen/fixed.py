@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from tconvjax import layers
 from tconvjax.geometry import PaddingMode
-from tconvjax.ops.filters import blur_pool, hold, max_blur_pool
+from tconvjax.ops.filters import blur_pool, check_aligned, hold, max_blur_pool
 from tconvjax.ops.resize import bilinear_additive
 
 
@@ -45,6 +45,8 @@ class BlurPool(nn.Module):
 class MaxBlurPool(nn.Module):
     """Max-pooling without its aliasing, `tconvjax.max_blur_pool`; it has no parameters.
 
+    With the default filter an image moves by half a pixel at stride 2; `aligned=True` with an odd filter keeps it.
+
     Attributes: those of `tconvjax.nnx.MaxBlurPool`.
 
     Example:
@@ -55,6 +57,7 @@ class MaxBlurPool(nn.Module):
     strides: Sequence[int]
     filter_size: int = 4
     padding_mode: PaddingMode = "reflect"
+    aligned: bool = False
 
     def __post_init__(self) -> None:
         layers.fixed_options(
@@ -64,12 +67,17 @@ class MaxBlurPool(nn.Module):
             self.padding_mode,
             filter_size=(self.filter_size, 1),
         )
+        check_aligned("MaxBlurPool", self.filter_size, aligned=self.aligned)
         super().__post_init__()
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `max_blur_pool(x)`."""
         return max_blur_pool(
-            x, self.strides, filter_size=self.filter_size, padding_mode=self.padding_mode
+            x,
+            self.strides,
+            filter_size=self.filter_size,
+            padding_mode=self.padding_mode,
+            aligned=self.aligned,
         )
 
 

@@ -9,18 +9,19 @@ from jax.typing import ArrayLike
 
 from tconvjax import geometry as geo
 from tconvjax.geometry import Ints
+from tconvjax.ops.convolution import as_array
 
 
-def real_images(who: str, images: ArrayLike, rank: int = 2) -> jax.Array:
-    """Returns images `(*batch, *spatial, channels)` in float32 or wider."""
-    x = jnp.asarray(images)
+def real_images(who: str, images: ArrayLike, rank: int = 2, name: str = "images") -> jax.Array:
+    """Returns images `(*batch, *spatial, channels)` in float32 or wider; `name` is that of the argument."""
+    x = as_array(who, name, images)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(
-            f"{who}: images must be real; got dtype {x.dtype}. Measure their parts or moduli."
+            f"{who}: {name} must be real; got dtype {x.dtype}. Measure their parts or moduli."
         )
     if x.ndim < rank + 1 or prod(x.shape[-rank - 1 :]) == 0:
         raise ValueError(
-            f"{who}: images must have shape (*batch, *spatial, channels) with {rank} spatial axes and at least one "
+            f"{who}: {name} must have shape (*batch, *spatial, channels) with {rank} spatial axes and at least one "
             f"channel; got {x.shape}. A gray image needs a last axis of size 1."
         )
     return at_least_float32(x)

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from tconvjax import geometry as geo
 from tconvjax.metrics import arrays
+from tconvjax.ops.convolution import as_array
 
 
 class PrecisionRecall(NamedTuple):
@@ -47,7 +48,7 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> jax.Array:
     References:
       Heusel et al. 2017, arXiv:1706.08500.
     """
-    a, b = _features("frechet_distance", features_a, features_b)
+    a, b = _features("frechet_distance", features_a=features_a, features_b=features_b)
     (mean_a, cov_a), (mean_b, cov_b) = _moments(a), _moments(b)
     values, vectors = jnp.linalg.eigh(cov_a)
     root_a = arrays.product(vectors * jnp.sqrt(jnp.maximum(values, 0))[None], vectors.T)
@@ -84,7 +85,7 @@ def kernel_distance(features_a: ArrayLike, features_b: ArrayLike) -> jax.Array:
     References:
       Binkowski et al. 2018, arXiv:1801.01401.
     """
-    a, b = _features("kernel_distance", features_a, features_b)
+    a, b = _features("kernel_distance", features_a=features_a, features_b=features_b)
 
     def k(u: jax.Array, v: jax.Array) -> jax.Array:
         return (arrays.product(u, v.T) / u.shape[1] + 1) ** 3
@@ -128,7 +129,7 @@ def precision_recall(
       Naeem et al. 2020, arXiv:2002.09797; precision and recall of Kynkäänniemi et al. 2019, arXiv:1904.06991.
     """
     who = "precision_recall"
-    real, fake = _features(who, features_real, features_fake)
+    real, fake = _features(who, features_real=features_real, features_fake=features_fake)
     geo.positive_int(who, "k", k)
     if k >= min(len(real), len(fake)):
         raise ValueError(
@@ -163,8 +164,8 @@ def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return mean, arrays.product(y.T, y) / (len(x) - 1)
 
 
-def _features(who: str, *sets: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    a, b = (jnp.asarray(f) for f in sets)
+def _features(who: str, **sets: ArrayLike) -> tuple[jax.Array, jax.Array]:
+    a, b = (as_array(who, name, f) for name, f in sets.items())
     if any(jnp.issubdtype(f.dtype, jnp.complexfloating) for f in (a, b)):
         raise TypeError(f"{who}: features must be real; got {a.dtype} and {b.dtype}.")
     a, b = (arrays.at_least_float32(f) for f in (a, b))

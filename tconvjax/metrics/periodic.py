@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from itertools import product
 from math import gcd, prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -292,7 +292,7 @@ def _floor(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return 4 * x.shape[-1] * arrays.rounding(x, (*axes, -1))
 
 
-def _phase_means(x: jax.Array, s: tuple[int, ...]) -> jax.Array:
+def _phase_means(x: Any, s: tuple[int, ...]) -> Any:
     """Means over the pixels of each phase: `(*batch, *spatial, channels)` to `(*batch, *s, channels)`."""
     first = x.ndim - len(s) - 1
     cells = [part for n, p in zip(x.shape[first:-1], s, strict=True) for part in (n // p, p)]
@@ -311,8 +311,10 @@ def _second_difference(x: jax.Array, axis: int) -> jax.Array:
 
 def _depth(power: jax.Array, inside: np.ndarray, s: tuple[int, ...], floor: jax.Array) -> jax.Array:
     """Spread over mean of the phases of `power`, `(*batch, *spatial)`, of the pixels that are `inside`."""
-    seen = jnp.asarray(inside, power.dtype).reshape((1,) * (power.ndim - len(s)) + inside.shape)
-    part, whole = (_phase_means(a[..., None], s)[..., 0] for a in (power * seen, seen))
+    # The mask is no business of XLA, which would fold its means for minutes where images are large.
+    mask = inside.astype(power.dtype).reshape((1,) * (power.ndim - len(s)) + inside.shape)
+    part = _phase_means((power * mask)[..., None], s)[..., 0]
+    whole = jnp.asarray(_phase_means(mask[..., None], s)[..., 0])
     phases, axes = part / whole, tuple(range(-len(s), 0))
     relative = arrays.ratio(
         phases, phases.mean(axes, keepdims=True), jnp.expand_dims(floor, axes), otherwise=1

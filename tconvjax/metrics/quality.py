@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from tconvjax import geometry as geo
 from tconvjax.metrics import arrays
 from tconvjax.ops.filters import upfirdn
 
@@ -92,13 +93,13 @@ def _compared(
     who: str, images: ArrayLike, reference: ArrayLike, data_range: float
 ) -> tuple[jax.Array, jax.Array]:
     """Returns two floating arrays of one shape and dtype, after refusing what cannot be compared."""
-    x, y = (arrays.real_images(who, a) for a in (images, reference))
+    x = arrays.real_images(who, images)
+    y = arrays.real_images(who, reference, name="reference")
     if x.shape != y.shape:
         raise ValueError(
             f"{who}: images and reference must have the same shape; got {x.shape} and {y.shape}. Repeat or crop one."
         )
-    if not data_range > 0:
-        raise ValueError(f"{who}: data_range must be positive; got data_range={data_range}.")
+    geo.positive(who, "data_range", data_range)
     integers = [
         d for a in (images, reference) if jnp.issubdtype(d := jnp.result_type(a), jnp.integer)
     ]

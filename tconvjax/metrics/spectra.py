@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from tconvjax import geometry as geo
 from tconvjax.metrics import arrays
 
 NEWTON_STEPS = 20
@@ -111,8 +112,7 @@ def detectability(images_a: ArrayLike, images_b: ArrayLike, *, ridge: float = 1.
       The cloaking score of Jung & Keuper 2021, arXiv:2012.03110, on images held out.
     """
     who = "detectability"
-    if not ridge > 0:
-        raise ValueError(f"{who}: ridge must be positive; got ridge={ridge}.")
+    geo.positive(who, "ridge", ridge)
     a, b = (_decibel(*found) for found in _two_sets(who, images_a, images_b))
     if min(len(a), len(b)) < 2:
         raise ValueError(
@@ -153,7 +153,8 @@ def _two_sets(
     who: str, images_a: ArrayLike, images_b: ArrayLike
 ) -> list[tuple[jax.Array, jax.Array]]:
     """For each of two sets: its images' rings without ring 0, and the power that rounding leaves in one."""
-    sets = [arrays.one_set(who, arrays.real_images(who, x)) for x in (images_a, images_b)]
+    named = {"images_a": images_a, "images_b": images_b}
+    sets = [arrays.one_set(who, arrays.real_images(who, x, name=n)) for n, x in named.items()]
     a, b = (x.shape[1:] for x in sets)
     if a != b or max(a[:2]) < 2:
         raise ValueError(

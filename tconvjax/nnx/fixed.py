@@ -7,7 +7,7 @@ from flax import nnx
 
 from tconvjax import layers
 from tconvjax.geometry import PaddingMode
-from tconvjax.ops.filters import blur_pool, hold, max_blur_pool
+from tconvjax.ops.filters import blur_pool, check_aligned, hold, max_blur_pool
 from tconvjax.ops.resize import bilinear_additive
 
 
@@ -51,10 +51,13 @@ class BlurPool(nnx.Module):
 class MaxBlurPool(nnx.Module):
     """Max-pooling without its aliasing, `tconvjax.max_blur_pool`; it has no parameters.
 
+    With the default filter an image moves by half a pixel at stride 2; `aligned=True` with an odd filter keeps it.
+
     Args:
       strides: as in `max_blur_pool`: one integer per spatial axis.
       filter_size: as in `max_blur_pool`.
       padding_mode: as in `max_blur_pool`.
+      aligned: as in `max_blur_pool`.
 
     Raises:
       ValueError, TypeError: at construction, for what every call would refuse.
@@ -73,15 +76,22 @@ class MaxBlurPool(nnx.Module):
         *,
         filter_size: int = 4,
         padding_mode: PaddingMode = "reflect",
+        aligned: bool = False,
     ) -> None:
         self.strides, self.filter_size, self.padding_mode = layers.fixed_options(
             "MaxBlurPool", "strides", strides, padding_mode, filter_size=(filter_size, 1)
         )
+        check_aligned("MaxBlurPool", self.filter_size, aligned=aligned)
+        self.aligned = aligned
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `max_blur_pool(x)`."""
         return max_blur_pool(
-            x, self.strides, filter_size=self.filter_size, padding_mode=self.padding_mode
+            x,
+            self.strides,
+            filter_size=self.filter_size,
+            padding_mode=self.padding_mode,
+            aligned=self.aligned,
         )
 
 

@@ -17,8 +17,8 @@ from jax.typing import ArrayLike
 from tconvjax import geometry as geo
 from tconvjax.geometry import Ints, PaddingMode
 from tconvjax.ops import boundary, sharding
-from tconvjax.ops.convolution import as_array
-from tconvjax.ops.resize import check_inexact, image_and_factors, widened
+from tconvjax.ops.convolution import as_array, check_bits
+from tconvjax.ops.resize import check_inexact, enlarged_shape, image_and_factors, widened
 
 
 def carafe(
@@ -65,12 +65,12 @@ def carafe(
     image, factors = image_and_factors(who, x, "scale", scale)
     check_inexact(who, image)
     w = as_array(who, "kernels", kernels)
-    check_inexact(who, w)
+    check_inexact(who, w, "kernels")
     sizes = odd_window(who, window, len(factors))
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
-    batch, spatial = image.shape[: -1 - len(factors)], image.shape[-1 - len(factors) : -1]
-    large = tuple(r * n for r, n in zip(factors, spatial, strict=True))
-    wanted = (*batch, *large, prod(sizes))
+    spatial = image.shape[-1 - len(factors) : -1]
+    shape = enlarged_shape(who, image.shape, factors)
+    wanted = (*shape[:-1], prod(sizes))
     if w.shape != wanted:
         raise ValueError(
             f"{who}: kernels must have shape (*batch, *(scale · spatial), prod(window)) = {wanted}; got {w.shape}."
@@ -81,7 +81,7 @@ def carafe(
         lambda x, w: _reassembled(x, w, factors, sizes, padding_mode),
         image,
         w,
-        shape=(*batch, *large, image.shape[-1]),
+        shape=shape,
     )
 
 
@@ -94,7 +94,8 @@ def dysample(x: ArrayLike, offsets: ArrayLike, *, scale: Sequence[int]) -> jax.A
     Args:
       x: floating or complex, channels last; any number of leading batch axes.
       offsets: in input pixels, from where 'linear' looks, one number per spatial axis in their order; groups of
-        consecutive channels have their own. Positions beyond the border are those on it.
+        consecutive channels have their own. Positions beyond the border, infinite ones among them, are those on it; NaN
+        makes its pixel NaN.
       scale: r >= 1, output pixels per input pixel, one factor per spatial axis; fixes the rank.
 
     Returns:
@@ -119,24 +120,26 @@ def dysample(x: ArrayLike, offsets: ArrayLike, *, scale: Sequence[int]) -> jax.A
     check_inexact(who, image)
     moved = as_array(who, "offsets", offsets)
     rank = len(factors)
-    batch, spatial = image.shape[: -1 - rank], image.shape[-1 - rank : -1]
-    large = tuple(r * n for r, n in zip(factors, spatial, strict=True))
+    shape = enlarged_shape(who, image.shape, factors)
     groups = moved.shape[-2] if moved.ndim > 1 else 1
-    wanted = (*batch, *large, groups, rank)
+    wanted = (*shape[:-1], groups, rank)
     if moved.shape != wanted or not jnp.issubdtype(moved.dtype, jnp.floating):
         raise ValueError(
             f"{who}: offsets must be floating, of shape (*batch, *(scale · spatial), groups, rank), here "
-            f"{(*batch, *large, '..', rank)}; got {moved.dtype}{list(moved.shape)}."
+            f"{(*shape[:-1], '..', rank)}; got {moved.dtype}{list(moved.shape)}."
         )
     if groups == 0 or image.shape[-1] % groups != 0:
         raise ValueError(
             f"{who}: groups of offsets must divide the channels; got groups={groups}, channels={image.shape[-1]}."
         )
+    check_bits(who, "offsets", moved)
+    if 0 in shape:  # no channels, or no images
+        return image.reshape(shape)
     return sharding.placed(
         lambda x, moved: _sampled(x, moved, factors),
         image,
         moved,
-        shape=(*batch, *large, image.shape[-1]),
+        shape=shape,
     )
 
 
@@ -183,6 +186,11 @@ def _sampled(x: jax.Array, offsets: jax.Array, factors: tuple[int, ...]) -> jax.
         at = [
             (jnp.arange(r * n, dtype=moved.dtype).reshape(shape) + 0.5) / r - 0.5 + moved[..., axis]
             for axis, (r, n, shape) in enumerate(zip(factors, spatial, _along(rank), strict=True))
+        ]
+        # From one pixel beyond the border on all positions are alike, and only finite ones become indices.
+        at = [
+            jnp.clip(a, -1, jnp.asarray(n).astype(a.dtype))
+            for a, n in zip(at, spatial, strict=True)
         ]
         with jax.numpy_dtype_promotion("standard"):  # it multiplies complex pixels by real weights
             return map_coordinates(image, at, order=1, mode="nearest")

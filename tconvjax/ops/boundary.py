@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tconvjax.geometry import PaddingMode, Pairs
+from tconvjax.geometry import PaddingMode, Pairs, surely
 
 # start and stop of source pixels, whether they come in reverse, how often they are repeated
 Segment = tuple[int, int, bool, int]
@@ -34,6 +34,16 @@ def check(who: str, spatial_shape: Sequence[int], pads: Pairs, mode: PaddingMode
             f"{who}: padding_mode={mode!r} needs a padding that does not depend on a symbolic size; got {pads}. "
             "Give padding as integers."
         )
+    for n, (low, high) in zip(spatial_shape, pads, strict=True):
+        # A symbolic axis must surely hold what is read once from beyond the border, and what is cropped.
+        read = max(low, high, 0) + (mode == "reflect") if mode != "replicate" else 1
+        crop = -min(low, 0) - min(high, 0)
+        if not isinstance(n, int) and (low, high) != (0, 0) and not surely(n, max(read, crop)):
+            raise ValueError(
+                f"{who}: padding_mode={mode!r} needs symbolic sizes that are known to be at least "
+                f"{max(read, crop)}; got {n}, padded by {(low, high)}. Declare it, as in "
+                f"jax.export.symbolic_shape('h', constraints=['h >= {max(read, crop)}'])."
+            )
     least = 2 if mode == "reflect" else 1
     short = [
         isinstance(n, int) and n < least and max(pair) > 0

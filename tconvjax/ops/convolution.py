@@ -167,6 +167,9 @@ def conv_transpose(
     check_channels(who, x.shape, kernel.shape, groups, transpose_kernel=transpose_kernel)
     boundary.check(who, geometry.big, geometry.padding, padding_mode)
     options = face_options(who, x, precision, preferred_element_type, implementation)
+    features = kernel.shape[-2] * groups if transpose_kernel else kernel.shape[-1]
+    shape = (*x.shape[: -geometry.rank - 1], *geometry.big, features)
+    geo.fits(who, shape)
 
     def paint(x: jax.Array, kernel: jax.Array) -> jax.Array:
         if not transpose_kernel:
@@ -178,12 +181,11 @@ def conv_transpose(
         folded = boundary.fold(padded, geometry.big, geometry.padding, padding_mode)
         return folded.astype(options["dtype"])
 
-    features = kernel.shape[-2] * groups if transpose_kernel else kernel.shape[-1]
     return sharding.placed(
         paint,
         x,
         kernel,
-        shape=(*x.shape[: -geometry.rank - 1], *geometry.big, features),
+        shape=shape,
         features=(kernel, -2 if transpose_kernel else -1),
     )
 
@@ -225,12 +227,20 @@ def conv_matrix(
              [0., 1., 2., 3., 0.],
              [0., 0., 0., 1., 2.]], dtype=float32)
     """
-    kernel = as_array("conv_matrix", "kernel", kernel)
-    geo.choice("conv_matrix", "padding_mode", padding_mode, geo.PADDING_MODES)
-    shape = geo.ints("conv_matrix", "input_shape", input_shape, minimum=1)
+    who = "conv_matrix"
+    kernel = as_array(who, "kernel", kernel)
+    check_bits(who, "kernel", kernel)
+    geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
+    shape = geo.ints(who, "input_shape", input_shape, minimum=1)
+    spatial = spatial_shape(who, shape, kernel, "input_shape")
+    if len(shape) != len(spatial) + 1:
+        raise ValueError(
+            f"{who}: input_shape must be (*spatial, in) without batch axes; got {shape} for "
+            f"kernel shape {kernel.shape}."
+        )
     geometry = geo.conv_geometry(
-        "conv_matrix",
-        spatial_shape("conv_matrix", shape, kernel),
+        who,
+        spatial,
         kernel.shape[:-2],
         strides=strides,
         padding=padding,
@@ -238,13 +248,10 @@ def conv_matrix(
         feature_group_count=feature_group_count,
     )
     g, rank = geometry.feature_group_count, geometry.rank
-    if len(shape) != rank + 1:
-        raise ValueError(
-            f"conv_matrix: input_shape must be (*spatial, in) without batch axes; got {shape} for "
-            f"kernel shape {kernel.shape}."
-        )
-    check_channels("conv_matrix", shape, kernel.shape, g)
-    boundary.check("conv_matrix", geometry.big, geometry.padding, padding_mode)
+    check_channels(who, shape, kernel.shape, g, "input_shape")
+    boundary.check(who, geometry.big, geometry.padding, padding_mode)
+    matrix_shape = prod(geometry.small) * kernel.shape[-1], prod(shape)
+    geo.fits(who, matrix_shape, geo.MOST_COUNTS)
     # Group h maps its own inputs to its own outputs: a block diagonal in the channels.
     blocks = kernel.reshape(*kernel.shape[:-1], g, -1)
     diagonal = jnp.eye(g, dtype=kernel.dtype)
@@ -268,7 +275,7 @@ def conv_matrix(
     # (in, out, small_1, big_1, small_2, big_2, ..) -> (small_1, .., out, big_1, .., in)
     small_axes, big_axes = range(2, 2 + 2 * rank, 2), range(3, 3 + 2 * rank, 2)
     matrix = matrix.transpose(*small_axes, 1, *big_axes, 0)
-    return matrix.reshape(prod(geometry.small) * kernel.shape[-1], prod(shape))
+    return matrix.reshape(matrix_shape)
 
 
 def operands(
@@ -281,6 +288,8 @@ def operands(
             f"{who}: x or {name} must be floating or complex; got x of {x.dtype} and {name} of {kernel.dtype}. "
             "Convert one of them, for example with x.astype(jnp.float32)."
         )
+    for label, array in (("x", x), (name, kernel)):
+        check_bits(who, label, array)
     try:
         dtype = jnp.result_type(x, kernel)
     except ValueError:
@@ -304,8 +313,19 @@ def as_array(who: str, name: str, value: ArrayLike) -> jax.Array:
     return array
 
 
-def spatial_shape(who: str, shape: Sequence[int], kernel: jax.Array) -> tuple[int, ...]:
-    """Returns the spatial part of an image shape, whose rank the kernel fixes."""
+def check_bits(who: str, name: str, array: jax.Array) -> None:
+    """Raises for floating numbers of less than 16 bits, which are for storage: every sum would be rounded to a few."""
+    if jnp.issubdtype(array.dtype, jnp.inexact) and jnp.finfo(array.dtype).bits < 16:
+        raise TypeError(
+            f"{who}: {name} must have 16 bits or more, to calculate with; got dtype {array.dtype}. "
+            f"Convert it, for example with {name}.astype(jnp.bfloat16)."
+        )
+
+
+def spatial_shape(
+    who: str, shape: Sequence[int], kernel: jax.Array, name: str = "x"
+) -> tuple[int, ...]:
+    """Returns the spatial part of an image shape, whose rank the kernel fixes; `name` is that of the image."""
     rank = kernel.ndim - 2
     if rank < 1:
         raise ValueError(
@@ -314,7 +334,7 @@ def spatial_shape(who: str, shape: Sequence[int], kernel: jax.Array) -> tuple[in
         )
     if len(shape) < rank + 1:
         raise ValueError(
-            f"{who}: the input must have shape (*batch, *spatial, channels) with one spatial axis per kernel axis; got "
+            f"{who}: {name} must have shape (*batch, *spatial, channels) with one spatial axis per kernel axis; got "
             f"shape {tuple(shape)} for kernel shape {kernel.shape} ({rank} spatial axes)."
         )
     return tuple(shape[-rank - 1 : -1])
@@ -325,6 +345,7 @@ def check_channels(
     shape: Sequence[int],
     kernel_shape: Sequence[int],
     groups: int,
+    name: str = "x",
     *,
     transpose_kernel: bool = False,
 ) -> None:
@@ -337,7 +358,7 @@ def check_channels(
     expected = kernel_shape[-1] if transpose_kernel else kernel_shape[-2] * groups
     if shape[-1] != expected:
         raise ValueError(
-            f"{who}: the channels of the input must be those of the kernel {layout}; got {shape[-1]} channels for "
+            f"{who}: the channels of {name} must be those of the kernel {layout}; got {shape[-1]} channels for "
             f"kernel shape {tuple(kernel_shape)} with feature_group_count={groups}, which needs {expected}."
         )
     if kernel_shape[-1] % groups:
@@ -385,6 +406,8 @@ def gather(
     pads = ((0, 0),) * geometry.rank if resolved == "VALID" else pads  # not even a derived crop
     boundary.check(who, geometry.big, pads, padding_mode)
     options = face_options(who, x, precision, preferred_element_type, implementation)
+    shape = (*x.shape[: -geometry.rank - 1], *geometry.small, kernel.shape[-1])
+    geo.fits(who, shape)
 
     def resolved_run(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return (run or run_gather)(x, kernel, geometry, pads, padding_mode, options)
@@ -393,7 +416,7 @@ def gather(
         resolved_run,
         x,
         kernel,
-        shape=(*x.shape[: -geometry.rank - 1], *geometry.small, kernel.shape[-1]),
+        shape=shape,
         features=(kernel, -1),
     )
 

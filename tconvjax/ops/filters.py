@@ -14,9 +14,10 @@ from jax.typing import ArrayLike
 from tconvjax import geometry as geo
 from tconvjax.geometry import Geometry, Ints, PaddingMode, Pairs
 from tconvjax.ops import boundary, sharding
-from tconvjax.ops.convolution import face_options, operands, run_face
+from tconvjax.ops.convolution import check_bits, face_options, operands, run_face
 from tconvjax.ops.resize import check_inexact, filtered, image_and_factors, widened
 
+LONGEST = 1024  # taps of a fixed filter
 MANY_TAPS = 144  # beyond which a loop over all taps is long to compile, and a product faster
 
 
@@ -69,7 +70,7 @@ def upfirdn(
     rank = len(k)
     if not 1 <= rank < x.ndim:
         raise ValueError(
-            f"{who}: the input must have shape (*batch, *spatial, channels) with one spatial axis per axis of filter, "
+            f"{who}: x must have shape (*batch, *spatial, channels) with one spatial axis per axis of filter, "
             f"at least one; got shape {x.shape} for filter shape {k}."
         )
     up, down = (geo.per_axis(who, *option, rank) for option in (("up", up), ("down", down)))
@@ -87,6 +88,7 @@ def upfirdn(
             f"{who}: the zero-inserted, padded image must hold the filter along every axis; got spatial shape {n}, "
             f"up={up}, padding={pads}, filter shape {k}. Pad more or use a smaller filter."
         )
+    geo.fits(who, (*x.shape[:first], *full, x.shape[-1]))
     new = tuple((m - 1) // d + 1 for m, d in zip(full, down, strict=True))
     # Channels are one more spatial axis, along which the filter has one tap, so that it serves them all.
     c, one = x.shape[-1:], (1,)
@@ -126,8 +128,8 @@ def blur_pool(
     Args:
       x: floating or complex, channels last; any number of leading batch axes.
       strides: s >= 1, input pixels per output pixel, one per spatial axis; fixes the rank.
-      filter_size: f >= 1, taps along each axis. The center of the image moves by `1 − s/2` input pixels for even ones,
-        not at all at s = 2, and by `(1 − s)/2` for odd ones.
+      filter_size: f >= 1, taps along each axis. The image moves by `s/2 − 1` input pixels for even ones, not at all at
+        s = 2, and by `(s − 1)/2` for odd ones.
       padding_mode: what the blur sees beyond the border, `(f − 1) // 2` pixels before and `f // 2` after: 'zeros',
         'circular', 'reflect' (without repeating the border pixel) or 'replicate'.
 
@@ -147,9 +149,8 @@ def blur_pool(
     """
     who = "blur_pool"
     image, factors = image_and_factors(who, x, "strides", strides)
-    size = geo.positive_int(who, "filter_size", filter_size)
-    taps = _binomial(size)
-    return _smoothed(who, image, (taps,) * len(factors), factors, padding_mode)
+    taps = (_binomial(who, filter_size),) * len(factors)
+    return _smoothed(who, image, taps, factors, padding_mode)
 
 
 def max_blur_pool(
@@ -158,6 +159,7 @@ def max_blur_pool(
     *,
     filter_size: int = 4,
     padding_mode: PaddingMode = "reflect",
+    aligned: bool = False,
 ) -> jax.Array:
     """Takes the largest pixel under a sliding window, blurs, then keeps every s-th: max-pooling without its aliasing.
 
@@ -165,17 +167,23 @@ def max_blur_pool(
     and moves by one pixel, `(s − 1) // 2` pixels before and `s // 2` after; beyond the border it sees nothing. The
     rest is `blur_pool`.
 
+    The image moves, by `(s − 1) // 2 + (f − 1) // 2 − (f − 1)/2` input pixels: at s = 2 by half a pixel to the front
+    for every even f, 4 among them, and not at all for odd f. Levels add up: three of s = 2 and f = 4 move it by −3.5
+    pixels, `−(1 + 2 + 4)/2`.
+
     Args:
       x: floating, channels last; any number of leading batch axes.
       strides: s >= 1, input pixels per output pixel, one per spatial axis; fixes the rank.
-      filter_size: as in `blur_pool`.
+      filter_size: f, as in `blur_pool`; odd if `aligned`.
       padding_mode: as in `blur_pool`.
+      aligned: lets the window see the `s − 1` pixels after its own and none before, as a max-pool does, so that the
+        image stays where it is for every s.
 
     Returns:
       The smaller images, dtype kept.
 
     Raises:
-      ValueError: as `blur_pool`.
+      ValueError: as `blur_pool`, and for an even filter that shall be aligned.
       TypeError: as `blur_pool`, and for complex images.
 
     Example:
@@ -192,12 +200,16 @@ def max_blur_pool(
             f"{who}: the largest pixel needs a floating input; got dtype {image.dtype}. "
             "Convert it, for example with x.astype(jnp.float32)."
         )
+    check_bits(who, "x", image)
+    taps = (_binomial(who, filter_size),) * len(factors)
+    check_aligned(who, filter_size, aligned=aligned)
     first = image.ndim - 1 - len(factors)
+    _check_border(who, image.shape[first:-1], taps, padding_mode)
     window = (1,) * first + factors + (1,)
-    pads = [((s - 1) // 2, s // 2) for s in window]
+    pads = [(0, s - 1) if aligned else ((s - 1) // 2, s // 2) for s in window]
     slide = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, (1,) * x.ndim, pads)
     largest = sharding.placed(slide, image, shape=image.shape)
-    return blur_pool(largest, factors, filter_size=filter_size, padding_mode=padding_mode)
+    return _smoothed(who, largest, taps, factors, padding_mode)
 
 
 def hold(
@@ -239,12 +251,33 @@ def hold(
     who = "hold"
     image, factors = image_and_factors(who, x, "scale", scale)
     geo.ints(who, "order", (order,), minimum=0)
+    _refuse_long(who, "order", order, tuple((order + 1) * (s - 1) + 1 for s in factors))
     ones = (np.ones(s) / s for s in factors)
     taps = tuple(tuple(reduce(np.convolve, [one] * (order + 1)).tolist()) for one in ones)
     return _smoothed(who, image, taps, (1,) * len(factors), padding_mode)
 
 
-def _binomial(size: int) -> tuple[float, ...]:
+def check_aligned(who: str, filter_size: int, *, aligned: bool) -> None:
+    """Raises if an even filter shall be aligned."""
+    if aligned and filter_size % 2 == 0:
+        raise ValueError(
+            f"{who}: aligned=True needs an odd filter_size, as an even filter has no pixel in its middle; got "
+            f"filter_size={filter_size}. Use {filter_size - 1} or {filter_size + 1}."
+        )
+
+
+def _refuse_long(who: str, name: str, value: int, taps: tuple[int, ...]) -> None:
+    """Raises if a fixed filter has more taps than are worth a loop over them."""
+    if max(taps) > LONGEST:
+        raise ValueError(
+            f"{who}: the filter must have at most {LONGEST} taps along every axis; got {name}={value}, which makes "
+            f"{taps}. Use a shorter filter."
+        )
+
+
+def _binomial(who: str, filter_size: int) -> tuple[float, ...]:
+    size = geo.positive_int(who, "filter_size", filter_size)
+    _refuse_long(who, "filter_size", size, (size,))
     return tuple(comb(size - 1, a) / 2 ** (size - 1) for a in range(size))
 
 
@@ -257,17 +290,25 @@ def _smoothed(
 ) -> jax.Array:
     """Filters along one axis after the other, f taps that see `(f − 1) // 2` pixels before and `f // 2` after."""
     check_inexact(who, image)
-    geo.choice(who, "padding_mode", mode, geo.PADDING_MODES)
     first = image.ndim - 1 - len(strides)
     spatial = image.shape[first:-1]
-    pads = tuple(((len(t) - 1) // 2, len(t) // 2) for t in taps)
-    boundary.check(who, spatial, pads, mode)
+    pads = _check_border(who, spatial, taps, mode)
     new = ((n - 1) // s + 1 for n, s in zip(spatial, strides, strict=True))
     return sharding.placed(
         lambda x: _filtered(x, taps, strides, pads, mode),
         image,
         shape=(*image.shape[:first], *new, image.shape[-1]),
     )
+
+
+def _check_border(
+    who: str, spatial: Sequence[int], taps: tuple[tuple[float, ...], ...], mode: PaddingMode
+) -> Pairs:
+    """Returns the pixels that filters see before and after every axis, or refuses what cannot be padded."""
+    geo.choice(who, "padding_mode", mode, geo.PADDING_MODES)
+    pads = tuple(((len(t) - 1) // 2, len(t) // 2) for t in taps)
+    boundary.check(who, spatial, pads, mode)
+    return pads
 
 
 @partial(jax.jit, static_argnames=("taps", "strides", "pads", "mode"))

@@ -35,7 +35,7 @@ def per_spatial_axis(who: str, name: str, value: Ints, shape: Sequence[int]) -> 
 def tap_counts(kernel_size: Sequence[int], strides: Sequence[int]) -> np.ndarray:
     """Returns n_p, the taps of every phase, in the shape of the strides."""
     pairs = zip(kernel_size, strides, strict=True)
-    return outer([np.array(geo.phase_tap_counts(k, s)) for k, s in pairs])
+    return outer([np.maximum(0, -((np.arange(s) - k) // s)) for k, s in pairs])
 
 
 def of_taps(kernel_size: Sequence[int], strides: Sequence[int]) -> tuple[np.ndarray, ...]:

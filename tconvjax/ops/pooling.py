@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from tconvjax.ops import sharding
 from tconvjax.ops.convolution import as_array
-from tconvjax.ops.resize import image_and_factors
+from tconvjax.ops.resize import enlarged_shape, image_and_factors
 from tconvjax.ops.subpixel import pixel_shuffle, pixel_unshuffle
 
 
@@ -108,11 +108,10 @@ def max_unpool(x: ArrayLike, phases: ArrayLike, *, strides: Sequence[int]) -> ja
         )
     if where.shape != image.shape:
         raise ValueError(
-            f"{who}: phases must have the shape of the input; got {where.shape}, input {image.shape}. "
+            f"{who}: phases must have the shape of x; got {where.shape}, x {image.shape}. "
             "Pool and unpool as many channels."
         )
-    first = image.ndim - 1 - len(factors)
-    large = (s * n for s, n in zip(factors, image.shape[first:-1], strict=True))
+    shape = enlarged_shape(who, image.shape, factors)
 
     def spread(x: jax.Array, phases: jax.Array) -> jax.Array:
         every = lax.broadcasted_iota(phases.dtype, (*x.shape, prod(factors)), x.ndim)
@@ -120,5 +119,4 @@ def max_unpool(x: ArrayLike, phases: ArrayLike, *, strides: Sequence[int]) -> ja
         channels = x.shape[-1] * prod(factors)
         return pixel_shuffle(chosen.reshape(*x.shape[:-1], channels), factors)
 
-    shape = (*image.shape[:first], *large, image.shape[-1])
     return sharding.placed(spread, image, where, shape=shape)

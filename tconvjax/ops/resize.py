@@ -22,6 +22,7 @@ from tconvjax.geometry import Geometry, Ints, Padding, PaddingMode, Pairs
 from tconvjax.ops import boundary, sharding
 from tconvjax.ops.convolution import (
     as_array,
+    check_bits,
     gather,
     operands,
     run_face,
@@ -34,6 +35,7 @@ Method = Literal["nearest", "linear", "cubic", "lanczos3", "binomial", "fourier"
 METHODS: tuple[str, ...] = get_args(Method)
 ResizeConvImplementation = Literal["auto", "fused", "plain"]
 RESIZE_CONV_IMPLEMENTATIONS: tuple[str, ...] = get_args(ResizeConvImplementation)
+MOST_PHASES = 4096  # filters that are compiled one by one
 LONG = 1024  # pixels of an axis beyond which 'fourier' takes a fast transform
 
 
@@ -78,12 +80,13 @@ def resize(x: ArrayLike, scale: Sequence[int], *, method: Method = "nearest") ->
         raise ValueError(
             f"resize: method='fourier' needs a spatial shape of known sizes; got {spatial}. Export one size at a time."
         )
-    new = (r * n for r, n in zip(factors, spatial, strict=True))
-    return sharding.placed(
-        lambda x: _resize(x, factors, method),
-        image,
-        shape=(*image.shape[:first], *new, image.shape[-1]),
-    )
+    shape = enlarged_shape("resize", image.shape, factors)
+    if method != "nearest" and max(factors) > MOST_PHASES:
+        raise ValueError(
+            f"resize: scale must be at most {MOST_PHASES} where every phase has a filter of its own; got "
+            f"scale={factors}, method={method!r}. Enlarge in steps or by 'nearest'."
+        )
+    return sharding.placed(lambda x: _resize(x, factors, method), image, shape=shape)
 
 
 def resize_conv(
@@ -146,6 +149,7 @@ def resize_conv(
     x, kernel = operands(who, x, kernel)
     small = spatial_shape(who, x.shape, kernel)
     factors = geo.per_axis(who, "scale", scale, len(small))
+    enlarged = enlarged_shape(who, x.shape, factors)
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
     framed = method == "linear" and padding_mode == "zeros"
     known = all(isinstance(n, int) for n in small)
@@ -173,7 +177,7 @@ def resize_conv(
         who,
         x,
         kernel,
-        spatial=tuple(r * n for r, n in zip(factors, small, strict=True)),
+        spatial=enlarged[-1 - len(small) : -1],
         run=fused if implementation == "fused" or (implementation == "auto" and fits) else plain,
         padding=padding,
         padding_mode=padding_mode,
@@ -217,6 +221,7 @@ def bilinear_additive(x: ArrayLike, scale: Sequence[int]) -> jax.Array:
         raise ValueError(
             f"{who}: prod(scale) must divide the channels; got channels={channels}, scale={factors} (product {phases})."
         )
+    enlarged_shape(who, image.shape, factors)
     split = (*image.shape[:-1], channels // phases, phases)
     add = lambda x: widened(x).reshape(split).sum(-1).astype(x.dtype)
     added = sharding.placed(
@@ -344,19 +349,29 @@ def image_and_factors(
     factors = geo.ints(who, name, value, minimum=1)
     if not 1 <= len(factors) < image.ndim:
         raise ValueError(
-            f"{who}: the input must have shape (*batch, *spatial, channels) with one spatial axis per entry of {name}, "
+            f"{who}: x must have shape (*batch, *spatial, channels) with one spatial axis per entry of {name}, "
             f"at least one; got shape {image.shape} for {name}={factors}."
         )
     return image, factors
 
 
-def check_inexact(who: str, image: jax.Array) -> None:
-    """Raises unless an image is floating or complex, as a filter needs it."""
+def enlarged_shape(who: str, shape: tuple[int, ...], factors: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape of images enlarged by whole factors, or refuses one that is too large."""
+    rank = len(factors)
+    large = (r * n for r, n in zip(factors, shape[-1 - rank : -1], strict=True))
+    new = (*shape[: -1 - rank], *large, shape[-1])
+    geo.fits(who, new)
+    return new
+
+
+def check_inexact(who: str, image: jax.Array, name: str = "x") -> None:
+    """Raises unless an image is floating or complex, as a filter needs it; `name` is that of the argument."""
     if not jnp.issubdtype(image.dtype, jnp.inexact):
         raise TypeError(
-            f"{who}: a filter needs a floating or complex input; got dtype {image.dtype}. "
-            "Convert it, for example with x.astype(jnp.float32)."
+            f"{who}: a filter needs a floating or complex {name}; got dtype {image.dtype}. "
+            f"Convert it, for example with {name}.astype(jnp.float32)."
         )
+    check_bits(who, name, image)
 
 
 def widened(x: jax.Array) -> jax.Array:

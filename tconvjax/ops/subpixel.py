@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from math import prod
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,9 @@ from jax.typing import ArrayLike, DTypeLike
 from tconvjax import geometry as geo
 from tconvjax.geometry import Ints, Padding, PaddingMode
 from tconvjax.ops import sharding
-from tconvjax.ops.convolution import as_array, conv, gather, operands, spatial_shape
+from tconvjax.ops.convolution import as_array, gather, operands, spatial_shape
 from tconvjax.ops.lowerings import Implementation
-from tconvjax.ops.resize import image_and_factors
+from tconvjax.ops.resize import enlarged_shape, image_and_factors
 
 Order = Literal["CRD", "DCR"]
 ORDERS: tuple[str, ...] = get_args(Order)
@@ -62,7 +62,7 @@ def pixel_shuffle(x: ArrayLike, scale: Sequence[int], *, order: Order = "CRD") -
         )
     batch, spatial = y.shape[: -1 - len(factors)], y.shape[-1 - len(factors) : -1]
     split = (channels // phases, *factors) if order == "CRD" else (*factors, channels // phases)
-    new = (*batch, *(n * r for n, r in zip(spatial, factors, strict=True)), channels // phases)
+    new = enlarged_shape(who, (*batch, *spatial, channels // phases), factors)
 
     def shuffle(y: jax.Array) -> jax.Array:
         y = y.reshape(*batch, *spatial, *split)
@@ -252,19 +252,24 @@ def pixel_conv_transpose(
             f"{who}: kernels must have shapes (*kernel_size, in, out), (*kernel_size, out, out) and, of odd size, "
             f"(*kernel_size, out, out) with two spatial axes; got {first.shape}, {second.shape}, {third.shape}."
         )
-    options: dict[str, Any] = {
-        "padding_mode": padding_mode,
-        "precision": precision,
-        "preferred_element_type": preferred_element_type,
-        "implementation": implementation,
-    }
-    c_0 = conv(x, first, **options)
-    c_1 = conv(c_0, second, **options)
+    conv = partial(
+        gather,
+        who,
+        padding="SAME",
+        padding_mode=padding_mode,
+        kernel_dilation=1,
+        feature_group_count=1,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        implementation=implementation,
+    )
+    c_0 = conv(x, first)
+    c_1 = conv(c_0, second)
     none = jnp.zeros_like(c_0)
     z = pixel_shuffle(jnp.concatenate([c_0, none, none, c_1], -1), (2, 2), order="DCR")
     rows, columns = (np.arange(k) - k // 2 for k in third.shape[:2])
     odd = (rows[:, None] + columns) % 2 == 1
-    return z + conv(z, third * jnp.asarray(odd[..., None, None], third.dtype), **options)
+    return z + conv(z, third * jnp.asarray(odd[..., None, None], third.dtype))
 
 
 def _phases_first(kernel: jax.Array, phases: int) -> jax.Array:
