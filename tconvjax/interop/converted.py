@@ -115,11 +115,7 @@ def as_converted(
     who: str, layer: str, kernel: np.ndarray, bias: np.ndarray | None, options: dict[str, Any]
 ) -> Converted:
     """Returns a layer whose sizes are those of its kernel, without the options that go without saying."""
-    if kernel.ndim < 3:
-        raise ValueError(
-            f"{who}: the kernel of a convolution has two axes of channels and at least one of space; got a kernel of "
-            f"shape {kernel.shape}."
-        )
+    spatial_rank(who, kernel)
     *k, per_group, last = kernel.shape
     groups, forward = options.get("feature_group_count", 1), options.get("transpose_kernel", False)
     for name in PER_AXIS:
@@ -150,6 +146,16 @@ def as_converted(
     if bias is None:
         return Converted(layer, {**arguments, "use_bias": False}, {"kernel": kernel})
     return Converted(layer, arguments, {"kernel": kernel, "bias": bias})
+
+
+def spatial_rank(who: str, kernel: np.ndarray) -> int:
+    """Returns the number of spatial axes of a kernel in any layout, or refuses an array without."""
+    if kernel.ndim < 3:
+        raise ValueError(
+            f"{who}: the kernel of a convolution has two axes of channels and at least one of space; got a kernel of "
+            f"shape {kernel.shape}."
+        )
+    return kernel.ndim - 2
 
 
 def as_shuffle(layer: str, factor: int, order: str) -> Converted:

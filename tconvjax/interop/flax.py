@@ -17,6 +17,7 @@ from tconvjax.interop.converted import (
     Converted,
     as_converted,
     as_numpy,
+    spatial_rank,
 )
 
 OURS = ("tconvjax.nnx", "tconvjax.linen")
@@ -77,7 +78,7 @@ def read(who: str, layer: Any, variables: Mapping[str, Any] | None = None) -> Co
     kernel, bias = (None if w is None else as_numpy(who, n, w) for n, w in weights.items())
     assert kernel is not None
     options = {n: getattr(layer, n) for n in (*OPTIONS, *NEUTRAL) if hasattr(layer, n)}
-    rank = kernel.ndim - 2
+    rank = spatial_rank(who, kernel)
     if "strides" in options:
         options["strides"] = geo.per_axis(who, "strides", options["strides"] or 1, rank)
     if isinstance(options["padding"], str):

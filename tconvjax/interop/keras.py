@@ -7,7 +7,7 @@ import numpy as np
 
 from tconvjax import geometry as geo
 from tconvjax.interop.checking import compare, described, is_own
-from tconvjax.interop.converted import Converted, as_converted, as_numpy, split
+from tconvjax.interop.converted import Converted, as_converted, as_numpy, spatial_rank, split
 
 PACKAGES = ("keras", "tf_keras", "tensorflow")
 
@@ -61,7 +61,7 @@ def from_keras(layer: Any) -> Converted:
         )
     kernel = as_numpy(who, "kernel", layer.kernel)
     bias = None if layer.bias is None else as_numpy(who, "bias", layer.bias)
-    rank = kernel.ndim - 2
+    rank = spatial_rank(who, kernel)
     dilation = geo.per_axis(who, "dilation_rate", layer.dilation_rate, rank)
     extent = geo.kernel_extent(kernel.shape[:-2], dilation)
     causal = layer.padding == "causal"

@@ -13,6 +13,7 @@ from tconvjax.interop.converted import (
     as_numpy,
     as_shuffle,
     channels_last,
+    spatial_rank,
     split,
 )
 from tconvjax.interop.writing import (
@@ -88,8 +89,8 @@ def from_onnx(
         )
     kernel = channels_last(as_numpy(who, inputs[1], weights[inputs[1]]))
     bias = as_numpy(who, inputs[2], weights[inputs[2]]) if inputs[2:] and inputs[2] else None
-    _refuse_attributes(who, kernel.shape[:-2], attributes)
-    k, rank = kernel.shape[:-2], kernel.ndim - 2
+    k, rank = kernel.shape[:-2], spatial_rank(who, kernel)
+    _refuse_attributes(who, k, attributes)
     strides = geo.per_axis(who, "strides", attributes.get("strides", 1), rank)
     dilation = geo.per_axis(who, "dilations", attributes.get("dilations", 1), rank)
     pads = attributes.get("pads", (0,) * 2 * rank)

@@ -21,6 +21,7 @@ from tconvjax.interop.converted import (
     as_numpy,
     as_shuffle,
     channels_last,
+    spatial_rank,
     split,
 )
 from tconvjax.interop.torch_weights import weights_in_use
@@ -149,10 +150,14 @@ def from_torch(
         factor = getattr(layer, FACTORS[names[0]])
         converted = as_shuffle(SHUFFLES[list(FACTORS).index(names[0])], factor, "CRD")
     else:
-        tensors = _tensors(layer) if called else {n: getattr(layer, n) for n in ("weight", "bias")}
+        if called:  # reading `layer.weight` would advance the power iteration of spectral norm
+            tensors = _tensors(layer)
+            known = {"others": True, "spectral_axis": _spectral_axis(layer)}
+        else:
+            tensors, known = {n: getattr(layer, n) for n in ("weight", "bias")}, {}
         given = {name: getattr(layer, name) for name in TORCH}
         upscale_factor = rest[0].upscale_factor if rest else None
-        converted = _from_tensors(who, tensors, "", given, upscale_factor, others=called)
+        converted = _from_tensors(who, tensors, "", given, upscale_factor, **known)
     if not called:
         return converted
     device = next((str(p.device) for p in layer.parameters()), "cpu")
@@ -165,15 +170,12 @@ def _from_tensors(
     prefix: str,
     given: dict[str, Any],
     upscale_factor: int | None,
-    *,
-    others: bool = False,
+    **known: Any,
 ) -> Converted:
-    """Returns the layer of such tensors and PyTorch's arguments; `others` may lie beside its own."""
-    weight, bias = weights_in_use(
-        who, tensors, prefix, transposed=given["transposed"], others=others
-    )
+    """Returns the layer of such tensors and PyTorch's arguments; what is `known` helps `weights_in_use`."""
+    weight, bias = weights_in_use(who, tensors, prefix, transposed=given["transposed"], **known)
+    _refuse_arguments(who, spatial_rank(who, weight), given)
     kernel, pads = channels_last(weight), given["padding"]
-    _refuse_arguments(who, kernel.ndim - 2, given)
     options = {
         "strides": given["stride"],
         "padding": pads.upper() if isinstance(pads, str) else pads,
@@ -296,9 +298,7 @@ def _is(module: Any, pattern: str) -> bool:
 def _refuse_changes(who: str, module: Any) -> None:
     """Raises if a module of PyTorch's own class does not compute what its class says, or may not."""
     name, held = _class(module).__name__, vars(module)
-    hooks = [h for n in ("_forward_pre_hooks", "_forward_hooks") for h in held[n].values()]
-    parametrized = held["_modules"].get("parametrizations")
-    made = [p for chain in parametrized.values() for p in chain] if parametrized is not None else []
+    hooks, made = _hooks(module), _parametrizations(module)
     changes = [f"the hook {described(h)}" for h in hooks if not _descends(h, HOOKS)]
     changes += [
         f"the parametrization {described(p)}" for p in made if not _descends(p, PARAMETRIZATIONS)
@@ -313,6 +313,24 @@ def _refuse_changes(who: str, module: Any) -> None:
             f"{name} with {', '.join(changes)}. Remove it, or give the weights in use as a state dict, and the "
             "arguments."
         )
+
+
+def _hooks(module: Any) -> list[Any]:
+    held = vars(module)
+    return [h for name in ("_forward_pre_hooks", "_forward_hooks") for h in held[name].values()]
+
+
+def _parametrizations(module: Any) -> list[Any]:
+    chains = vars(module)["_modules"].get("parametrizations")
+    return [] if chains is None else [p for chain in chains.values() for p in chain]
+
+
+def _spectral_axis(module: Any) -> int | None:
+    """Returns the axis of spectral norm, which tensors do not tell where several have one size."""
+    norms = (
+        p for p in (*_hooks(module), *_parametrizations(module)) if hasattr(p, "n_power_iterations")
+    )
+    return next((norm.dim for norm in norms if hasattr(norm, "dim")), None)
 
 
 def _descends(value: Any, known: tuple[str, ...]) -> bool:

@@ -17,11 +17,17 @@ import numpy as np
 
 from tconvjax.interop.converted import as_numpy
 
-ALIGNED = 0.9  # cosine between u and W v, 1 where these are singular vectors
+ALIGNED = 0.99  # cosine between u and W v, 1 where these are singular vectors
 
 
 def weights_in_use(
-    who: str, state: Mapping[str, Any], prefix: str, *, transposed: bool, others: bool
+    who: str,
+    state: Mapping[str, Any],
+    prefix: str,
+    *,
+    transposed: bool,
+    others: bool = False,
+    spectral_axis: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns weight and bias as the layer uses them.
 
@@ -31,6 +37,7 @@ def weights_in_use(
       prefix: what precedes the names of this layer.
       transposed: whether it is a transposed convolution.
       others: whether tensors that are not understood may lie beside those of the layer.
+      spectral_axis: of spectral norm, if it is known.
 
     Raises:
       ValueError: for a missing weight, which is named beside what is there, and for tensors that are not understood.
@@ -40,7 +47,7 @@ def weights_in_use(
         for name, value in state.items()
         if str(name).startswith(prefix) and value is not None
     }
-    layer = _Layer(who, tensors, int(transposed))
+    layer = _Layer(who, tensors, spectral_axis, int(transposed))
     if not layer.holds("weight"):
         names = sorted(map(str, state), key=lambda name: (-_shared(name, prefix), name))
         found = [n for n in names if "weight" in n] or names
@@ -67,8 +74,10 @@ def weights_in_use(
 class _Layer:
     """The tensors of a layer, by which a weight is computed, and the names that were used for it."""
 
-    def __init__(self, who: str, tensors: Mapping[str, Any], default_axis: int) -> None:
-        self.who, self.tensors, self.default_axis = who, tensors, default_axis
+    def __init__(
+        self, who: str, tensors: Mapping[str, Any], axis: int | None, default_axis: int
+    ) -> None:
+        self.who, self.tensors, self.axis, self.default_axis = who, tensors, axis, default_axis
         self.used: set[str] = set()
 
     def holds(self, name: str) -> bool:
@@ -88,7 +97,7 @@ class _Layer:
 
     def resolve(self, name: str) -> np.ndarray:
         """Returns a tensor in use, in its own dtype."""
-        if name in self.tensors:
+        if name in self.tensors or not self.holds(name):
             return self.take(name)
         if f"{name}_mask" in self.tensors:
             original = self.resolve(f"{name}_orig")
@@ -98,18 +107,18 @@ class _Layer:
         if f"{name}_u" in self.tensors:
             u, v = self.take(f"{name}_u"), self.take(f"{name}_v")
             return self._divided(self.resolve(f"{name}_orig"), u, v)
-        start, i = f"parametrizations.{name}.", 0
+        start, i, weight = f"parametrizations.{name}.", 0, np.zeros(0)
         if f"{start}original0" in self.tensors:
             weight, i = self._normed(*(self.take(f"{start}original{n}") for n in range(2))), 1
-        else:
+        elif f"{start}original" in self.tensors:
             weight = self.take(f"{start}original")
         while f"{start}{i}._u" in self.tensors:
             weight = self._divided(weight, *(self.take(f"{start}{i}._{n}") for n in "uv"))
             i += 1
         if i == 0:
             raise ValueError(
-                f"{self.who}: what makes the {name} of {start}original must be among the tensors; got "
-                f"{sorted(self.tensors)[:8]}. Give the {name} in use."
+                f"{self.who}: what makes {name} of other tensors must be weight norm, spectral norm or pruning, "
+                f"and among the tensors; got {sorted(self.tensors)[:8]}. Give the {name} in use."
             )
         return weight
 
@@ -145,7 +154,7 @@ class _Layer:
         matrices = {
             axis: np.moveaxis(wide, axis, 0).reshape(n, -1)
             for axis, n in enumerate(shape)
-            if u.shape == (n,) and v.shape == (weight.size // n,)
+            if u.shape == (n,) and v.shape == (weight.size // n,) and self.axis in {None, axis}
         }
         if not matrices:
             raise ValueError(
@@ -155,11 +164,18 @@ class _Layer:
         u, v = _wide(u), _wide(v)
 
         # The axis is not stored. Where several fit, the singular vectors tell; before training nothing does.
-        def likely(axis: int) -> tuple[bool, bool]:
+        def likely(axis: int) -> tuple[float, bool]:
             image = matrices[axis] @ v
-            return bool(abs(u @ image) > ALIGNED * np.linalg.norm(image)), axis == self.default_axis
+            cosine = abs(u @ image) / (np.linalg.norm(image) or 1)
+            return float(cosine) if cosine > ALIGNED else 0.0, axis == self.default_axis
 
-        sigma = u @ (matrices[max(matrices, key=likely)] @ v)
+        axis = max(matrices, key=likely)
+        if len(matrices) > 1 and likely(axis) == (0, False):
+            raise ValueError(
+                f"{self.who}: spectral norm of an axis of one's own must be trained, so that its vectors tell which; "
+                f"got a weight of shape {shape}, u of shape {u.shape}. Give the module, or the weight in use."
+            )
+        sigma = u @ (matrices[axis] @ v)
         with np.errstate(invalid="ignore", divide="ignore"):
             return (wide / sigma).astype(weight.dtype)
 
