@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 import tconvjax
 from tconvjax import interop
 from tconvjax import nnx as tnn
+from tconvjax.interop.torch import TORCH
+from tconvjax.interop.writing import boundary, crops
 
 FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
 
@@ -52,7 +54,7 @@ def instance(name, **attributes):
 
 
 def torch_layer(name, arguments, weights):
-    given = {n: arguments.get(n, default) for n, default in interop.TORCH.items()}
+    given = {n: arguments.get(n, default) for n, default in TORCH.items()}
     given |= {"transposed": "Transpose" in name, "bias": None}
     return instance(name, **given | weights)
 
@@ -186,7 +188,7 @@ def test_arguments_and_weights_come_back_from_torch():
         foreign = interop.to_torch(interop.from_torch(torch_case(case, "Conv2d")))
         again = interop.from_torch(torch_layer("Conv2d", foreign.arguments, foreign.state))
         assert again.layer == "Conv"
-        pads = lambda layer: interop._boundary("test", layer)
+        pads = lambda layer: boundary("test", layer)
         original = interop.from_torch(torch_case(case, "Conv2d"))
         assert pads(again) == pads(original)
         np.testing.assert_array_equal(foreign.state["weight"], case["weight"])
@@ -201,18 +203,18 @@ def test_crops_survive_onnx_and_torch_or_are_refused(k, s, d, low, high):
     arguments = {"kernel_size": (k,), "strides": (s,), "kernel_dilation": (d,)}
     arguments |= {"padding": ((low, high),), "transpose_kernel": True}
     layer = interop.Converted("ConvTranspose", arguments, {"kernel": np.zeros((k, 2, 3))})
-    crops = lambda layer: interop._crops("test", layer)
+    cropped = lambda layer: crops("test", layer)
     if -high >= max(s, d):
         with pytest.raises(ValueError, match="fewer pixels than max"):
             interop.to_onnx(layer)
     else:
         node = interop.to_onnx(layer)
         mapping = {"op_type": node.name, "attributes": node.arguments, "inputs": ["x", "W"]}
-        assert crops(interop.from_onnx(mapping, node.state)) == ((low, high),)
+        assert cropped(interop.from_onnx(mapping, node.state)) == ((low, high),)
     if 0 <= low - high < max(s, d):
         foreign = interop.to_torch(layer)
         again = interop.from_torch(torch_layer(foreign.name, foreign.arguments, foreign.state))
-        assert crops(again) == ((low, high),)
+        assert cropped(again) == ((low, high),)
     else:
         with pytest.raises(ValueError, match=rf"which crops \(\({low}, {high}\),\)"):
             interop.to_torch(layer)
