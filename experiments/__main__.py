@@ -126,9 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f'a package is missing: {error.name}. Run: pip install "tconvjax[experiments,data]"', 2
         )
     for argument in sys.argv[1:] if arguments is None else arguments:
-        wrong = reading.why_no_text(argument)
-        if wrong:
-            return _fail(f"command line: {wrong}", 2)
+        no_text = reading.why_no_text(argument)
+        if no_text:
+            return _fail(f"command line: {no_text}", 2)
     if options.command == "list":
         for path in sorted(CONFIGS.glob("*.toml")):
             try:
@@ -172,9 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.page.is_dir():
             return _fail(f"--page {options.page}: is a folder. Name a file", 2)
     for option, place in places.items():
-        wrong = reading.why_no_folder(place)
-        if wrong:
-            return _fail(f"{option} {reading.short(str(place))}: {wrong}", 2)
+        in_the_way = reading.why_no_folder(place)
+        if in_the_way:
+            return _fail(f"{option} {reading.short(str(place))}: {in_the_way}", 2)
     if options.print_config:
         shown: Any = (
             [{"settings": point, "config": config.describe(c)} for point, c in points]

@@ -64,7 +64,8 @@ def _figures(run: records.Run) -> dict[str, Callable[[], Figure]]:
         ways |= {"panels": lambda: draw_panels(panels(run))}
     if run.illustrated:
         images = functools.cache(lambda: _of_images(run))
-        ways |= {n: lambda n=n: images()[n] for n in ("samples", "spectrum", "overview")}
+        for name in ("samples", "spectrum", "overview"):
+            ways[name] = functools.partial(lambda name: images()[name], name)
     return ways
 
 

@@ -225,22 +225,22 @@ def misfit(value: Any, shape: Any, at: str = "") -> str:
         `{...: shape}`, a table of any keys.
       at: where the value is.
     """
+    entries: Mapping[Any, Any] | None = None
+    shapes: Mapping[Any, Any] = {}
     if isinstance(shape, list):
-        entries = (
-            {str(i): entry for i, entry in enumerate(value)} if isinstance(value, list) else None
-        )
         kind, shapes = "a list", {...: shape[0]}
+        if isinstance(value, list):
+            entries = {str(i): entry for i, entry in enumerate(value)}
     elif isinstance(shape, Mapping):
-        entries, kind, shapes = (value if isinstance(value, Mapping) else None), "a table", shape
+        kind, shapes = "a table", shape
+        if isinstance(value, Mapping):
+            entries = value
     else:
-        fits = isinstance(value, shape) and (
-            shape is object or not isinstance(value, bool) or shape is bool
-        )
-        return (
-            ""
-            if fits
-            else f"{at or 'the whole'}: expected {_name(shape)}, got {short(repr(value))}"
-        )
+        # Of Python's types bool is an int.
+        fits = isinstance(value, shape) and (not isinstance(value, bool) or shape in (bool, object))
+        if fits:
+            return ""
+        kind = _name(shape)
     if entries is None:
         return f"{at or 'the whole'}: expected {kind}, got {short(repr(value))}"
     dotted = f"{at}." if at else ""
