@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         # Imported here, so that a missing extra is one clear line.
+        from jax.errors import JaxRuntimeError
         from rich.console import Console
 
         from experiments import (
@@ -115,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             launch,
             loggers,
             meshes,
+            reading,
             records,
             results,
             stopping,
@@ -123,6 +125,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             f'a package is missing: {error.name}. Run: pip install "tconvjax[experiments,data]"', 2
         )
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        no_text = reading.why_no_text(argument)
+        if no_text:
+            return _fail(f"command line: {no_text}", 2)
     if options.command == "list":
         for path in sorted(CONFIGS.glob("*.toml")):
             try:
@@ -135,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"report {comparison.write(options.folders, options.out)}")
         except records.RunError as error:
             return _fail(str(error), 2)
+        except OSError as error:  # of names that no file may have
+            return _fail(f"report: {reading.short(str(error))}", 2)
         return 0
     several = options.command == "sweep"
     to = None
@@ -158,6 +166,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors = results.errors([c for _, c in points], paths, options.page)
         if errors:
             return _fail("\n".join(errors), 2)
+    places = {"--out": options.out}
+    if options.command == "results":
+        places["--page"] = options.page.parent
+        if options.page.is_dir():
+            return _fail(f"--page {options.page}: is a folder. Name a file", 2)
+    for option, place in places.items():
+        in_the_way = reading.why_no_folder(place)
+        if in_the_way:
+            return _fail(f"{option} {reading.short(str(place))}: {in_the_way}", 2)
     if options.print_config:
         shown: Any = (
             [{"settings": point, "config": config.describe(c)} for point, c in points]
@@ -213,7 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             engine.forget()
         if options.command == "results":
             runs = [records.read_complete(folder) for folder in folders]
-            results.write(runs, options.page)
+            for line in results.write(runs, options.page):
+                console.print(line, style="yellow", markup=False)
             console.print(f"results {options.page}")
     except cluster.Refused as error:
         return _fail(str(error), 2)
@@ -228,6 +246,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"stopped; {left}the same command continues", 128 + stopped.signum)
     except (loggers.LoggerError, ImportError) as error:
         return _fail(str(error), 2)
+    except (MemoryError, JaxRuntimeError) as error:
+        if isinstance(error, JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        text = "does not fit in memory; what was saved stays. Make sizes, batches or seeds smaller."
+        return _fail(f"{options.command}: {text}", 1)
     return 0
 
 

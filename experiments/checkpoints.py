@@ -5,11 +5,13 @@ Only calls that exist from orbax 0.11.36 on and warn nowhere are used; the API i
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint.experimental import v1 as orbax
 
 from experiments.records import RunError
@@ -56,21 +58,42 @@ def _told(store: orbax.training.Checkpointer) -> Iterator[None]:
 
 
 def load_latest(store: orbax.training.Checkpointer, like: Any) -> tuple[int, Any] | None:
-    """Returns the newest step and its state, in the structure of `like`, or None if there is none.
+    """Returns the newest step and its state, with the structure and placement of `like`, or None if there is none.
 
     Raises:
-      RunError: if it cannot be read.
+      RunError: if it cannot be read, or holds arrays of other shapes or dtypes.
     """
     if store.latest is None:
         return None
     step = store.latest.step
-    abstract = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
-    )
+    place = store.directory / str(step)
+    # As NumPy's: orbax makes those of JAX in a thread of its own, where `jax.enable_x64` is not known and float64
+    # becomes float32 without a word.
+    as_saved = jax.tree.map(lambda _: np.ndarray, like)
     try:
-        return step, store.load_checkpointables(step, {"state": abstract})["state"]
+        saved = store.load_checkpointables(step, {"state": as_saved})["state"]
     except Exception as error:  # orbax has one for every kind of damage
         raise RunError(
-            f"{store.directory / str(step)}: this checkpoint cannot be read. Delete its folder: the same command then "
-            "continues from the one before."
+            f"{place}: this checkpoint cannot be read. Delete its folder: the same command then continues from the one "
+            "before."
         ) from error
+
+    def placed(path: Any, found: np.ndarray, wanted: jax.Array) -> jax.Array:
+        array = jax.make_array_from_callback(
+            found.shape, wanted.sharding, lambda index: np.asarray(found[index])
+        )
+        if not (found.dtype == array.dtype == wanted.dtype and found.shape == wanted.shape):
+            raise RunError(
+                f"{place}: state{jax.tree_util.keystr(path)} is {found.dtype}{list(found.shape)}; the run needs "
+                f"{wanted.dtype}{list(wanted.shape)}. Move the run's folder away, or delete that of this checkpoint."
+            )
+        return array
+
+    return step, jax.tree_util.tree_map_with_path(placed, saved, like)
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Deletes the checkpoints of later steps, in a store that nobody has opened."""
+    for path in folder.glob("*") if folder.is_dir() else ():
+        if path.name.isdigit() and int(path.name) > step:
+            shutil.rmtree(path)

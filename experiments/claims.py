@@ -6,6 +6,7 @@ variant, RIGHT is a variant, `real` (the same metric on real data) or a number, 
 together, `rank correlation with METRIC < NUMBER at STEP` (or `>`) asks whether two metrics order them alike.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-_UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+LONGEST = 500  # characters of a relation
+_UNSIGNED = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _STEP = r"(?:\s+at\s+(?P<step>init|final))?"
 _RELATION = re.compile(
     rf"(?P<left>\w+)\s*(?P<sign>[<>=])\s*(?:(?P<factor>{_UNSIGNED})\s*\*\s*)?(?P<right>[+-]?{_UNSIGNED}|\w+)"
@@ -49,14 +51,14 @@ class Claim:
         Args:
           variants: the names of all.
         """
-        match = _RELATION.fullmatch(self.relation.strip())
+        _, match = _parse(self.relation)
         return set(variants) if match is None else {match["left"], match["right"]}
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Returns the metrics of a valid relation."""
-        match = _CORRELATION.fullmatch(self.relation.strip())
-        return (self.metric,) if match is None else (self.metric, match["other"])
+        together, _ = _parse(self.relation)
+        return (self.metric,) if together is None else (self.metric, together["other"])
 
     def errors(
         self, variants: Sequence[str], *, real: bool = True, trains: bool = True
@@ -68,8 +70,13 @@ class Claim:
           real: whether there are real data.
           trains: whether there is a first and a last step.
         """
-        together = _CORRELATION.fullmatch(self.relation.strip())
-        match = together or _RELATION.fullmatch(self.relation.strip())
+        if len(self.relation) > LONGEST:
+            return [f"expected at most {LONGEST} characters; got {len(self.relation)}"]
+        together, pair = _parse(self.relation)
+        match = together or pair
+        numbers = re.findall(_UNSIGNED, self.relation) if match else []
+        if not all(math.isfinite(float(number)) for number in numbers):
+            return [f"expected numbers that 64 bits can hold; got {self.relation!r}"]
         if together and (together["step"] is not None) == trains:
             few = f"orders {len(variants)} variants; it takes at least 3"
             return [few] if len(variants) < 3 else []
@@ -115,8 +122,8 @@ def judge(
         measures it is 'final'.
       real: the same metrics on real data.
     """
-    together = _CORRELATION.fullmatch(claim.relation.strip())
-    match = together or _RELATION.fullmatch(claim.relation.strip())
+    together, pair = _parse(claim.relation)
+    match = together or pair
     assert match is not None
     step = match["step"] or "final"
 
@@ -170,6 +177,12 @@ def _within(difference: Interval, tolerance: float) -> Interval:
     nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
     farthest = max(abs(low), abs(high))
     return Interval(tolerance - abs(mean), tolerance - farthest, tolerance - nearest)
+
+
+def _parse(relation: str) -> tuple[re.Match[str] | None, re.Match[str] | None]:
+    """Returns the match of a relation of all variants together, and that of one between two sides; none if too long."""
+    text = relation.strip() if len(relation) <= LONGEST else ""
+    return _CORRELATION.fullmatch(text), _RELATION.fullmatch(text)
 
 
 def _is_number(text: str) -> bool:

@@ -1,15 +1,17 @@
 """The command `report`: the page of one run anew, or one page that compares several."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import launch, pictures, records, report
+from experiments import launch, pictures, reading, records, report
 from experiments.records import Run, RunError
 
 
-def write(folders: Sequence[Path], out: Path | None = None) -> Path:
+def write(
+    folders: Sequence[Path], out: Path | None = None, say: Callable[[str], None] = print
+) -> Path:
     """Writes what the folders of complete runs say, and returns the page.
 
     Args:
@@ -17,6 +19,7 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
         pictures made anew; several are compared.
       out: the page, else report.html in the folder of the one run, comparison.html in the folder of the one sweep or
         in the folder that several lie in.
+      say: is called with a line for each picture that cannot be drawn.
 
     Raises:
       RunError: with everything that is wrong, one line each; nothing is written.
@@ -37,9 +40,14 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
         if several:
             compare(runs, page, left_out)
         else:
-            report.write(runs[0], out)
+            for line in report.write(runs[0], out):
+                say(line)
+    except RunError:
+        raise
     except OSError as error:
         raise RunError(f"{page}: cannot be written: {error}.") from None
+    except Exception as error:  # of records that say what no run says
+        raise RunError(f"{page}: cannot be made: {pictures.reason(error)}.") from error
     return page
 
 
@@ -142,9 +150,12 @@ def _is_sweep(folder: Path) -> bool:
 def _points(folder: Path) -> dict[Path, str]:
     """Returns the folders of a sweep's points, with what is said of those that are not complete."""
     path = folder / "summary.json"
-    summary = records.read_versioned(path, launch.SCHEMA)
+    summary = records.read_versioned(path, launch.SCHEMA, {})
     if "points" not in summary:
         raise RunError(f"{path}: is not the summary of a sweep.")
+    wrong = reading.misfit(summary, {"points": [{"folder": str, "status": str, "message": str}]})
+    if wrong:
+        raise RunError(f"{path}: cannot be read: {wrong}.")
     points = {}
     for point in summary["points"]:
         at = folder.resolve().parent / point["folder"]

@@ -12,7 +12,6 @@ import inspect
 import json
 import math
 import re
-import tomllib
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union
 
-from experiments import data
+from experiments import data, reading
 from experiments.benchmark.config import Benchmark, Layer
 from experiments.claims import Claim
 from experiments.resolved import Resolved
@@ -29,6 +28,9 @@ from experiments.tasks import TASKS
 
 OF_CLASSIFIER = ("classifier_steps", "classifier_seed")  # keys of tasks that train one
 OF_STEPS = ("steps", "chunk_steps")  # keys of tasks that train
+LONGEST = 16  # files that extend each other
+LARGEST = 2**31 - 1  # of integers; arrays are counted with 32 bits
+NAME = 100  # bytes of what becomes the name of a file
 SEED = {"minimum": 0, "maximum": 2**32 - 1}  # beyond, different seeds may give equal keys
 
 
@@ -36,8 +38,8 @@ class ConfigError(Exception):
     """Everything that is wrong with a config, one line each."""
 
     def __init__(self, source: str, errors: Sequence[str]) -> None:
-        self.errors = tuple(errors)
-        super().__init__("\n".join(f"{source}: {error}" for error in errors))
+        self.errors = tuple(map(reading.short, errors))
+        super().__init__("\n".join(f"{reading.short(source)}: {error}" for error in self.errors))
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,11 @@ def load_sweep(
         shared = {k: v for k, v in where[0].items() if all(point[k] == v for point in where)}
         everywhere = len(where) == len(every) or not shared
         errors.append(error if everywhere else f"at {text_of(shared)}: {error}")
-    digests = [config.digest for _, config in configs]
-    for i, (point, config) in enumerate(configs):
-        if config.digest in digests[:i]:
+    seen: set[str] = set()
+    for point, config in configs:
+        if config.digest in seen:
             errors.append(f"sweep: two points are the same run: {text_of(point)}")
+        seen.add(config.digest)
     if errors:
         raise ConfigError(str(path), list(dict.fromkeys(errors)))
     return configs
@@ -174,20 +177,22 @@ def _read(path: Path, settings: Sequence[str], errors: list[str], *, quick: bool
 def _table_of(path: Path, beyond: Sequence[Path] = ()) -> dict[str, Any]:
     """Returns the table of a file over those that it extends; `beyond` are the files that extend it."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        table = reading.toml(path)
+    except reading.Unreadable as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(path), [f"is not valid TOML: {error}"]) from None
     if "extends" not in table:
         return table
     base = table.pop("extends")
     if not isinstance(base, str):
         raise ConfigError(str(path), [f"extends: expected the name of a file, got {base!r}"])
     under = path.parent / base
-    if under in (path, *beyond):
+    files = (path, *beyond)
+    if any(reading.same(under, file) for file in files):
         raise ConfigError(str(path), [f"extends: {base} extends this file; break the circle"])
-    return _merged(_table_of(under, (path, *beyond)), table)
+    if len(files) > LONGEST:
+        said = f"extends: expected at most {LONGEST} files behind each other; there are more"
+        raise ConfigError(str(beyond[-1]), [said])
+    return _merged(_table_of(under, files), table)
 
 
 def _build_file(table: Mapping[str, Any], errors: list[str]) -> Config | Benchmark | None:
@@ -249,7 +254,8 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     if type(steps) is int and type(chunk) is int and chunk > 0 and steps % chunk:
         errors.append(f"chunk_steps: must divide steps; got {chunk} and steps={steps}")
     seeds = table.get("seeds", [0])
-    if isinstance(seeds, list) and (not seeds or any(seeds.count(seed) > 1 for seed in seeds)):
+    whole = [seed for seed in seeds if type(seed) is int] if isinstance(seeds, list) else [0]
+    if not whole or len(set(whole)) < len(whole):
         errors.append(f"seeds: expected at least one seed and none twice, got {seeds}")
     if not isinstance(base, dict):
         errors.append(f"options: expected a table, got {base!r}")
@@ -265,6 +271,8 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
             errors.append(
                 f"{path}.name: expected a unique identifier other than 'real', got {name!r}"
             )
+        if len(str(name).encode()) > NAME:
+            errors.append(f"{path}.name: expected at most {NAME} bytes, as it names files")
         names.append(str(name))
         if task is not None:
             for key in sorted(task.shared & entry.keys()):
@@ -353,6 +361,7 @@ def _keywords(
         else:
             hint = _of_toml(hints.get(key))
             result[key] = value if hint is None else _convert(hint, value, f"{path}.{key}", errors)
+            _check_range({}, value, f"{path}.{key}", errors)
     for name, p in known.items():
         if p.default is p.empty and name not in table:
             errors.append(f"{path}.{name}: missing")
@@ -378,7 +387,9 @@ def _of_toml(hint: Any) -> Any:
 
 
 def _check_name(config: Resolved | None, errors: list[str]) -> None:
-    if config and not re.fullmatch(r"[\w.-]*\w", config.name):
+    if config and len(config.name.encode()) > NAME:
+        errors.append(f"name: expected at most {NAME} bytes, as it names a folder")
+    elif config and not re.fullmatch(r"[\w.-]*\w", config.name):
         errors.append(
             f"name: expected letters, digits and '_-.', as it names a folder; got {config.name!r}"
         )
@@ -456,10 +467,12 @@ def _check_range(metadata: Mapping[Any, Any], value: Any, path: str, errors: lis
             _check_range(metadata, entry, f"{path}[{i}]", errors)
     if not isinstance(value, int | float):
         return
-    if value < metadata.get("minimum", -math.inf):
-        errors.append(f"{path}: must be at least {metadata['minimum']}, got {value}")
-    if value > metadata.get("maximum", math.inf):
-        errors.append(f"{path}: must be at most {metadata['maximum']}, got {value}")
+    bound = LARGEST if isinstance(value, int) else math.inf
+    least, most = metadata.get("minimum", -bound), metadata.get("maximum", bound)
+    if value < least:
+        errors.append(f"{path}: must be at least {least}, got {value}")
+    if value > most:
+        errors.append(f"{path}: must be at most {most}, got {value}")
     if value >= metadata.get("below", math.inf):
         errors.append(f"{path}: must be below {metadata['below']}, got {value}")
 
@@ -504,7 +517,8 @@ def _with(
     if not equals or not key.strip():
         errors.append(f"{option} {setting}: expected key.path=VALUE")
         return table
-    return _put(table, key.strip(), _value(text), errors)
+    value = _value(text, f"{option} {setting}", errors)
+    return table if value is None else _put(table, key.strip(), value, errors)
 
 
 def _with_axis(sweep: Any, axis: str, errors: list[str]) -> Any:
@@ -513,23 +527,32 @@ def _with_axis(sweep: Any, axis: str, errors: list[str]) -> Any:
     if not equals or not key.strip() or not isinstance(sweep, dict):
         errors.append(f"--sweep {axis}: expected key.path=VALUE,VALUE,..")
         return sweep
-    values = _value(f"[{text}]")
-    if not isinstance(values, list):  # bare words
-        values = [_value(word) for word in text.split(",")]
-    return _merged(sweep, {"axes": {key.strip(): values}})
+    wrong: list[str] = []
+    values = _value(f"[{text}]", f"--sweep {axis}", wrong)
+    if not wrong and not isinstance(values, list):  # bare words
+        values = [_value(word, f"--sweep {axis}", wrong) for word in text.split(",")]
+    errors += dict.fromkeys(wrong)
+    return sweep if wrong else _merged(sweep, {"axes": {key.strip(): values}})
 
 
-def _value(text: str) -> Any:
+def _value(text: str, setting: str, errors: list[str]) -> Any:
     """Reads a value of the command line: TOML, a bare word is a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = reading.parse_toml(f"value = {text}")
+    except reading.NotToml:
         return text.strip()
+    except reading.Unreadable as error:
+        errors.append(f"{setting}: {error}")
+        return None
+    return value["value"] if len(value) == 1 else text.strip()
 
 
 def _put(table: dict[str, Any], key: str, value: Any, errors: list[str]) -> dict[str, Any]:
     """Returns the table with the value at a dotted key."""
     path = key.split(".")
+    if len(path) > reading.DEEPEST:
+        errors.append(f"{key}: expected at most {reading.DEEPEST} names; got {len(path)}")
+        return table
     below: Any = table
     for i, name in enumerate(path[:-1]):
         below = _table(name, below.get(name, {}))

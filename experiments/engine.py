@@ -26,7 +26,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from experiments import checkpoints, claims, data, records, report, stopping
+from experiments import checkpoints, claims, data, pictures, records, report, stopping
 from experiments.config import Config, Variant
 from experiments.data.table import one_ahead, piece_of, table_of
 from experiments.loggers import Loggers, open_loggers
@@ -78,8 +78,12 @@ def run(
         if agreed((folder / "summary.json").exists()):
             console.print("complete already; nothing to train", style="dim")
             told.log(records.read_metrics(folder))
-            told.summary = records.read_json(folder / "summary.json")
+            path = folder / "summary.json"
+            told.summary = records.read_versioned(path, records.SCHEMA, records.SUMMARY)
             report.print_summary(told.summary, console)
+            if leads() and not (folder / "report.html").exists():
+                remedy = f"To make its page: python -m experiments report {folder}"
+                console.print(Text(f"report.html is missing. {remedy}"))
             return folder
         took = records.begin(folder, mesh)
         with console.status("training the feature network, measuring real data"):
@@ -94,13 +98,26 @@ def run(
         stopping.check()
         if leads():
             summary = summarize(config, folder, setting) | took()
-            report.write(records.read_run(folder, summary))
-            # Last: its presence means complete.
+            run = records.read_run(folder, summary)
+            # Its presence means complete; whatever shows it comes after it.
             records.write_json(folder / "summary.json", summary)
             told.summary = summary
             report.print_summary(summary, console)
-            console.print(Text(f"report {folder / 'report.html'}"))
+            _show(run, console)
         return folder
+
+
+def _show(run: records.Run, console: Console) -> None:
+    """Draws pictures and page of a complete run; what cannot be made is a line, since nothing of the run is lost."""
+    page = run.folder / "report.html"
+    try:
+        for line in report.write(run):
+            console.print(Text(line, "yellow"))
+        console.print(Text(f"report {page}"))
+    except Exception as error:
+        remedy = f"The run is complete. To make it: python -m experiments report {run.folder}"
+        line = f"{page}: cannot be made: {pictures.reason(error)}. {remedy}"
+        console.print(Text(line, "yellow"))
 
 
 def mesh_errors(config: Config, shape: tuple[int, int]) -> list[str]:
@@ -229,8 +246,12 @@ def _train(
 
         yield from one_ahead(at, range(first, config.steps, piece))
 
+    place_of_states = folder / "checkpoints" / group[0].name
+    if leads():
+        checkpoints.drop_after(place_of_states, _whole(config, group, folder))
+    agreed(0)  # no process opens the store before
     with (
-        checkpoints.open_checkpoints(folder / "checkpoints" / group[0].name) as store,
+        checkpoints.open_checkpoints(place_of_states) as store,
         contextlib.ExitStack() as stack,
     ):
         state = init(setting, seeds)
@@ -272,6 +293,15 @@ def _train(
             step += config.chunk_steps
             record(step, {name: values.mean(1) for name, values in log.items()})
             progress.update(bar, completed=before + step * len(group))
+
+
+def _whole(config: Config, group: Sequence[Variant], folder: Path) -> int:
+    """Returns the last step up to which metrics.jsonl lacks no evaluation, -1 if it lacks one of the first."""
+    steps = range(0, config.steps + 1, config.chunk_steps)
+    names = [variant.name for variant in group]
+    missing = records.lacking(records.read_metrics(folder), names, steps, config.seeds)
+    first = next(missing, (config.steps + config.chunk_steps,))[0]
+    return first - config.chunk_steps if first else -1
 
 
 def _draws(kind: Kind, options: Any, setting: Any) -> int:

@@ -2,9 +2,10 @@
 
 import base64
 import contextlib
+import functools
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -31,22 +32,52 @@ BEFORE, AFTER = "before training", "after training"
 DECIBEL = (-60, -10)  # power per bin over the total, of all spectra
 
 
-def of_run(run: records.Run) -> dict[str, bytes]:
-    """Returns the figures of a run, by name of the file."""
-    with _style():
-        if len(run.steps) > 1:
-            size: tuple[float, float] = (11, 0.6 + 2.7 * -(-len(curves(run)) // 2))
-            figures = {"curves": Figure(figsize=size, layout="constrained")}
-            draw_curves(figures["curves"], run)
-        else:
-            size = (3 + 2.4 * len(curves(run)), 1 + 0.17 * len(run.names))
-            figures = {"measured": Figure(figsize=size, layout="constrained")}
-            draw_measured(figures["measured"], run)
-        if TASKS[run.config["task"]].panels:
-            figures |= {"panels": draw_panels(run)}
-        if run.illustrated:
-            figures |= _of_images(run)
-        return {f"{name}.png": png(figure) for name, figure in figures.items()}
+def of_run(run: records.Run) -> tuple[dict[str, bytes], list[str]]:
+    """Returns the figures of a run by name of the file, and a line for each that cannot be drawn.
+
+    Raises:
+      RunError: if a file of the run is damaged.
+    """
+    drawn, failed = {}, []
+    for name, draw in _figures(run).items():
+        try:
+            with _style():
+                drawn[f"{name}.png"] = png(draw())
+        except records.RunError:
+            raise
+        except Exception as error:  # a picture less, never a page
+            failed.append(f"{run.folder / name}.png: cannot be drawn: {reason(error)}")
+    return drawn, failed
+
+
+def reason(error: Exception) -> str:
+    """Returns what an exception says, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _figures(run: records.Run) -> dict[str, Callable[[], Figure]]:
+    """Returns what draws each figure that a run has."""
+    ways: dict[str, Callable[[], Figure]] = {}
+    if curves(run):
+        ways |= {"curves" if len(run.steps) > 1 else "measured": lambda: _of_metrics(run)}
+    if TASKS[run.config["task"]].panels and panels(run):
+        ways |= {"panels": lambda: draw_panels(panels(run))}
+    if run.illustrated:
+        images = functools.cache(lambda: _of_images(run))
+        for name in ("samples", "spectrum", "overview"):
+            ways[name] = functools.partial(lambda name: images()[name], name)
+    return ways
+
+
+def _of_metrics(run: records.Run) -> Figure:
+    if len(run.steps) > 1:
+        figure = Figure(figsize=(11, 0.6 + 2.7 * -(-len(curves(run)) // 2)), layout="constrained")
+        draw_curves(figure, run)
+        return figure
+    size = (3 + 2.4 * len(curves(run)), 1 + 0.17 * len(run.names))
+    figure = Figure(figsize=size, layout="constrained")
+    draw_measured(figure, run)
+    return figure
 
 
 def _of_images(run: records.Run) -> dict[str, Figure]:
@@ -207,10 +238,14 @@ def draw_measured(figure: FigureBase, run: records.Run) -> None:
     axes[0].set_ylim(len(run.names) - 0.5, -0.5)
 
 
-def draw_panels(run: records.Run) -> Figure:
-    """Returns a picture of the last `panel` of every variant that has one, in greys from -2.5 to 2.5 deviations."""
+def panels(run: records.Run) -> dict[str, np.ndarray]:
+    """Returns the last `panel` of every variant that has one; some have nothing to draw."""
     last = {name: f"{name}-{run.steps[-1]}" for name in run.names}
-    panels = {name: run.arrays(at)["panel"][0] for name, at in last.items() if run.has_arrays(at)}
+    return {name: run.arrays(at)["panel"][0] for name, at in last.items() if run.has_arrays(at)}
+
+
+def draw_panels(panels: Mapping[str, np.ndarray]) -> Figure:
+    """Returns one picture of panels by variant, in greys from -2.5 to 2.5 deviations of each."""
     columns = min(8, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(1.5 * columns, 1.75 * rows), layout="constrained")

@@ -6,13 +6,13 @@ runs/<name>-<digest>/
   evaluations/      <variant>-<step>.npz and real.npz, arrays for pictures
   checkpoints/      <variant>/<step>, state of all seeds
   tensorboard/      what TensorBoard shows, if asked for
-  summary.json      the result, written last       *.png, report.html
+  summary.json      the result; where it is, the run is complete
+  *.png, report.html                               what shows it, drawn after it
 """
 
 import contextlib
 import fcntl
 import importlib.metadata
-import itertools
 import json
 import math
 import os
@@ -21,23 +21,45 @@ import shlex
 import subprocess
 import sys
 import time
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments import reading
 from experiments.config import describe
 from experiments.meshes import agreed, leads
 from experiments.resolved import Resolved
 from experiments.tasks import TASKS
 
 SCHEMA = 1  # of summary.json
+NUMBER = int | float | None
+INTERVAL = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
+CONFIG = {
+    "name": str,
+    "question": str,
+    "source": str,
+    "task": str,
+    "seeds": [int],
+    "steps": int,
+    "chunk_steps": int,
+    "variants": [{"name": str, "options": {...: object}}],
+}
+ENVIRONMENT = {"command": str}
+SUMMARY = {
+    "parameters": {...: {...: int}},
+    "variants": {...: {"final": {...: INTERVAL}}},
+    "real": {...: NUMBER},
+    "notes": {...: NUMBER},
+    "claims": [
+        {"claim": str, "metric": str, "relation": str, "source": str, "verdict": str, "margin": INTERVAL}
+    ],
+}  # fmt: skip
+LINE = {"variant": str, "step": int, "seed": int}  # of metrics.jsonl, beside its metrics
 Metrics = dict[
     str, dict[int, dict[str, list[float]]]
 ]  # variant -> step -> metric -> one value per seed
@@ -113,7 +135,11 @@ def open_folder(out: Path, config: Resolved) -> Iterator[Path]:
 def _claim(folder: Path, described: Any) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        # Never emptied, and never what a link points to: that may be any file of the user.
+        lock = reading.opened(folder / ".lock", flags=os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+    except reading.Unreadable as error:
+        link = "is a symbolic link" if (folder / ".lock").is_symlink() else error
+        raise RunError(f"{folder / '.lock'}: cannot be used: {link}. Remove it.") from None
     except OSError as error:
         raise RunError(
             f"{folder}: cannot be written: {error}. Choose another place with --out."
@@ -159,11 +185,19 @@ def begin(folder: Path, mesh: Mesh | None = None) -> Callable[[], dict[str, floa
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file that is never seen half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with _anew(path) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _anew(path: Path) -> Iterator[BinaryIO]:
+    """Yields a file beside a path that takes its place in the end; what links of either name point to stays."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    with temporary.open("xb") as file:
+        yield file
     temporary.replace(path)
 
 
@@ -173,11 +207,11 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON, naming the file if it is damaged."""
+def read_json(path: Path, shape: Any = object) -> Any:
+    """Reads JSON of a shape, see `reading.misfit`, naming the file if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return reading.record(path, shape)
+    except reading.Unreadable as error:
         raise RunError(f"{path}: cannot be read: {error}.") from None
 
 
@@ -197,16 +231,50 @@ def append_metrics(
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of metrics.jsonl; a line cut off by a crash ends the list."""
+    """Returns the lines of metrics.jsonl; one that a crash or a disk has damaged is left out, alone.
+
+    Raises:
+      RunError: if the file cannot be read.
+    """
     path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
     lines: list[dict[str, Any]] = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break
+    try:
+        texts = reading.content(path, reading.OF_LINES).split(b"\n")
+    except reading.Unreadable as error:
+        raise RunError(f"{path}: cannot be read: {error}.") from None
+    for text in texts:
+        with contextlib.suppress(reading.Unreadable):
+            line = reading.parse_json(text)
+            if not reading.misfit(line, LINE) and not reading.misfit(
+                {key: value for key, value in line.items() if key not in LINE}, {...: NUMBER}
+            ):
+                lines.append(line)
     return lines
+
+
+def lacking(
+    lines: Sequence[Mapping[str, Any]], names: Iterable[str], steps: range, seeds: Sequence[int]
+) -> Iterator[tuple[int, str, int]]:
+    """Yields step, variant and seed of each evaluation without a line, or with fewer metrics than others have.
+
+    Args:
+      lines: of metrics.jsonl.
+      names: of the variants.
+      steps: that are evaluated.
+      seeds: of every variant.
+    """
+    found = {(line["step"], line["variant"], line["seed"]): line.keys() for line in lines}
+    complete: dict[tuple[str, bool], set[str]] = {}
+    for (step, name, _), keys in found.items():
+        complete.setdefault((name, step > 0), set()).update(keys)  # losses come with steps
+    for step in steps:
+        for name in names:
+            for seed in seeds:
+                at = (step, name, seed)
+                if at not in found or found[at] != complete[name, step > 0]:
+                    yield at
 
 
 def forget_metrics_after(folder: Path, variant: str, step: int) -> list[dict[str, Any]]:
@@ -223,7 +291,7 @@ def collect(folder: Path, seeds: Sequence[int]) -> Metrics:
     for line in read_metrics(folder):
         at = result.setdefault(line["variant"], {}).setdefault(line["step"], {})
         for name, value in line.items():
-            if name not in ("variant", "step", "seed"):
+            if name not in LINE and line["seed"] in seeds:
                 row = at.setdefault(name, [math.nan] * len(seeds))
                 row[list(seeds).index(line["seed"])] = math.nan if value is None else value
     return result
@@ -232,18 +300,15 @@ def collect(folder: Path, seeds: Sequence[int]) -> Metrics:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an npz file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with _anew(path) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub wants a flag
-    temporary.replace(path)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads an npz file, naming it if it is damaged; never unpickles."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return reading.archive(path)
+    except reading.Unreadable as error:
         raise RunError(f"{path}: cannot be read: {error}.") from None
 
 
@@ -257,7 +322,7 @@ def read_complete(folder: Path) -> Run:
         raise RunError(f"{folder}: no such folder.")
     if not (folder / "config.json").exists():
         raise RunError(f"{folder}: is not the folder of a run; it holds no config.json.")
-    task = read_json(folder / "config.json").get("task")
+    task = read_json(folder / "config.json", {"task": str})["task"]
     if task == "benchmark":
         raise RunError(f"{folder}: holds a benchmark; its run has written its report.html.")
     if task not in TASKS:
@@ -267,9 +332,11 @@ def read_complete(folder: Path) -> Run:
     path = folder / "summary.json"
     if not path.exists():
         started = folder / "environment.json"
-        command = read_json(started)["command"] if started.exists() else "the command `run`"
+        command = "the command `run`"
+        if started.exists():
+            command = read_json(started, ENVIRONMENT)["command"]
         raise RunError(f"{folder}: the run is not complete. To continue it: {command}")
-    return read_run(folder, read_versioned(path, SCHEMA))
+    return read_run(folder, read_versioned(path, SCHEMA, SUMMARY))
 
 
 def read_run(folder: Path, summary: dict[str, Any]) -> Run:
@@ -278,28 +345,32 @@ def read_run(folder: Path, summary: dict[str, Any]) -> Run:
     Raises:
       RunError: if a file is damaged.
     """
-    config = read_json(folder / "config.json")
-    path = folder / "metrics.jsonl"
-    try:
-        metrics = collect(folder, config["seeds"])
-        found = {(line["variant"], line["step"], line["seed"]) for line in read_metrics(folder)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: cannot be read: {error!r}.") from None
-    run = Run(folder, config, read_json(folder / "environment.json"), metrics, summary)
-    for at in itertools.product(run.names, run.steps, config["seeds"]):
-        if at not in found:
-            raise RunError(f"{path}: lacks variant {at[0]}, step {at[1]}, seed {at[2]}.")
+    config = read_json(folder / "config.json", CONFIG)
+    if config["steps"] < 0 or config["chunk_steps"] < 1:
+        raise RunError(f"{folder / 'config.json'}: cannot be read: its steps are none.")
+    environment = read_json(folder / "environment.json", ENVIRONMENT)
+    run = Run(folder, config, environment, collect(folder, config["seeds"]), summary)
+    for step, name, seed in lacking(read_metrics(folder), run.names, run.steps, config["seeds"]):
+        raise RunError(
+            f"{folder / 'metrics.jsonl'}: lacks variant {name}, step {step}, seed {seed}."
+        )
+    for name in run.names:
+        if name not in summary["variants"]:
+            raise RunError(f"{folder / 'summary.json'}: cannot be read: lacks variant {name}.")
     return run
 
 
-def read_versioned(path: Path, schema: int) -> dict[str, Any]:
-    """Reads a summary, refusing one with another schema."""
+def read_versioned(path: Path, schema: int, shape: Any) -> dict[str, Any]:
+    """Reads a summary of a shape, see `reading.misfit`, refusing one with another schema."""
     summary = read_json(path)
     found = summary.get("schema") if isinstance(summary, dict) else None
     if found != schema:
         raise RunError(
             f"{path}: has schema {found!r}, written by another version; this one reads {schema}."
         )
+    wrong = reading.misfit(summary, shape)
+    if wrong:
+        raise RunError(f"{path}: cannot be read: {wrong}.")
     return dict(summary)
 
 

@@ -18,14 +18,33 @@ from experiments.tasks import TASKS
 FRAMES = 13  # most steps that the slider goes through
 
 
-def write(run: records.Run, page: Path | None = None) -> None:
+def write(run: records.Run, page: Path | None = None) -> list[str]:
     """Draws the pictures of a run and writes its page.
 
     Args:
       run: with all of its evaluations.
       page: a file for the page alone; else pictures and report.html go into the run's folder.
+
+    Returns:
+      A line for each picture that cannot be drawn; the page says so, too.
+
+    Raises:
+      RunError: if a file of the run is damaged.
     """
-    figures = pictures.of_run(run)
+    figures, failed = pictures.of_run(run)
+    frames: dict[int, dict[str, Any]] = {}
+    real: dict[str, Any] = {}
+    try:
+        if run.illustrated:
+            real = small_pictures(run, "real")
+            frames = {
+                step: {n: small_pictures(run, f"{n}-{step}") for n in run.names}
+                for step in shown_steps(run.steps)
+            }
+    except records.RunError:
+        raise
+    except Exception as error:
+        failed.append(f"samples along training: cannot be drawn: {pictures.reason(error)}")
     text = (
         templates()
         .get_template("report.html")
@@ -35,13 +54,9 @@ def write(run: records.Run, page: Path | None = None) -> None:
             summary=run.summary,
             environment=run.environment,
             figures=figures,
-            frames={
-                step: {n: small_pictures(run, f"{n}-{step}") for n in run.names}
-                for step in shown_steps(run.steps)
-            }
-            if run.illustrated
-            else {},
-            real=small_pictures(run, "real") if run.illustrated else {},
+            failed=failed,
+            frames=frames,
+            real=real,
             panels=TASKS[run.config["task"]].panels,
             titles=titles_of(run.summary),
             head=head_of(run.summary),
@@ -52,6 +67,7 @@ def write(run: records.Run, page: Path | None = None) -> None:
         for name, content in figures.items():
             records.write_bytes(run.folder / name, content)
     records.write_bytes(page or run.folder / "report.html", text.encode())
+    return failed
 
 
 def shown_steps(steps: range) -> list[int]:

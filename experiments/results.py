@@ -43,18 +43,23 @@ def errors(configs: Sequence[Config | Benchmark], paths: Sequence[Path], page: P
     return wrong
 
 
-def write(runs: Sequence[Run], page: Path) -> None:
+def write(runs: Sequence[Run], page: Path) -> list[str]:
     """Writes the page, and the pictures it shows into `docs/results` beside it.
 
     Args:
       runs: complete, in the order of the page.
       page: the file; GitHub shows it.
+
+    Returns:
+      A line for each picture that cannot be drawn.
     """
-    folder = page.parent / "docs" / "results"
+    folder, failed = page.parent / "docs" / "results", []
     shown: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         shown[run.config["name"]] = []
-        for name, content in pictures.of_run(run).items():
+        drawn, lines = pictures.of_run(run)
+        failed += lines
+        for name, content in drawn.items():
             if name in PICTURES:
                 file = folder / f"{run.config['name']}_{name}"
                 records.write_bytes(file, content)
@@ -83,6 +88,7 @@ def write(runs: Sequence[Run], page: Path) -> None:
         )
     )
     records.write_bytes(page, text.encode())
+    return failed
 
 
 def count(run: Run) -> dict[str, int]:

@@ -6,9 +6,11 @@ mode = "grid", every combination, or "zip", the first values together, then the 
 
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+MOST = 10_000  # points
 Point = dict[str, Any]  # values by dotted key
 
 
@@ -36,6 +38,11 @@ def points(sweep: Any, errors: list[str]) -> list[Point]:
         lengths = ", ".join(f"{key} has {len(values)}" for key, values in axes.items())
         errors.append(f"sweep.axes: a zip needs axes of one length; {lengths}")
         return []
+    counts = [len(values) for values in axes.values()]
+    count = max(counts, default=1) if mode == "zip" else math.prod(counts)
+    if count > MOST:
+        errors.append(f"sweep.axes: expected at most {MOST} points; these axes span {count}")
+        return []
     rows = zip(*axes.values(), strict=True) if mode == "zip" else itertools.product(*axes.values())
     every = [dict(zip(axes, row, strict=True)) for row in rows]
     if not isinstance(excludes, list):
@@ -57,7 +64,8 @@ def points(sweep: Any, errors: list[str]) -> list[Point]:
 def text_of(point: Point) -> str:
     """Returns a point as one would write it with `--set`."""
     return (
-        " ".join(f"{key}={json.dumps(value)}" for key, value in point.items()) or "the file itself"
+        " ".join(f"{key}={json.dumps(value, default=str)}" for key, value in point.items())
+        or "the file itself"
     )
 
 

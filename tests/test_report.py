@@ -272,7 +272,7 @@ WRONG = {
     "metrics": (cut("metrics.jsonl"), "metrics.jsonl: lacks variant"),
     "lines": (
         lambda f: (f / "metrics.jsonl").write_text('{"step": 3}\n'),
-        "metrics.jsonl: cannot be read: KeyError('variant')",
+        "metrics.jsonl: lacks variant last_two, step 0, seed 0",
     ),
     "arrays": (cut("evaluations/none-6.npz"), "none-6.npz: cannot be read"),
     "no arrays": (lambda f: (f / "evaluations/real.npz").unlink(), "real.npz: cannot be read"),

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from experiments import records, stopping
+from experiments import pictures, records, stopping
 from experiments.benchmark import autotune, layers, machine, models, report, summary
 from experiments.benchmark.config import Benchmark, Layer
 
 Entries = list[dict[str, Any]]
+ENTRIES = [{...: object}]
 Results = dict[str, Entries]  # 'layers', 'models' and 'autotune' -> entries
 BUSY = 0.5  # waiting processes per core at the start from which a machine is not quiet
 
@@ -51,18 +52,36 @@ def run(config: Benchmark, out: Path, console: Console) -> Path:
         console.print(Text(f"folder {folder}", "dim"))
         if (folder / "summary.json").exists():
             console.print("complete already; nothing to measure", style="dim")
-            report.print_tables(_read(folder), records.read_json(folder / "summary.json"), console)
+            results, found = _read(folder), records.read_json(folder / "summary.json")
+            report.print_tables(results, found, console)
+            if not (folder / "report.html").exists():
+                _show(config, folder, results, found, console)
             return folder
         took = records.begin(folder)
         here = _machine(config, folder, console)
         results = _read(folder)
         _measure(units(config, here), results, folder, console)
         found = summary.summarize(config, results, here) | took()
-        report.write(config, folder, results, found)
-        records.write_json(folder / "summary.json", found)  # last: its presence means complete
+        # Its presence means complete; whatever shows it comes after it.
+        records.write_json(folder / "summary.json", found)
         report.print_tables(results, found, console)
-        console.print(Text(f"report {folder / 'report.html'}"))
+        _show(config, folder, results, found, console)
         return folder
+
+
+def _show(
+    config: Benchmark, folder: Path, results: Results, found: Mapping[str, Any], console: Console
+) -> None:
+    """Draws pictures and page; if they cannot be made, that is a line, since nothing that was measured is lost."""
+    page = folder / "report.html"
+    try:
+        report.write(config, folder, results, found)
+        console.print(Text(f"report {page}"))
+    except Exception as error:
+        reason = pictures.reason(error)
+        console.print(
+            Text(f"{page}: cannot be made: {reason}. The same command tries again.", "yellow")
+        )
 
 
 def units(config: Benchmark, here: Mapping[str, Any]) -> list[Unit]:
@@ -122,9 +141,9 @@ def _machine(config: Benchmark, folder: Path, console: Console) -> Any:
 def _read(folder: Path) -> Results:
     results: Results = {"layers": [], "models": [], "autotune": []}
     if (folder / "results.json").exists():
-        results |= records.read_json(folder / "results.json")
+        results |= records.read_json(folder / "results.json", {...: ENTRIES})
     if (folder / "autotune.json").exists():
-        results["autotune"] = records.read_json(folder / "autotune.json")
+        results["autotune"] = records.read_json(folder / "autotune.json", ENTRIES)
     return results
 
 

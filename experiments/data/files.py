@@ -1,7 +1,6 @@
 """Data sets in files of the user: an npz archive, or a folder of images."""
 
 import contextlib
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from experiments import reading
 from experiments.data.source import Arrays, arrays
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+FORMATS = ("PNG", "JPEG")  # by content: Pillow would hand others to programs outside
 
 
 def npz(path: str, image: str = "image", label: str = "label", mask: str = "mask") -> Arrays:
@@ -26,20 +27,14 @@ def npz(path: str, image: str = "image", label: str = "label", mask: str = "mask
     Raises:
       ValueError: if the file cannot be read, or the arrays are not there or none of images.
     """
+    optional = {"label": label, "mask": mask}
+    wanted = {"image": image} | {key: name for key, name in optional.items() if name != key}
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array without a name")
-        with archive:
-            optional = {"label": label, "mask": mask}
-            wanted = {"image": image} | {
-                key: name for key, name in optional.items() if name != key or name in archive
-            }
-            for name in wanted.values():
-                if name not in archive:
-                    raise ValueError(f"no array {name!r}; it holds {', '.join(archive) or 'none'}")
-            columns = {key: archive[name] for key, name in wanted.items()}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        archive = reading.archive(Path(path), list(wanted.values()), list(optional))
+        columns = {
+            key: archive[name] for key, name in (optional | wanted).items() if name in archive
+        }
+    except reading.Unreadable as error:
         raise ValueError(f"{path}: cannot be used: {error}") from None
     return arrays(**columns)
 
@@ -164,7 +159,8 @@ def _converted(mode: str, *, mask: bool) -> str:
 def _open(path: Path, *, mask: bool) -> Iterator[Image.Image]:
     """Opens a picture, and names the file if this or what is done with it fails."""
     try:
-        with Image.open(path) as file:
+        reading.opened(path).close()  # a FIFO would block Pillow
+        with Image.open(path, formats=FORMATS) as file:
             mode = file.mode
             if mode[0] not in "IF" and (not mask or mode in ("1", "L", "P")):
                 yield file
