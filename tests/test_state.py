@@ -56,11 +56,11 @@ CALLS = {
 STATES = {
     "disable_jit": jax.disable_jit,
     "debug_nans": lambda: jax.debug_nans(True),
-    "debug_infs": lambda: jax.debug_infs(True),
     "x64": lambda: jax.enable_x64(True),
 }
 
 
+@pytest.mark.slow  # a minute: operations without jit compile one by one
 @each("call", CALLS)
 @pytest.mark.usefixtures("promotion")
 def test_no_switch_changes_a_number(call):
