@@ -453,7 +453,7 @@ def positive(who: str, name: str, value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{who}: {name} must be a number; got {type(value).__name__}.")
     if not 0 < value < math.inf:
-        raise ValueError(f"{who}: {name} must be positive and finite; got {name}={value!r}.")
+        raise ValueError(f"{who}: {name} must be positive; got {name}={value!r}.")
 
 
 def choice(who: str, name: str, value: str, allowed: Sequence[str]) -> str:

@@ -380,7 +380,10 @@ WRONG_TYPE = [
     ({"x": None}, "x must be an array; got x of type NoneType"),
     ({"x": [2**70]}, "x must be an array; got x of type list"),
     ({"x": jax.random.key(0)}, "x must be an array"),
-    ({"x": X.astype(jnp.float8_e4m3fn)}, "must have dtypes that JAX promotes; got float8_e4m3fn"),
+    (
+        {"x": X.astype(jnp.float8_e4m3fn)},
+        "must have 16 bits or more, to calculate with; got dtype float8_e4m3fn",
+    ),
     ({"preferred_element_type": jnp.float8_e4m3fn}, "of 16 bits or more"),
     ({"strides": b"ab"}, "strides must be an integer; got b'ab'"),
     ({"x": jnp.zeros((8, 8, 4), int), "kernel": jnp.zeros((3, 3, 4, 6), int)}, "got x of int"),

@@ -251,7 +251,7 @@ def test_resize_conv_is_linear_in_both_arguments_and_so_are_its_transformations(
         ((2, 2), "bicubic", ValueError, "method='bicubic'. Did you mean 'cubic'?"),
         ((2,) * 3, "nearest", ValueError, r"got shape \(4, 5, 1\) for scale=\(2, 2, 2\)"),
         ((), "nearest", ValueError, r"at least one; got shape \(4, 5, 1\) for scale=\(\)"),
-        ((2, 2), "lanczos3", TypeError, "needs a floating or complex input; got dtype int32"),
+        ((2, 2), "lanczos3", TypeError, "needs a floating or complex x; got dtype int32"),
     ],
 )
 def test_refuses(scale, method, error, message):
