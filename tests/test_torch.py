@@ -198,8 +198,8 @@ def both_norms(module):
 def pruned_inside(module):
     from torch.nn.utils import prune
 
-    prune.random_unstructured(torch.nn.utils.weight_norm(module), "weight_v", 0.3)
-    return trained(module)
+    normed = trained(torch.nn.utils.weight_norm(module))
+    return prune.random_unstructured(normed, "weight_v", 0.3)
 
 
 def up():
