@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 import tconvjax
 from tconvjax import interop
+from tconvjax import linen as tln
 from tconvjax import nnx as tnn
 from tconvjax.interop.torch import TORCH
 from tconvjax.interop.writing import boundary, crops
 
+DILATED = {"implementation": "dilated"}  # and others compile longer than all the rest takes
 FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
 
 
@@ -228,8 +230,8 @@ def test_transposed_convolutions_are_those_of_flax(library, transpose_kernel, pa
     x = jax.random.normal(key, (2, 5, 6, 3))
     options = {"padding": padding, "transpose_kernel": transpose_kernel, "kernel_dilation": (1, 2)}
     converted, want = flax_layer(library, "ConvTranspose", options, x)
-    np.testing.assert_allclose(converted.to_nnx()(x), want, atol=1e-5)
-    module, variables = converted.to_linen()
+    np.testing.assert_allclose(converted.to_nnx(**DILATED)(x), want, atol=1e-5)
+    module, variables = converted.to_linen(**DILATED)
     np.testing.assert_allclose(module.apply(variables, x), want, atol=1e-5)
 
 
@@ -240,7 +242,7 @@ def test_convolutions_are_those_of_flax(library, padding, key):
     x = jax.random.normal(key, (2, 7, 6, 4))
     options = {"padding": padding, "feature_group_count": 2, "use_bias": False}
     converted, want = flax_layer(library, "Conv", options, x)
-    np.testing.assert_allclose(converted.to_nnx()(x), want, atol=1e-5)
+    np.testing.assert_allclose(converted.to_nnx(**DILATED)(x), want, atol=1e-5)
 
 
 @each("padding", [2, ((1, 2), (0, 3))])
@@ -322,7 +324,7 @@ def test_layers_of_ours_go_to_torch_with_their_masks_and_flips(key):
     assert foreign.arguments["padding"] == (1, 1)  # 'SAME'
     given = {n: foreign.arguments[n] for n in ("stride", "padding", "output_padding", "groups")}
     again = interop.from_torch(foreign.state, **given)
-    np.testing.assert_allclose(again.to_nnx()(x), layer(x), atol=1e-5)
+    np.testing.assert_allclose(again.to_nnx(**DILATED)(x), layer(x), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -498,3 +500,313 @@ def test_weights_are_copied_in_their_dtype():
 def test_import_is_light(module):
     code = f"import sys, tconvjax.interop; sys.exit('{module}' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- Weights that are made of others, without PyTorch -----------------------------------------------------------------
+
+
+def draw(*shape):
+    return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
+
+
+V, MASK = draw(4, 6, 3), draw(4, 6, 3) > 0
+
+
+def normed(g, v, axes):
+    return np.float64(g) * v / np.sqrt((np.float64(v) ** 2).sum(axes, keepdims=True))
+
+
+def spectral(weight, u, v, axis):
+    matrix = np.moveaxis(np.float64(weight), axis, 0).reshape(len(u), -1)
+    return weight / (u @ matrix @ v)
+
+
+G, G1 = draw(4, 1, 1), draw(1, 6, 1)
+U, W = draw(6), draw(12)  # of the output channels, PyTorch's axis for a transposed convolution
+MADE = {  # names in place of `weight`, and the weight
+    "weight norm": ({"weight_g": G, "weight_v": V}, normed(G, V, (1, 2))),
+    "weight norm, dim=1": ({"weight_g": G1, "weight_v": V}, normed(G1, V, (0, 2))),
+    "weight norm, dim=None": (
+        {"weight_g": np.float32(3), "weight_v": V},
+        normed(3, V, (0, 1, 2)),
+    ),
+    "weight norm as a parametrization": (
+        {"parametrizations.weight.original0": G, "parametrizations.weight.original1": V},
+        normed(G, V, (1, 2)),
+    ),
+    "spectral norm": (
+        {"weight_orig": V, "weight_u": U, "weight_v": W},
+        spectral(V, U, W, 1),
+    ),
+    "spectral norm, dim=0": (
+        {"weight_orig": V, "weight_u": draw(4), "weight_v": draw(18)},
+        spectral(V, draw(4), draw(18), 0),
+    ),
+    "spectral norm as a parametrization": (
+        {
+            "parametrizations.weight.original": V,
+            "parametrizations.weight.0._u": U,
+            "parametrizations.weight.0._v": W,
+        },
+        spectral(V, U, W, 1),
+    ),
+    "weight norm, then spectral norm": (
+        {
+            "parametrizations.weight.original0": G,
+            "parametrizations.weight.original1": V,
+            "parametrizations.weight.1._u": U,
+            "parametrizations.weight.1._v": W,
+        },
+        spectral(normed(G, V, (1, 2)), U, W, 1),
+    ),
+    "pruning": ({"weight_orig": V, "weight_mask": MASK}, V * MASK),
+    "pruning inside weight norm": (
+        {"weight_g": G, "weight_v_orig": V, "weight_v_mask": MASK.astype(np.float32)},
+        normed(G, V * MASK, (1, 2)),
+    ),
+}
+
+
+@each("name", MADE)
+def test_weights_made_of_others_are_the_ones_in_use(name):
+    tensors, weight = MADE[name]
+    bias, kept = draw(6), np.arange(6) % 2
+    state = {f"net.up.{n}": v for n, v in tensors.items()} | {"net.top.weight": V}
+    state |= {"net.up.bias_orig": bias, "net.up.bias_mask": kept}
+    layer = interop.from_torch(state, prefix="net.up.", stride=2)
+    kernel = layer.parameters["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_allclose(kernel, weight.transpose(2, 1, 0), rtol=1e-5)
+    np.testing.assert_array_equal(layer.parameters["bias"], bias * kept)
+
+
+def test_the_axis_of_spectral_norm_is_told_by_trained_vectors():
+    weight = draw(5, 5, 3)
+    u, _, vh = np.linalg.svd(weight.reshape(5, 15))  # of axis 0, which is not PyTorch's choice
+    state = {"weight_orig": weight, "weight_u": u[:, 0], "weight_v": vh[0]}
+    kernel = interop.from_torch(state).parameters["kernel"]
+    want = spectral(weight, u[:, 0], vh[0], 0).transpose(2, 1, 0)
+    np.testing.assert_allclose(kernel, want, rtol=1e-5)
+
+
+UNKNOWN = [
+    ({"parametrizations.weight.original": V}, "what makes weight of other tensors must be"),
+    ({"weight_orig": V}, r"got \['weight_orig'\]. Give the weight in use"),
+    ({"weight_g": G}, r"weight_v must be there, too; got \['weight_g'\]"),
+    ({"weight_g": draw(4, 2, 1), "weight_v": V}, r"lengths of shape \(4, 2, 1\)"),
+    ({"weight_orig": V, "weight_u": draw(5), "weight_v": W}, r"u of shape \(5,\)"),
+    ({"weight_orig": V, "weight_mask": MASK[:1]}, r"weight_mask of shape \(1, 6, 3\)"),
+    (
+        {"weight_orig": draw(4, 6, 3, 3), "weight_u": draw(3), "weight_v": draw(72)},
+        "Give the module",
+    ),
+    ({"weight": V, "mask": MASK}, r"got \['mask'\] below prefix=''"),
+    ({"weight": V, "weight_g": G}, r"got \['weight_g'\]"),
+    (MADE["pruning"][0] | {"weight_scale": G}, r"got \['weight_scale'\]"),
+    ({"weight": draw(4)}, r"a kernel of shape \(4,\)"),
+    (
+        {f"{i}.weight": V for i in range(9)} | {"state": V},
+        r"weights \['0.weight', .*'7.weight'\]\.$",
+    ),
+    ({"state_dict": {"weight": V}, "epoch": 3}, r"weights \['epoch', 'state_dict'\]"),
+]
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(("state", "message"), UNKNOWN)
+def test_refuses_tensors_that_it_does_not_understand(state, message):
+    with pytest.raises(ValueError, match=message):
+        interop.from_torch(state)
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize("weight", [V.astype(np.int8), [[[1]]], "x", V.astype(jnp.float8_e4m3fn)])
+def test_refuses_weights_that_are_no_numbers_to_multiply_with(weight):
+    with pytest.raises(TypeError, match="weight must be an array of floating or complex numbers"):
+        interop.from_torch({"weight": weight})
+
+
+def test_a_missing_weight_is_looked_for_near_its_prefix():
+    state = {"a.weight": V, "decoder.up.conv.weight": V, "decoder.down.weight_g": G}
+    near = r"weights \['decoder.up.conv.weight', 'decoder.down.weight_g', 'a.weight'\]"
+    with pytest.raises(ValueError, match=rf"prefix='decoder.up.', {near}"):
+        interop.from_torch(state, prefix="decoder.up.")
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"padding": "same"},
+        {"padding_mode": "circular"},
+        {"stride": 2, "output_padding": 2},
+        {"transposed": False, "output_padding": 1},
+        {"transposed": False, "stride": 2, "padding": "same"},
+    ],
+)
+def test_refuses_arguments_that_torch_does_not_take_either(arguments):
+    with pytest.raises(ValueError, match="in PyTorch, a transposed convolution has integers"):
+        interop.from_torch({"weight": V}, **arguments)
+
+
+# --- Layers that can be called ----------------------------------------------------------------------------------------
+
+
+def test_a_balanced_layer_takes_its_balance_along_everywhere():
+    rngs = nnx.Rngs(0)
+    layer = tnn.ConvTranspose(3, 2, (3,), 2, padding=1, balanced=True, rngs=rngs)
+    module = tln.ConvTranspose(2, (3,), 2, padding=1, balanced=True)
+    kernel = layer.kernel[...]
+    variables = {"params": {"kernel": kernel, "bias": layer.bias[...]}}
+    want = tconvjax.analysis.balance(kernel, 2)
+    assert np.abs(want - kernel).max() > 0.1
+    for converted in (interop.from_flax(layer), interop.from_flax(module, variables)):
+        np.testing.assert_allclose(converted.parameters["kernel"], want, atol=1e-6)
+        assert converted.arguments["balanced"]
+        assert "balanced" not in converted.options
+    back = lambda array: np.flip(np.moveaxis(array, (0, 1), (-1, -2)), 0)  # (in, out, *k)
+    torch = interop.to_torch(layer).state["weight"]
+    onnx = interop.to_onnx(layer).state["W"]
+    for weight in (torch, onnx):
+        np.testing.assert_allclose(back(weight).swapaxes(-1, -2), want, atol=1e-6)
+
+
+@each("value", (0.5, 2))
+def test_a_mask_of_other_numbers_than_0_and_1_is_multiplied_once(value):
+    mask = jnp.full((3, 2, 4), value)
+    layer = interop.from_flax(nnx.Conv(2, 4, (3,), mask=mask, rngs=nnx.Rngs(0)))
+    assert "mask" not in layer.arguments
+    want = nnx.Conv(2, 4, (3,), rngs=nnx.Rngs(0)).kernel[...] * value
+    np.testing.assert_allclose(layer.parameters["kernel"], want, rtol=1e-6)
+
+
+def test_a_mask_is_sorted_with_the_channels_of_a_shuffle():
+    mask = (draw(1, 1, 1, 8) > 0).astype(np.float32)
+    arguments = {"scale": (2, 2), "order": "DCR", "mask": mask, "padding": 0}
+    layer = interop.Converted("SubpixelConv", arguments, {"kernel": np.ones((1, 1, 1, 8), "f")})
+    weight = interop.to_torch(layer).state["0.weight"].ravel()
+    np.testing.assert_array_equal(weight, mask.reshape(4, 2).T.ravel())
+
+
+class Doubled(nnx.Conv):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+def flax_conv(**options):
+    return nnx.Conv(2, 4, (3,), rngs=nnx.Rngs(0), **options)
+
+
+def doubled(inputs, kernel, *args, **options):
+    return 2 * jax.lax.conv_general_dilated(inputs, kernel, *args, **options)
+
+
+def variables_with(**others):
+    variables = {"kernel": jnp.zeros((3, 2, 4)), "bias": jnp.zeros(4)} | others
+    return flax.linen.Conv(4, (3,)), variables
+
+
+OTHERS = [
+    (TypeError, "got Doubled of", lambda: (Doubled(2, 4, (3,), rngs=nnx.Rngs(0)),)),
+    (TypeError, "got WeightNorm of flax", lambda: (flax.linen.WeightNorm(flax.linen.Conv(4, 3)),)),
+    (TypeError, "got Upsample of tconv", lambda: (tnn.Upsample(2, 4, (3,), 2, rngs=nnx.Rngs(0)),)),
+    (
+        ValueError,
+        "conv_general_dilated=doubled",
+        lambda: (flax_conv(conv_general_dilated=doubled),),
+    ),
+    (ValueError, "promote_dtype=.*lambda", lambda: (flax_conv(promote_dtype=lambda x, **_: x),)),
+    (ValueError, "'bias', 'kernel', 'scale'", lambda: variables_with(scale=jnp.zeros(4))),
+    (ValueError, "which fails on", lambda: variables_with(kernel=jnp.zeros((2, 2, 4)))),
+    (ValueError, "beside Conv", lambda: (flax_conv(), {"kernel": 0})),
+]
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(("kind", "message", "make"), OTHERS)
+def test_refuses_layers_of_flax_that_may_compute_something_else(kind, message, make):
+    with pytest.raises(kind, match=message):
+        interop.from_flax(*make())
+
+
+@pytest.mark.refuses
+def test_both_layers_are_run_and_a_difference_is_refused(monkeypatch):
+    layer = flax_conv(bias_init=nnx.initializers.ones)
+    call = nnx.Conv.__call__
+    monkeypatch.setattr(nnx.Conv, "__call__", lambda self, x: 1.001 * call(self, x))
+    with pytest.raises(ValueError, match=r"relative difference of 0.00\d+ from Conv of flax"):
+        interop.from_flax(layer)
+
+
+@pytest.mark.refuses
+@each("name", ("dtype", "preferred_element_type"))
+def test_refuses_to_write_a_layer_that_computes_in_another_dtype(name):
+    layer = ours("Conv", **{name: jnp.bfloat16})
+    for write in (interop.to_torch, interop.to_onnx):
+        with pytest.raises(ValueError, match=rf"got {name}=bfloat16 with a kernel of float32"):
+            write(layer)
+
+
+@pytest.mark.refuses
+def test_what_is_written_is_read_again(monkeypatch):
+    from tconvjax.interop import onnx, torch
+
+    for module, write in ((torch, interop.to_torch), (onnx, interop.to_onnx)):
+        monkeypatch.setattr(
+            module, "channels_first", lambda k: 1.5 + np.moveaxis(k, (-1, -2), (0, 1))
+        )
+        with pytest.raises(ValueError, match="what is written must be what was given"):
+            write(ours("Conv"))
+
+
+CONV = {"op_type": "Conv", "inputs": ["x", "w"]}
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({**CONV, "domain": "com.microsoft"}, "op_type='Conv' of 'com.microsoft'"),
+        ({**CONV, "attributes": {"activation": "Relu"}}, r"got \['activation'\]"),
+        ({**CONV, "attributes": {"auto_pad": "SAME"}}, "auto_pad must be one of"),
+        ({**CONV, "attributes": {"auto_pad": "VALID", "pads": (1, 1)}}, "go without auto_pad"),
+        ({**CONV, "attributes": {"pads": (1,)}}, r"two numbers >= 0 per axis"),
+        ({**CONV, "attributes": {"pads": (-1, 1)}}, r"two numbers >= 0 per axis"),
+        ({**CONV, "attributes": {"kernel_shape": (5,)}}, r"kernel_shape=\(5,\), weight of \(3,\)"),
+        ({**CONV, "inputs": ["x", "w", "", "w"]}, "inputs must be an image, a weight and perhaps"),
+        ({"op_type": "DepthToSpace", "attributes": {"blocksize": 2, "mode": "X"}}, "got mode='X'"),
+        ({"op_type": "ConvInteger"}, "op_type='ConvInteger'"),
+    ],
+)
+def test_refuses_nodes_that_it_does_not_understand(node, message):
+    with pytest.raises(ValueError, match=message):
+        interop.from_onnx(node, {"w": V})
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize("node", ["model.onnx", SimpleNamespace(graph=0), None])
+def test_refuses_models_of_onnx(node):
+    with pytest.raises(TypeError, match="from_onnx: node must be a NodeProto or a mapping; got"):
+        interop.from_onnx(node)
+
+
+class KerasLike:
+    """A layer that can be called, so that it must be Keras's own."""
+
+    def __call__(self, x):
+        return x
+
+
+@pytest.mark.refuses
+def test_refuses_layers_of_keras_that_may_compute_something_else():
+    for name in ("Conv1D", "SpectralNormalization"):
+        layer = type(name, (KerasLike,), {})()
+        with pytest.raises(TypeError, match=f"got {name} of"):
+            interop.from_keras(layer)
+    own = type("Conv1D", (KerasLike,), {"__module__": "keras.src.layers.convolutional.conv1d"})()
+    vars(own).update(KERAS | {"activation": None, "data_format": "channels_last"})
+    with pytest.raises(ValueError, match="relative difference of inf from Conv1D of keras"):
+        interop.from_keras(own)
+    own.call = lambda x: x
+    with pytest.raises(ValueError, match=r"got Conv1D with \['call'\]"):
+        interop.from_keras(own)

@@ -13,6 +13,7 @@ from golden.make_torch import geometry
 import tconvjax
 from tconvjax import interop
 from tconvjax import nnx as tnn
+from tconvjax.interop.torch import TORCH
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
@@ -161,3 +162,159 @@ def test_files_are_read_as_safetensors_and_never_unpickled(tmp_path, monkeypatch
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
     with pytest.raises(ValueError, match=r"never unpickled; got 'model.pt'"):
         interop.from_torch(tmp_path / "model.pt", prefix="1.")
+
+
+def trained(module):
+    """The module after two steps, so that spectral norm has found its vectors and gradients hang on weights."""
+    optimizer = torch.optim.SGD(module.parameters(), 0.02)
+    for _ in range(2):
+        optimizer.zero_grad()
+        module(torch.randn(1, 4, 7)).square().sum().backward()
+        optimizer.step()
+    return module
+
+
+def reloaded(norm, layer):
+    """A fresh module with the state of a trained one: its attribute `weight` is the old one until it is called."""
+    source, fresh = norm(layer()), norm(layer())
+    fresh.load_state_dict(trained(source).state_dict())
+    return fresh
+
+
+def pruned(module):
+    from torch.nn.utils import prune
+
+    prune.ln_structured(module, "weight", 0.5, n=2, dim=1)
+    prune.random_unstructured(module, "weight", 0.3)
+    prune.random_unstructured(module, "bias", 0.5)
+    return trained(module)
+
+
+def both_norms(module):
+    norms = torch.nn.utils.parametrizations
+    return trained(norms.spectral_norm(norms.weight_norm(module)))
+
+
+def pruned_inside(module):
+    from torch.nn.utils import prune
+
+    normed = trained(torch.nn.utils.weight_norm(module))
+    return prune.random_unstructured(normed, "weight_v", 0.3)
+
+
+def up():
+    return torch.nn.ConvTranspose1d(4, 6, 4, 2, 1)
+
+
+def plain():
+    return torch.nn.Conv1d(4, 6, 4)
+
+
+utils = torch.nn.utils
+WRAPPED = {
+    "old weight norm": lambda: reloaded(utils.weight_norm, up),
+    "old weight norm of one axis": lambda: reloaded(lambda m: utils.weight_norm(m, dim=2), up),
+    "old weight norm of all": lambda: reloaded(lambda m: utils.weight_norm(m, dim=None), plain),
+    "weight norm": lambda: reloaded(utils.parametrizations.weight_norm, up),
+    "old spectral norm": lambda: reloaded(utils.spectral_norm, up),
+    "old spectral norm of a convolution": lambda: reloaded(utils.spectral_norm, plain),
+    "spectral norm": lambda: reloaded(utils.parametrizations.spectral_norm, up),
+    "spectral norm of one axis": lambda: reloaded(
+        lambda m: utils.parametrizations.spectral_norm(m, dim=2), up
+    ),
+    "both norms": lambda: both_norms(up()),
+    "pruned": lambda: pruned(plain()),
+    "pruned inside weight norm": lambda: pruned_inside(up()),
+}
+
+
+def snapshot(module):
+    """What a conversion must leave alone."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    held = [{n: id(v) for n, v in vars(part).items()} for part in module.modules()]
+    return [(n, id(t), t._version) for n, t in tensors], held, torch.get_rng_state().tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@each("name", WRAPPED)
+def test_what_wraps_a_weight_is_carried_out_and_left_as_it_is(name):
+    torch.manual_seed(0)
+    module = WRAPPED[name]()
+    before = snapshot(module)
+    converted = interop.from_torch(module)  # in training, where reading a weight may change it
+    assert snapshot(module) == before
+    x = draw(np.random.default_rng(0), 2, 4, 9)
+    with torch.no_grad():
+        want = module.eval()(torch.tensor(x))
+    layer = converted.to_nnx(implementation="dilated")
+    assert distance(layer(last(x)), last(want)) < TOLERANCE
+    arguments = {n: getattr(module, n) for n in TORCH}
+    state = {f"net.up.{n}": v for n, v in module.state_dict().items()}
+    again = interop.from_torch(state, prefix="net.up.", **arguments)
+    for parameter, value in converted.parameters.items():
+        np.testing.assert_array_equal(again.parameters[parameter], value)
+
+
+class Standardized(torch.nn.Conv1d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+
+
+class Conv1d(torch.nn.Conv1d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, 2 * weight, bias)
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def changed(module, change):
+    change(module)
+    return module
+
+
+def sequential(change):
+    return changed(torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.PixelShuffle(2)), change)
+
+
+def doubles(_, inputs, output=None):
+    return 2 * (inputs[0] if output is None else output)
+
+
+CHANGED = {
+    "hook": lambda: changed(plain(), lambda m: m.register_forward_hook(doubles)),
+    "pre-hook": lambda: changed(up(), lambda m: m.register_forward_pre_hook(doubles)),
+    "hook of a shuffle": lambda: sequential(lambda m: m[1].register_forward_hook(doubles)),
+    "hook of a sequence": lambda: sequential(lambda m: m.register_forward_hook(doubles)),
+    "subclass": lambda: Standardized(4, 6, 4),
+    "namesake": lambda: Conv1d(4, 6, 4),
+    "wrapped subclass": lambda: utils.parametrizations.weight_norm(Standardized(4, 6, 4)),
+    "parametrization": lambda: changed(
+        up(), lambda m: utils.parametrize.register_parametrization(m, "weight", Doubled())
+    ),
+    "orthogonal": lambda: utils.parametrizations.orthogonal(plain()),
+    "patched": lambda: changed(plain(), lambda m: setattr(m, "forward", lambda x: 2 * x)),
+    "shadowed": lambda: changed(plain(), lambda m: vars(m).update(weight=2 * m.weight)),
+    "module inside": lambda: changed(plain(), lambda m: setattr(m, "lora", torch.nn.ReLU())),
+    "lazy": lambda: torch.nn.LazyConvTranspose1d(6, 4),
+    "meta": lambda: torch.nn.Conv1d(4, 6, 4, device="meta"),
+    "sparse": lambda: changed(
+        plain(), lambda m: setattr(m, "weight", torch.nn.Parameter(m.weight.detach().to_sparse()))
+    ),
+    "quantized": lambda: torch.ao.nn.quantized.Conv1d(4, 6, 4),
+    "parallel": lambda: torch.nn.DataParallel(plain()),
+    "activation": lambda: torch.nn.Sequential(plain(), torch.nn.ReLU()),
+    "empty": torch.nn.Sequential,
+}
+
+
+@pytest.mark.refuses
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@each("name", CHANGED)
+def test_refuses_what_may_compute_something_else(name):
+    torch.manual_seed(0)
+    module = CHANGED[name]()
+    with pytest.raises((TypeError, ValueError), match=r"^from_torch: .*; got .*\.$"):
+        interop.from_torch(module)

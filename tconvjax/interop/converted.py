@@ -214,10 +214,9 @@ def as_numpy(who: str, name: str, value: Any) -> np.ndarray:
     except (TypeError, ValueError):
         known = False
     if not known:
-        dtype = getattr(value, "dtype", None)
         raise TypeError(
             f"{who}: {name} must be an array of floating or complex numbers of at least 16 bits; got {kind}, "
-            f"dtype={dtype}. Give the numbers that the layer multiplies with."
+            f"dtype={getattr(value, 'dtype', None)}. Give the numbers that the layer multiplies with."
         )
     return array
 

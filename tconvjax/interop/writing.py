@@ -99,7 +99,7 @@ def forward_kernel(c: Converted) -> np.ndarray:
         return kernel
     *k, per_group, last = kernel.shape
     groups = c.arguments.get("feature_group_count", 1)
-    kernel = np.flip(kernel, range(len(k))).reshape(*k, per_group, groups, last // groups)
+    kernel = np.flip(kernel, tuple(range(len(k)))).reshape(*k, per_group, groups, last // groups)
     return kernel.swapaxes(-1, -3).reshape(*k, last // groups, per_group * groups)
 
 
