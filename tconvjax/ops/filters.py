@@ -192,11 +192,7 @@ def max_blur_pool(
             f"{who}: the largest pixel needs a floating input; got dtype {image.dtype}. "
             "Convert it, for example with x.astype(jnp.float32)."
         )
-    first = image.ndim - 1 - len(factors)
-    window = (1,) * first + factors + (1,)
-    pads = [((s - 1) // 2, s // 2) for s in window]
-    slide = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, (1,) * x.ndim, pads)
-    largest = sharding.placed(slide, image, shape=image.shape)
+    largest = sharding.placed(lambda x: _largest(x, factors), image, shape=image.shape)
     return blur_pool(largest, factors, filter_size=filter_size, padding_mode=padding_mode)
 
 
@@ -242,6 +238,26 @@ def hold(
     ones = (np.ones(s) / s for s in factors)
     taps = tuple(tuple(reduce(np.convolve, [one] * (order + 1)).tolist()) for one in ones)
     return _smoothed(who, image, taps, (1,) * len(factors), padding_mode)
+
+
+@partial(jax.jit, static_argnames=("window",))
+def _largest(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
+    """Returns the largest pixel under a sliding window; of equal ones the first, to which the gradient goes.
+
+    By comparisons: XLA's gradient of a `reduce_window` is wrong where the image is split in space over one axis of a
+    mesh of two (docs/upstream/reduce_window_gradient.py).
+    """
+
+    def larger(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where((a >= b) | jnp.isnan(a), a, b)
+
+    first = x.ndim - 1 - len(window)
+    for axis, s in reversed(list(enumerate(window, start=first))):
+        pads = [((s - 1) // 2, s // 2, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+        padded = lax.pad(x, jnp.full((), -jnp.inf, x.dtype), pads)
+        seen = (lax.slice_in_dim(padded, a, a + x.shape[axis], axis=axis) for a in range(s))
+        x = reduce(larger, seen)
+    return x
 
 
 def _binomial(size: int) -> tuple[float, ...]:
