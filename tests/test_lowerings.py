@@ -298,11 +298,6 @@ def test_the_choice_elsewhere_is_what_is_native():
         assert name == ("phase" if (face, groups, s) == ("paint", 4, 2) else "dilated")
 
 
-def test_the_choice_on_a_mesh_of_cpus_gathers_nothing():
-    for face in FACES:
-        assert chosen(face, (16, 16), (4, 4), 2, 8, 8, groups=2, spread=True) == "matmul"
-
-
 @each("case", CASES)
 @each("face", FACES)
 def test_every_estimate_is_a_positive_time(case, face):

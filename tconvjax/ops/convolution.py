@@ -466,7 +466,12 @@ def run_face(
     image = image.reshape(1, prod(batch), *image.shape[len(batch) :])
     image, kernel = sharding.varying_alike(image, kernel[None])
     if options["implementation"] in lowerings.PLAIN:
-        out = lowerings.compute(face, image, kernel, None, geometry=geometry, **options)
+        spread = sharding.mesh_of(image, kernel) is not None
+        name = "matmul" if spread else options["implementation"]  # in JAX's own operations, too
+        options = options | {"implementation": name}
+        out = lowerings.compute(
+            face, image, kernel, None, geometry=geometry, spread=spread, **options
+        )
     else:
         out = faces.bind(face, image, kernel, geometry=geometry, **options)
     return out.reshape(*batch, *out.shape[2:])

@@ -28,7 +28,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from tconvjax.geometry import Geometry
-from tconvjax.ops import lowerings
+from tconvjax.ops import lowerings, sharding
 
 # Operands and result of each face, by role.
 FACES = {
@@ -152,9 +152,20 @@ def _define(face: str) -> Primitive:
         return lhs.update(shape=shape, dtype=dtype, weak_type=False)
 
     def lower(
-        platform: str | None, lhs: jax.Array, rhs: jax.Array, *, implementation: str, **params: Any
-    ) -> jax.Array:
-        return lowerings.compute(face, lhs, rhs, platform, implementation, **params)
+        platform: str | None, context: mlir.LoweringRuleContext, *args: Any, **params: Any
+    ) -> Any:
+        def run(lhs: jax.Array, rhs: jax.Array, *, implementation: str, **rest: Any) -> jax.Array:
+            return lowerings.compute(
+                face,
+                lhs,
+                rhs,
+                platform,
+                implementation,
+                spread=sharding.spreads(context.module_context.axis_context),
+                **rest,
+            )
+
+        return mlir.lower_fun(run, multiple_results=False)(context, *args, **params)
 
     def one(*operands: jax.Array, **params: Any) -> Any:
         return primitive.bind(*operands, **params)
@@ -174,9 +185,8 @@ def _define(face: str) -> Primitive:
     primitive.def_impl(apply)
     ad.defbilinear(primitive, partial(_transpose, face, 0), partial(_transpose, face, 1))
     batching.primitive_batchers[primitive] = partial(_batch, face)
-    mlir.register_lowering(primitive, mlir.lower_fun(partial(lower, None), multiple_results=False))
-    on_cpu = mlir.lower_fun(partial(lower, "cpu"), multiple_results=False)
-    mlir.register_lowering(primitive, on_cpu, platform="cpu")
+    mlir.register_lowering(primitive, partial(lower, None))
+    mlir.register_lowering(primitive, partial(lower, "cpu"), platform="cpu")
     return primitive
 
 

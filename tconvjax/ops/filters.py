@@ -205,10 +205,8 @@ def max_blur_pool(
     check_aligned(who, filter_size, aligned=aligned)
     first = image.ndim - 1 - len(factors)
     _check_border(who, image.shape[first:-1], taps, padding_mode)
-    window = (1,) * first + factors + (1,)
-    pads = [(0, s - 1) if aligned else ((s - 1) // 2, s // 2) for s in window]
-    slide = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, window, (1,) * x.ndim, pads)
-    largest = sharding.placed(slide, image, shape=image.shape)
+    before = tuple(0 if aligned else (s - 1) // 2 for s in factors)
+    largest = sharding.placed(lambda x: _largest(x, factors, before), image, shape=image.shape)
     return _smoothed(who, largest, taps, factors, padding_mode)
 
 
@@ -255,6 +253,28 @@ def hold(
     ones = (np.ones(s) / s for s in factors)
     taps = tuple(tuple(reduce(np.convolve, [one] * (order + 1)).tolist()) for one in ones)
     return _smoothed(who, image, taps, (1,) * len(factors), padding_mode)
+
+
+@partial(jax.jit, static_argnames=("window", "before"))
+def _largest(x: jax.Array, window: tuple[int, ...], before: tuple[int, ...]) -> jax.Array:
+    """Returns the largest pixel under a sliding window that starts `before` the pixel, without a border.
+
+    Of equal pixels it is the first, to which the gradient goes.
+
+    By comparisons: XLA's gradient of a `reduce_window` is wrong where the image is split in space over one axis of a
+    mesh of two (docs/upstream/reduce_window_gradient.py).
+    """
+
+    def larger(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where((a >= b) | jnp.isnan(a), a, b)
+
+    first = x.ndim - 1 - len(window)
+    for axis, s, low in reversed(list(zip(range(first, x.ndim - 1), window, before, strict=True))):
+        pads = [(low, s - 1 - low, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+        padded = lax.pad(x, jnp.full((), -jnp.inf, x.dtype), pads)
+        seen = (lax.slice_in_dim(padded, a, a + x.shape[axis], axis=axis) for a in range(s))
+        x = reduce(larger, seen)
+    return x
 
 
 def check_aligned(who: str, filter_size: int, *, aligned: bool) -> None:

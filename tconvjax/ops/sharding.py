@@ -1,8 +1,9 @@
 """How operators live on meshes: types that JAX checks under `shard_map` and Explicit axes.
 
-Under Auto axes the compiler places everything and nothing is needed. Under Explicit axes every operation states where
-its result lies; an operator is one such statement, made here, and its inside is left to the compiler. Under `shard_map`
-operands must vary over the same mesh axes.
+Under Auto axes the compiler places everything, and a lowering must know that it may: what the compiler splits it does
+not always compute right (`tconvjax.ops.lowerings`). Under Explicit axes every operation states where its result lies;
+an operator is one such statement, made here, and its inside is left to the compiler. Under `shard_map` operands must
+vary over the same mesh axes.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, auto_axes
 
 
 def placed(
@@ -47,6 +48,36 @@ def placed(
     )
     where = NamedSharding(mesh, PartitionSpec(*spec))
     return auto_axes(function, axes=explicit, out_sharding=where)(image, *others)
+
+
+def spreads(context: Any) -> bool:
+    """Whether the compiler may split the arrays of a program, from what JAX tells a lowering about its devices.
+
+    It may not on one device, nor inside `shard_map` over all axes of the mesh.
+    """
+    mesh = getattr(context, "mesh", None)
+    if mesh is None:
+        return bool(getattr(context, "num_devices", jax.device_count()) > 1)
+    manual = context.manual_axes
+    return prod(size for name, size in mesh.shape.items() if name not in manual) > 1
+
+
+def mesh_of(*arrays: jax.Array) -> AbstractMesh | None:
+    """Returns the mesh over which the compiler may split arrays, where their types or the scope know it."""
+    meshes = [jax.typeof(a).sharding.mesh for a in arrays]
+    for mesh in (*meshes, jax.sharding.get_abstract_mesh()):
+        axes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+        if prod(size for size, kind in axes if kind != AxisType.Manual) > 1:
+            return mesh
+    return None
+
+
+def whole(array: jax.Array, axes: Sequence[int], mesh: AbstractMesh | None) -> jax.Array:
+    """Keeps the compiler from splitting `axes` over the devices of `mesh`, if any; the other axes are its choice."""
+    if mesh is None:
+        return array
+    spec = [None if axis in axes else PartitionSpec.UNCONSTRAINED for axis in range(array.ndim)]
+    return lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
 def varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:

@@ -12,6 +12,11 @@ A lowering is one function per face, `f(lhs, rhs, geometry, options)`, for a sin
     dilated            `lax.conv_general_dilated` for all three; the transpose inserts zeros (lhs_dilation)
     linear_transpose   the definition: JAX's own transposition of the forward convolution
 
+Where the compiler may split arrays over several devices, it must not see a convolution whose image is split in space:
+XLA's partitioner then gives wrong numbers or aborts (docs/upstream/convolution_space_and_features.py). Its products are
+right and exchange borders, so a CPU takes `matmul` whatever was asked, unless `elementwise`, which has no convolution
+either; an accelerator keeps its convolutions, of images that are whole in space, where it knows the mesh.
+
 Each is valid for every geometry. `auto` picks one per face, platform, geometry and shapes by the cost model of
 `tconvjax.ops.lowerings.cost`.
 """
@@ -23,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tconvjax.geometry import Geometry
+from tconvjax.ops import sharding
 from tconvjax.ops.lowerings import cost, phase
 from tconvjax.ops.lowerings.elementwise import ELEMENTWISE
 from tconvjax.ops.lowerings.native import DILATED, LINEAR_TRANSPOSE
@@ -48,17 +54,23 @@ def compute(
     geometry: Geometry,
     dtype: jnp.dtype,
     precision: lax.PrecisionLike,
+    spread: bool = False,
 ) -> jax.Array:
-    """Runs a face on stacked operands in plain JAX; half precision accumulates in float32."""
+    """Runs a face on stacked operands in plain JAX; half precision accumulates in float32.
+
+    `spread` says whether the compiler may split the operands over several devices.
+    """
     # Ours, whatever promotion the caller allows in their own code.
     with jax.numpy_dtype_promotion("standard"):
         operand_dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
         wide = jnp.promote_types(operand_dtype, dtype)
-    spread = platform == "cpu" and _several_cpu_devices()
-    options = Options(precision, accumulator(wide), platform, spread)
-    if implementation == "auto":
+    mesh = sharding.mesh_of(lhs, rhs) if spread else None
+    options = Options(precision, accumulator(wide), platform, spread, mesh)
+    if spread and implementation != "elementwise" and (platform == "cpu" or mesh is None):
+        implementation = "matmul"
+    elif implementation == "auto":
         shapes = lhs.shape[1:], rhs.shape[1:]
-        implementation = cost.choose(face, geometry, *shapes, platform, spread=spread)
+        implementation = cost.choose(face, geometry, *shapes, platform)
     one: Face = getattr(LOWERINGS[implementation], face)
 
     def run(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
@@ -76,14 +88,6 @@ def compute(
     return out.astype(dtype)
 
 
-def _several_cpu_devices() -> bool:
-    """A lowering cannot see where an array lies, only whether there is more than one place."""
-    try:
-        return jax.local_device_count("cpu") > 1
-    except RuntimeError:  # a program for CPUs, made where there is none
-        return False
-
-
 def accumulator(dtype: jnp.dtype) -> jnp.dtype:
     """Returns the dtype in which sums of `dtype` are taken: float32 for half precision."""
     half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
@@ -94,9 +98,7 @@ def _of_part(
     face: str, geometry: Geometry, lhs: jax.Array, rhs: jax.Array, options: Options
 ) -> Lowering:
     """Returns the lowering for a part of stride 1 of a phase decomposition."""
-    name = cost.choose(
-        face, geometry, lhs.shape, rhs.shape, options.platform, cost.PARTS, spread=options.spread
-    )
+    name = cost.choose(face, geometry, lhs.shape, rhs.shape, options.platform, cost.PARTS)
     return LOWERINGS[name]
 
 

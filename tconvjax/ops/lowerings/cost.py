@@ -47,8 +47,6 @@ def choose(
     rhs: Sequence[int],
     platform: str | None,
     among: Iterable[str] = CANDIDATES,
-    *,
-    spread: bool = False,
 ) -> str:
     """Returns the lowering that 'auto' stands for.
 
@@ -59,15 +57,11 @@ def choose(
       rhs: shape of the second operand.
       platform: 'cpu', or None for any accelerator.
       among: names to choose from.
-      spread: arrays may lie on several devices: groups are then products, as XLA gathers a spread batch for a grouped
-        convolution.
     """
     groups = geometry.feature_group_count
     if platform != "cpu":
         inserts = face == "paint" and groups > 1 and max(geometry.strides) > 1
         return "phase" if inserts and "phase" in among else "dilated"
-    if spread and groups > 1:
-        return "matmul"
     geometry = replace(
         geometry,
         big=tuple(map(_number, geometry.big)),

@@ -7,6 +7,7 @@ correlate; whether the zeros are multiplied is XLA's affair. `linear_transpose` 
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +30,34 @@ def _dimension_numbers(rank: int, lhs: str, rhs: str) -> lax.ConvDimensionNumber
     )
 
 
+def _convolution(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    strides: Sequence[int],
+    pads: Pairs,
+    dimension_numbers: lax.ConvDimensionNumbers,
+    options: Options,
+    **sizes: Any,
+) -> jax.Array:
+    """XLA's convolution; no device of `options.mesh` holds a part of the space of an image or of a kernel.
+
+    XLA's partitioner is wrong there: see docs/upstream/convolution_space_and_features.py.
+    """
+    numbers = dimension_numbers
+    lhs = sharding.whole(lhs, numbers.lhs_spec[2:], options.mesh)
+    rhs = sharding.whole(rhs, numbers.rhs_spec[2:], options.mesh)
+    out = lax.conv_general_dilated(
+        lhs, rhs, strides, pads, dimension_numbers=numbers, **sizes, **options.product
+    )
+    return sharding.whole(out, numbers.out_spec[2:], options.mesh)
+
+
 def _roomy(geometry: Geometry) -> Geometry:
     """Adds one pixel to the end of the big image along axes on which XLA would abort the process.
 
     With an axis of stride > 1 that is padded on neither side, XLA's algebraic simplifier on CPU may exchange image and
-    kernel of a zero-inserted convolution and then fail its own shape check (seen in jaxlib 0.10.1, 0.10.2 and 0.12.0).
+    kernel of a zero-inserted convolution and then fail its own shape check (seen in jaxlib 0.10.1, 0.10.2 and 0.12.0):
+    see docs/upstream/transposed_convolution_abort.py.
     """
     spare = (
         int(s > 1 and p == e - 1 and m == s * (n - 1) + 2 - e)
@@ -62,7 +86,7 @@ def gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> 
         for (lo, hi), s in zip(roomy.padding, geometry.strides, strict=True)
     )
     x, pads = _padded(x, pads, geometry.extent, geometry, options)
-    return lax.conv_general_dilated(
+    return _convolution(
         x,
         w,
         geometry.strides,
@@ -70,7 +94,7 @@ def gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> 
         rhs_dilation=geometry.kernel_dilation,
         dimension_numbers=_dimension_numbers(geometry.rank, "N*C", "*IO"),
         feature_group_count=geometry.feature_group_count,
-        **options.product,
+        options=options,
     )
 
 
@@ -115,7 +139,7 @@ def paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> j
     pads = tuple(
         (e - 1 - lo, e - 1 - hi) for e, (lo, hi) in zip(geometry.extent, roomy.padding, strict=True)
     )
-    out = lax.conv_general_dilated(
+    out = _convolution(
         y,
         flip_and_swap(w, geometry.rank, geometry.feature_group_count),
         (1,) * geometry.rank,
@@ -124,7 +148,7 @@ def paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> j
         rhs_dilation=geometry.kernel_dilation,
         dimension_numbers=_dimension_numbers(geometry.rank, "N*C", "*IO"),
         feature_group_count=geometry.feature_group_count,
-        **options.product,
+        options=options,
     )
     for axis, (m, r) in enumerate(zip(geometry.big, roomy.big, strict=True), start=1):
         out = pad_axis(out, axis, 0, m - r)
@@ -156,7 +180,7 @@ def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options)
     # The batch is contracted like a feature, the small image is the kernel: strides and dilation change places. Groups
     # lie side by side as features: `batch_group_count`, which says the same of x as it is and which JAX's own gradient
     # of a grouped convolution uses, gives wrong numbers where the batch is sharded over one axis of a mesh that has
-    # others (jaxlib 0.10.1 and 0.12.0).
+    # others (jaxlib 0.10.1 and 0.12.0; docs/upstream/batch_group_count_gradient.py).
     g = geometry.feature_group_count
     groups = jnp.moveaxis(x.reshape(*x.shape[:-1], g, x.shape[-1] // g), -2, 0)
     lhs, rhs, numbers = groups.reshape(g * x.shape[0], *groups.shape[2:]), y, ("C*N", "I*O")
@@ -166,7 +190,7 @@ def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options)
         lhs = groups.transpose(groups.ndim - 1, *range(2, groups.ndim - 1), 0, 1)
         lhs = lhs.reshape(*lhs.shape[:-2], g * x.shape[0])
         rhs, numbers = jnp.moveaxis(y, 0, -2), ("N*C", "*IO")
-    out = lax.conv_general_dilated(
+    out = _convolution(
         lhs,
         rhs,
         geometry.kernel_dilation,
@@ -174,7 +198,7 @@ def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options)
         rhs_dilation=geometry.strides,
         dimension_numbers=_dimension_numbers(geometry.rank, *numbers),
         feature_group_count=g,
-        **options.product,
+        options=options,
     )
     return jnp.moveaxis(out, 0, -2)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AbstractMesh
 
 from tconvjax.geometry import Geometry
 
@@ -17,8 +18,9 @@ class Options(NamedTuple):
     preferred_element_type: jnp.dtype
     platform: str | None  # 'cpu', or None for any accelerator
     spread: bool = (
-        False  # arrays may lie on several CPU devices, and no axis may be cut that need not be
+        False  # the compiler may split arrays over devices: no axis is cut that need not be
     )
+    mesh: AbstractMesh | None = None  # of these devices, where a convolution must not see them
 
     @property
     def product(self) -> dict[str, Any]:
