@@ -27,8 +27,9 @@ test: lint fast                ## lint, then the tests of minutes
 fast: $(STAMP)                 ## all tests but those that take long for their nature
 	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
-test-all: test                 ## those, too, with XLA's optimizer: kills, Slurm, a browser, processes, every experiment
-	XLA_FLAGS= $(BIN)/python -m pytest -m slow $(WORKERS)
+# LLVM takes up to a minute at its highest level, and a second at this one, for the random numbers of one kernel.
+test-all: test                 ## those, too, optimized: kills, Slurm, a browser, two processes, every experiment
+	XLA_FLAGS=--xla_backend_optimization_level=2 $(BIN)/python -m pytest -m slow $(WORKERS)
 
 lint: $(STAMP)                 ## formatting, lint rules, floors of the house, types
 	$(BIN)/ruff format --check .

@@ -473,7 +473,7 @@ def _check_range(metadata: Mapping[Any, Any], value: Any, path: str, errors: lis
         errors.append(f"{path}: must be at least {least}, got {value}")
     if value > most:
         errors.append(f"{path}: must be at most {most}, got {value}")
-    if value >= metadata.get("below", math.inf):
+    if "below" in metadata and value >= metadata["below"]:
         errors.append(f"{path}: must be below {metadata['below']}, got {value}")
 
 

@@ -9,13 +9,10 @@ import jax
 import pytest
 
 # Thousands of small programs run once each: they compile in 40 % of the time without LLVM's optimizer. `make test-all`
-# and CI set XLA_FLAGS, which then holds, so that the optimized numbers are tested, too.
+# sets XLA_FLAGS, which then holds, so that optimized numbers are tested, too.
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-    if jax.__version_info__ < (
-        0,
-        11,
-    ):  # later releases do not know it, and XLA aborts on what it does not know
+    if jax.__version_info__ < (0, 11):  # XLA aborts on a flag that it does not know, or no longer
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 jax.config.update("jax_platforms", "cpu")

@@ -491,7 +491,7 @@ def test_equivariance_error_of_other_dtypes_and_of_nothing():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: analysis.tap_counts((3, 3), (2, 2, 2)), "kernel_size must be an int or one int"),
+        (lambda: analysis.tap_counts((3, 3), (2, 2, 2)), "strides must be an int or one int"),
         (lambda: analysis.tap_counts(0, 2), "kernel_size must be at least 1"),
         (lambda: analysis.phase_variance(3, 0), "phase_variance: strides must be at least 1"),
         (lambda: analysis.gradient_coverage((3, 3), (2,)), "gradient_coverage: strides must be"),

@@ -277,7 +277,7 @@ def test_sixteen_bits_of_older_pillows_are_sixteen_bits(tmp_path, monkeypatch):
     new = cli.measure._read(tmp_path / "deep.png")
     wide = Image.fromarray(values.astype(np.int32))
     assert wide.mode == "I"
-    monkeypatch.setattr(Image, "open", lambda _: wide)
+    monkeypatch.setattr(Image, "open", lambda _, formats: wide)  # noqa: ARG005
     np.testing.assert_array_equal(cli.measure._read(tmp_path / "deep.png"), new)
     np.testing.assert_allclose(new[..., 0], values / 65535, rtol=1e-7)
 
