@@ -36,7 +36,7 @@ def export(f, constraints=()):
 
 @pytest.mark.parametrize(
     ("implementation", "padding", "mode", "s"),
-    [("auto", *row) for row in ROWS] + [("dilated", *row) for row in ROWS[::4]],
+    [("auto", *row) for row in ROWS] + [("dilated", *row) for row in ROWS[1:2]],
 )
 @each("function", (conv, conv_transpose))
 def test_symbolic_batch_and_space_with_gradients(function, implementation, padding, mode, s):
