@@ -37,12 +37,13 @@ class Command:
         os.kill(self._process.pid, how)
 
     def wait(self, seconds=300):
-        """Returns `returncode`, `stdout` and `stderr`; a command that does not end in time is killed."""
+        """Returns `returncode`, `stdout` and `stderr`, once; a command that does not end in time is killed."""
         self._process.join(seconds)
         if self.poll() is None:
             self.kill(signal.SIGKILL)
             self._process.join()
         stdout, stderr = (p.read_text() if p.exists() else "" for p in self._said)
+        self._folder.cleanup()
         return SimpleNamespace(returncode=self.poll(), stdout=stdout, stderr=stderr)
 
 
