@@ -175,8 +175,8 @@ DEATHS = [
     (".lock", 1), ("config.json", 1), (".environment.json.tmp", 2), ("checkpoints", 1),
     (".none-0.npz", 1), (".none-0.npz", 2), ("metrics.jsonl", 3), ("orbax-checkpoint-tmp", 1),
     ("_METADATA", 2), ("commit_success", 1), ("orbax-checkpoint-tmp", 20), ("", 25), ("", 40),
-    ("none/2.orbax", 3), (".none-4.npz", 2), ("none/4.orbax", 12), (".samples.png", 2),
-    (".report.html.tmp", 1), (".report.html.tmp", 2), (".summary.json.tmp", 2),
+    ("none/2.orbax", 3), (".none-4.npz", 2), ("none/4.orbax", 12), (".none-6.npz", 2),
+    (".summary.json.tmp", 1), (".summary.json.tmp", 2), (".samples.png", 2),
 ]  # fmt: skip
 
 
