@@ -24,12 +24,16 @@ results: $(STAMP)              ## run every experiment that is not complete, and
 
 test: lint fast                ## lint, then the tests of minutes
 
+# What tests compile is kept for the next time, on any Python with this jaxlib.
+fast test-all: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
+
 fast: $(STAMP)                 ## all tests but those that take long for their nature
 	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 # LLVM takes up to a minute at its highest level, and a second at this one, for the random numbers of one kernel.
-test-all: test                 ## those, too, optimized: kills, Slurm, a browser, two processes, every experiment
-	XLA_FLAGS=--xla_backend_optimization_level=1 $(BIN)/python -m pytest -m slow $(WORKERS)
+test-all: test                 ## those, too: kills, Slurm, a browser, two processes, every experiment, optimized numbers
+	$(BIN)/python -m pytest -m "slow and not optimized" $(WORKERS)
+	XLA_FLAGS=--xla_backend_optimization_level=1 $(BIN)/python -m pytest -m optimized -n 2
 
 lint: $(STAMP)                 ## formatting, lint rules, floors of the house, types
 	$(BIN)/ruff format --check .
@@ -56,4 +60,4 @@ wheel: $(STAMP)                ## build the wheel and use it in an environment o
 	cd dist && $(abspath $(VENV))-wheel/bin/python -c 'import tconvjax, tconvjax.nnx; print(tconvjax.__file__)'
 
 clean:                         ## remove the virtual environment and caches, keep runs
-	rm -rf $(VENV) $(VENV)-wheel dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-wheel dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .jax_cache

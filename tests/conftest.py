@@ -8,8 +8,18 @@ from collections import Counter
 import jax
 import pytest
 
+# Tests and the commands that they run share what they compile: all of one session, or what the folder of the caller
+# holds from another.
+OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
+if OWN_CACHE:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tconvjax-tests-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA doubts that the machine is the same
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
 # Thousands of small programs run once each: they compile in 40 % of the time without LLVM's optimizer. `make test-all`
-# sets XLA_FLAGS, which then holds, so that optimized numbers are tested, too.
+# sets XLA_FLAGS for the tests marked `optimized`, and then these hold.
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     if jax.__version_info__ < (0, 11):  # XLA aborts on a flag that it does not know, or no longer
@@ -17,18 +27,14 @@ if "XLA_FLAGS" not in os.environ:
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)  # for meshes; everything else runs on the first
-jax.config.update("jax_enable_compilation_cache", False)  # that of the commands, below
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Lets the commands that tests run share what they compile, all of one session and no longer."""
-    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = tempfile.mkdtemp(prefix="tconvjax-tests-")
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA doubts that the machine is the same
+    """Removes what no later session shall find."""
+    if OWN_CACHE:
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 

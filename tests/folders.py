@@ -1,12 +1,14 @@
-"""The smallest run, and folders of runs that nobody trained: what `report` reads, made of random numbers."""
+"""The smallest runs, and folders of runs that nobody trained: what `report` reads, made of random numbers."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from experiments import config, engine, records
+from experiments import config, engine, pictures, records
 from experiments.benchmark import report, summary
 from experiments.tasks import gan
 
@@ -23,6 +25,21 @@ TINY = [
     '--set=variant=[{name="last_two",upsamplers=["resize_conv","conv_transpose","conv_transpose"]},{name="none"}]',
     '--set=expect=[{claim="c",metric="phase_mean_fraction_2",relation="last_two > none at init",source="s"}]',
 ]
+# What the engine does with a run it does with the smallest network of all tasks that has images and steps.
+SUPERRESOLUTION = CHECKERBOARD.with_name("superresolution.toml")
+SMALL = [
+    "--quick",
+    "--set=seeds=[0,1]",
+    "--set=steps=6",
+    "--set=chunk_steps=2",
+    "--set=data={source='shapes',count=60,size=24}",
+    "--set=options.features=4",
+    "--set=options.samples=16",
+    "--set=options.batch_size=2",
+    "--set=variant=[{name='painted',upsampler='conv_transpose'},{name='resized'}]",
+    "--set=options.upsampler='resize_conv'",
+    '--set=expect=[{claim="c",metric="harmonic_share",relation="painted > resized at init",source="s"}]',
+]
 ENVIRONMENT = {
     "command": "python -m x",
     "cores": 2,
@@ -35,6 +52,21 @@ def tiny(*settings):
     """Returns the smallest config, resolved."""
     given = [option.removeprefix("--set=") for option in TINY if option != "--quick"]
     return config.load(CHECKERBOARD, [*given, *settings], quick=True)
+
+
+def small(*settings):
+    """Returns the config of `SMALL`, resolved."""
+    given = [option.removeprefix("--set=") for option in SMALL if option != "--quick"]
+    return config.load(SUPERRESOLUTION, [*given, *settings], quick=True)
+
+
+@contextlib.contextmanager
+def two_curves():
+    """Draws two of the metrics of a run alone: curves take most of the time of a page."""
+    every = pictures.curves
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "curves", lambda run: dict(list(every(run).items())[:2]))
+        yield
 
 
 def make_run(out, resolved):

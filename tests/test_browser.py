@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from cases import each
-from folders import make_benchmark, make_run, tiny
+from folders import make_benchmark, make_run, tiny, two_curves
 
 from experiments import comparison
 
@@ -55,9 +55,11 @@ def pages(tmp_path_factory):
     question = f"<script>alert(1)</script> {200 * 'w'}"
     first = make_run(out, replace(tiny(), question=question))
     second = make_run(out, replace(tiny("options.gamma=0.3"), question=question))
+    with two_curves():
+        compared = comparison.write([first, second])
     return {
         "run": comparison.write([first]),
-        "comparison": comparison.write([first, second]),
+        "comparison": compared,
         "benchmark": make_benchmark(out, question),
     }
 

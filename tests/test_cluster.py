@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from commands import until
-from test_sweep import CHECKERBOARD, arguments, results
+from folders import CHECKERBOARD
+from test_sweep import arguments, results
 
 from experiments import cluster, records
 from experiments.__main__ import main

@@ -80,6 +80,14 @@ def test_all_faces_equal_the_loops(case, implementation):
     assert abs(np.sum(np.asarray(gradient) * other) - number) < 1e-12 * np.prod(norms)
 
 
+@pytest.mark.slow
+@pytest.mark.optimized
+@each("case", FEW)
+@each("implementation", LOWERINGS)
+def test_all_faces_equal_the_loops_in_optimized_programs(case, implementation):
+    test_all_faces_equal_the_loops(implementation, case)
+
+
 RULES = [(case, "auto") for case in CASES]
 RULES += [(case, name) for case in FEW[:2] for name in LOWERINGS if name != "auto"]
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import each
-from folders import tiny
+from folders import SMALL, SUPERRESOLUTION, tiny
 from PIL import Image, ImageFile
 
 from experiments import config, data, engine, records
@@ -737,13 +737,12 @@ def fails():
 def test_a_data_set_of_the_user_is_a_function_in_the_current_folder(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
     out = tmp_path / "out"
-    done = run(out, 2, "--set=data={source='mine:grey',count=20}", cwd=tmp_path)
-    folder, _ = finished(out, done)
+    given = ["--set=data={source='mine:grey',count=20,size=24}", "--set=expect=[]"]
+    command = ["run", SUPERRESOLUTION, *SMALL, *given, "--out", out]
+    folder, _ = finished(out, commands.run(command, tmp_path))
     shown = records.read_json(folder / "config.json")["data"]
-    assert shown == {"source": "mine:grey", "size": 16, "count": 20}
-    printed = run(
-        out, 2, "--set=data={source='mine:grey',count=20}", "--print-config", cwd=tmp_path
-    )
+    assert shown == {"source": "mine:grey", "size": 24, "count": 20}
+    printed = commands.run([*command, "--print-config"], tmp_path)
     assert json.loads(printed.stdout)["data"] == shown
 
 

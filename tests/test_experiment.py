@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from cases import each
 from flax import nnx
-from folders import CHECKERBOARD, TINY, tiny
+from folders import CHECKERBOARD, SMALL, SUPERRESOLUTION, TINY, small, tiny
 from jax.tree_util import Partial
 from PIL import Image
 from rich.console import Console
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("promotion")
 
 
 def arguments(out, *more):
-    return ["run", str(CHECKERBOARD), *TINY, "--out", str(out), *more]
+    return ["run", str(SUPERRESOLUTION), *SMALL, "--out", str(out), *more]
 
 
 def command(out, *more):
@@ -69,8 +69,10 @@ def straight(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_leaves_everything_behind(straight):
-    folder, printed = straight
+def test_a_run_of_generators_leaves_everything_behind(tmp_path):
+    done = commands.run(["run", CHECKERBOARD, *TINY, "--out", tmp_path])
+    assert done.returncode == 0, done.stderr
+    (folder,), printed = tmp_path.iterdir(), done.stdout
     summary = records.read_json(folder / "summary.json")
     assert summary["schema"] == 1
     assert list(summary["variants"]) == ["last_two", "none"]
@@ -120,9 +122,9 @@ def test_a_finished_run_is_shown_again_not_trained_again(straight):
 def test_a_run_stopped_in_every_way_continues_to_the_same_result(straight, tmp_path):
     statuses = {}
     for how, checkpoint in (
-        (signal.SIGINT, "last_two/0"),
-        (signal.SIGTERM, "last_two/4"),
-        (signal.SIGKILL, "none/2"),
+        (signal.SIGINT, "painted/0"),
+        (signal.SIGTERM, "painted/4"),
+        (signal.SIGKILL, "resized/2"),
     ):
         process = commands.Command(arguments(tmp_path))
         found = f"*/checkpoints/{checkpoint}"
@@ -173,14 +175,14 @@ sys.exit(main(sys.argv[2:]))
 # What a process touches at the moment of its death, and for which time.
 DEATHS = [
     (".lock", 1), ("config.json", 1), (".environment.json.tmp", 2), ("checkpoints", 1),
-    (".none-0.npz", 1), (".none-0.npz", 2), ("metrics.jsonl", 3), ("orbax-checkpoint-tmp", 1),
+    (".resized-0.npz", 1), (".resized-0.npz", 2), ("metrics.jsonl", 3), ("orbax-checkpoint-tmp", 1),
     ("_METADATA", 2), ("commit_success", 1), ("orbax-checkpoint-tmp", 20), ("", 25), ("", 40),
-    ("none/2.orbax", 3), (".none-4.npz", 2), ("none/4.orbax", 12), (".none-6.npz", 2),
+    ("resized/2.orbax", 3), (".resized-4.npz", 2), ("resized/4.orbax", 12), (".resized-6.npz", 2),
     (".summary.json.tmp", 1), (".summary.json.tmp", 2), (".samples.png", 2),
 ]  # fmt: skip
 
 
-ALONE = ["--set=variant=[{name='none'}]", "--set=expect=[]"]
+ALONE = ["--set=variant=[{name='resized'}]", "--set=expect=[]"]
 
 
 @pytest.fixture(scope="module")
@@ -204,39 +206,44 @@ def test_a_run_killed_at_twenty_moments_continues_to_the_same_result(one_variant
 
 
 @pytest.mark.slow
-def test_full_disks_and_damaged_checkpoints_cost_nothing_that_was_saved(one_variant, tmp_path):
+def test_full_disks_and_damaged_checkpoints_cost_nothing_that_was_saved(tmp_path):
+    wide = [*ALONE, "--set=options.features=32"]  # a checkpoint is larger than an evaluation
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert run(whole, *wide).returncode == 0
     env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # it would not fit, either
-    for size, what in ((500, str(tmp_path)), (60_000, "checkpoints/none: a checkpoint")):
-        given = [sys.executable, "-c", LIMITED, str(size), *arguments(tmp_path, *ALONE)]
+    for size, what in ((500, str(out)), (250_000, "checkpoints/resized: a checkpoint")):
+        given = [sys.executable, "-c", LIMITED, str(size), *arguments(out, *wide)]
         done = subprocess.run(given, capture_output=True, text=True, check=False, env=env)
         assert done.returncode == 1
         (message,) = [line for line in done.stderr.splitlines() if "jax" not in line]
         assert re.search(f"{what}.*File too large.* the same command continues", message)
-    assert run(tmp_path, *ALONE).returncode == 0
-    (folder,) = tmp_path.iterdir()
+    assert run(out, *wide).returncode == 0
+    (folder,), (undisturbed,) = out.iterdir(), whole.iterdir()
     (folder / "summary.json").unlink()
-    newest = folder / "checkpoints" / "none" / "6"
+    newest = folder / "checkpoints" / "resized" / "6"
     for part in newest.glob("state/**/d/*"):
         os.truncate(part, part.stat().st_size // 2)
-    damaged = run(tmp_path, *ALONE)
+    damaged = run(out, *wide)
     assert damaged.returncode == 1
-    assert re.search(r"checkpoints/none/6: this checkpoint cannot be read\. Delete", damaged.stderr)
+    assert re.search(
+        r"checkpoints/resized/6: this checkpoint cannot be read\. Delete", damaged.stderr
+    )
     shutil.rmtree(newest)
-    assert run(tmp_path, *ALONE).returncode == 0
-    assert comparable(folder) == comparable(one_variant)
+    assert run(out, *wide).returncode == 0
+    assert comparable(folder) == comparable(undisturbed)
 
 
 @pytest.mark.slow
 def test_a_dry_run_counts_and_writes_nothing(one_variant, tmp_path, capsys):
     assert main([*arguments(tmp_path, *ALONE), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    # Dense 64 x 64 + 64, three layers of 9 x 4 x 4 + 4, the last to one channel; 9 x 4 + 4 and two of them; 64 + 1.
-    assert re.search(r"none +2 +6 +generator 4,493, discriminator 401 +\d+\.\d", said)
+    # 25 x 3 x 4 + 4, 9 x 4 x 4 + 4, 9 x 4 x 3 + 3.
+    assert re.search(r"resized +2 +6 +model 563 +\d+\.\d", said)
     assert re.search(r"points 1, runs 2, minutes \d+\.\d", said)
     assert not list(tmp_path.iterdir())
     assert main([*arguments(one_variant.parent, *ALONE), "--dry-run"]) == 0
     assert re.search(
-        r"none .* complete +\n.*\npoints 1, runs 2, minutes 0\.0", capsys.readouterr().out
+        r"resized .* complete +\n.*\npoints 1, runs 2, minutes 0\.0", capsys.readouterr().out
     )
 
 
@@ -265,7 +272,7 @@ def test_a_mesh_of_devices_gives_what_one_gives(straight, tmp_path, monkeypatch)
 @pytest.mark.slow
 def test_a_set_that_does_not_fit_gives_what_one_in_memory_gives(straight, tmp_path, monkeypatch):
     """One step at a time, stopped and continued, with the images of these steps alone on the device."""
-    resolved, console = tiny("data.in_memory=false"), Console(quiet=True)
+    resolved, console = small("data.in_memory=false"), Console(quiet=True)
     shapes, make = [], table.table_of
     monkeypatch.setattr(table, "LIMIT", 1)  # byte of images; a step is done all the same
 
@@ -284,7 +291,7 @@ def test_a_set_that_does_not_fit_gives_what_one_in_memory_gives(straight, tmp_pa
     with pytest.raises(stopping.Stopped):
         engine.run(resolved, tmp_path, console)
     folder = engine.run(resolved, tmp_path, console)
-    assert set(shapes) == {(2 * 2 * 2, 32, 32, 1)}  # seeds, networks, batch
+    assert set(shapes) == {(2 * 2, 24, 24, 3)}  # seeds, batch
     assert 2 * 6 <= len(shapes) <= 2 * 6 + 2  # variants, steps; read once more by the stopped one
     close(folder, straight[0])
 
@@ -302,7 +309,7 @@ def test_two_processes_stop_together_and_one_goes_on(straight, tmp_path):
         )
         for rank in range(2)
     ]  # fmt: skip
-    commands.until(lambda: list(tmp_path.glob("*/checkpoints/last_two/0")), both[0])
+    commands.until(lambda: list(tmp_path.glob("*/checkpoints/painted/0")), both[0])
     os.kill(both[1].pid, signal.SIGTERM)
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [143, 143], said
@@ -321,8 +328,8 @@ def test_two_processes_stop_together_and_one_goes_on(straight, tmp_path):
         (["--mesh=seeds=0"], "expected 'seeds=N,data=M'"),
         (["--mesh=seed=2"], "expected 'seeds=N,data=M'"),
         (["--mesh=seeds=3,data=3"], "asks for 9 devices; there are 8"),
-        (["--mesh=seeds=3"], "seeds=3 must divide .* last_two with 2 seeds are 2"),
-        (["--mesh=data=3"], "data=3 must divide batch_size; for last_two it is 2"),
+        (["--mesh=seeds=3"], "seeds=3 must divide .* painted with 2 seeds are 2"),
+        (["--mesh=data=3"], "data=3 must divide batch_size; for painted it is 2"),
         (["--distributed=me"], "expected 'auto' or 'ADDRESS:PORT,COUNT,RANK', got 'me'"),
     ],
 )
@@ -337,7 +344,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_it_had(tmp_path)
     done = run(tmp_path, "--set=options.learning_rate=1e30")
     assert done.returncode == 1
     assert re.search(
-        r"variant last_two, seed \d: \w+ is not finite at step \d; stopped\. Kept", done.stderr
+        r"variant painted, seed \d: \w+ is not finite at step \d; stopped\. Kept", done.stderr
     )
     assert "Traceback" not in done.stderr
     (folder,) = tmp_path.iterdir()
@@ -457,6 +464,7 @@ def task():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized  # without, programs for one run and for several round differently
 def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
     """Of two seeds and two learning rates, in one program."""
     options, setting = task

@@ -28,10 +28,10 @@ def images(*shape):
     return np.random.default_rng(1).normal(size=shape).astype("f")
 
 
-def export(f, constraints=()):
+def export(f, constraints=(), platforms=("cpu", "cuda", "tpu")):
     sizes = jax.export.symbolic_shape("b, h, w", constraints=constraints)
     x = jax.ShapeDtypeStruct((*sizes, 4), jnp.float32)
-    return jax.export.export(jax.jit(f), platforms=("cpu", "cuda", "tpu"))(x)
+    return jax.export.export(jax.jit(f), platforms=platforms)(x)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,10 @@ def test_symbolic_batch_and_space_with_gradients(function, implementation, paddi
 
     # A convolution has output where its kernel fits, and one pixel has no mirror: the exporter must be told.
     least = ("h >= 3", "w >= 4") if function is conv or mode == "reflect" else ()
-    exported = export(run, least)
-    for shape in ((2, 8, 6, 4), (3, 7, 9, 4)):
-        x = images(*shape)
-        for a, b in zip(exported.call(x), jax.jit(run)(x), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    exported = export(run, least, ("cpu",))
+    x = images(3, 8, 7, 4)  # of other remainders along each axis
+    for a, b in zip(exported.call(x), jax.jit(run)(x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 @each("implementation", LOWERINGS)

@@ -230,7 +230,7 @@ MORE = (
 )
 FILTERS = (
     lambda x, _: resize(x, (2, 2), method="cubic"),
-    lambda x, w: upfirdn(x, w[:, :, 0, 0], up=2, padding=1),
+    lambda x, w: upfirdn(x, w.sum((2, 3)), up=2, padding=1),
     lambda x, _: blur_pool(x, (2, 2)),
     lambda x, _: max_blur_pool(x, (2, 2)),
     lambda x, _: pixel_unshuffle(pixel_shuffle(x, (2, 2)), (2, 2)),

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from cases import each
-from folders import ENVIRONMENT, make_run, tiny
+from folders import ENVIRONMENT, make_run, tiny, two_curves
 from PIL import Image
 
 from experiments import comparison, records, report
@@ -57,6 +57,12 @@ def folder(tmp_path_factory):
 def page(folder):
     assert comparison.write([folder]) == folder / "report.html"
     return Page(folder / "report.html")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_curves():
+    with two_curves():
+        yield
 
 
 # One run.
@@ -252,6 +258,7 @@ def write(name, value):
     return lambda folder: records.write_json(folder / name, value)
 
 
+PAGES = shutil.ignore_patterns("*.html", "*.png")
 WRONG = {
     "none": (shutil.rmtree, "no such folder"),
     "not a run": (
@@ -281,8 +288,8 @@ WRONG = {
 
 @each("what", WRONG)
 @pytest.mark.refuses
-def test_folders_that_hold_no_whole_run_are_refused(what, tmp_path, capsys):
-    folder = make_run(tmp_path, tiny())
+def test_folders_that_hold_no_whole_run_are_refused(what, folders, tmp_path, capsys):
+    folder = shutil.copytree(folders[0], tmp_path / folders[0].name, ignore=PAGES)
     damage, message = WRONG[what]
     damage(folder)
     assert main(["report", str(folder)]) == 2

@@ -1,5 +1,7 @@
 """The case table crossed with JAX's transformations: each does to a face what it does to the explicit form."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,50 +49,47 @@ def transformed(f, x, w):
     }
 
 
-# The rules of differentiation and batching are under test, not XLA's optimizer, which takes five times as long.
-QUICK = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):  # later releases of XLA do not know this option
-    QUICK["xla_cpu_use_fusion_emitters"] = False
-
 # A rule knows the rank, the groups and the border of a geometry and none of its other integers, which
 # `tests/test_convolution.py` takes through every case and lowering.
 RULES = {"axes differ", "one axis, groups and dilation", "depthwise with multiplier", "reflect"}
 STACKED = ("vjp", "vmap over images", "vmap over kernels", "vmap over both", "vmap of vmap")
 
 
+def results(f, names, *operands):
+    """Returns the transformations of `names`, or all of them, of a bilinear function as one program."""
+
+    def run(*operands):
+        found = transformed(f, *operands)
+        return {name: found[name] for name in names or found}  # the compiler drops the others
+
+    return jax.jit(run)(*operands)
+
+
+@functools.cache
+def explicit(case, names=None):
+    """Returns what the explicit form of a case, T(x, w, y) as (w, y, x), makes of both faces."""
+    x, kernel, y = arrays(case)
+    matrix = lambda w: conv_matrix((*case.big, case.in_features), w, **case.options)
+    basis = jnp.eye(kernel.size).reshape(-1, *kernel.shape)
+    form = jax.jit(jax.vmap(matrix))(basis)
+    gather = lambda x, w: jnp.einsum("bx,w,wyx->by", x.reshape(2, -1), w.ravel(), form)
+    paint = lambda y, w: jnp.einsum("by,w,wyx->bx", y.reshape(2, -1), w.ravel(), form)
+    return (
+        results(lambda x, w: gather(x, w).reshape(y.shape), names, x, kernel),
+        results(lambda y, w: paint(y, w).reshape(x.shape), names, y, kernel),
+    )
+
+
 def check(case, implementation, names=None):
     """Compares the transformations of `names`, or all of them, with those of the explicit form."""
     x, kernel, y = arrays(case)
     options = case.options | {"implementation": implementation}
-    matrix = lambda w: conv_matrix((*case.big, case.in_features), w, **case.options)
-    basis = jnp.eye(kernel.size).reshape(-1, *kernel.shape)
-    form = jax.jit(jax.vmap(matrix), compiler_options=QUICK)(basis)  # T(x, w, y) as (w, y, x)
     paint = {"transpose_kernel": True, "output_shape": case.big}
-    pairs = [
-        (
-            lambda x, w: conv(x, w, **options),
-            lambda x, w: jnp.einsum("bx,w,wyx->by", x.reshape(2, -1), w.ravel(), form),
-            (x, kernel),
-            y.shape,
-        ),
-        (
-            lambda y, w: conv_transpose(y, w, **paint, **options),
-            lambda y, w: jnp.einsum("by,w,wyx->bx", y.reshape(2, -1), w.ravel(), form),
-            (y, kernel),
-            x.shape,
-        ),
-    ]
-    for face, by_form, operands, shape in pairs:
-        explicit = lambda a, w, f=by_form, shape=shape: f(a, w).reshape(shape)
-
-        def results(f, *operands):
-            found = transformed(f, *operands)
-            return {name: found[name] for name in names or found}  # the compiler drops the others
-
-        got, want = (
-            jax.jit(lambda *a, f=f: results(f, *a), compiler_options=QUICK)(*operands)
-            for f in (face, explicit)
-        )
+    faces = (
+        results(lambda x, w: conv(x, w, **options), names, x, kernel),
+        results(lambda y, w: conv_transpose(y, w, **paint, **options), names, y, kernel),
+    )
+    for got, want in zip(faces, explicit(case, names), strict=True):
         for name in want:
             for a, b in zip(jax.tree.leaves(got[name]), jax.tree.leaves(want[name]), strict=True):
                 scale = 1 + np.abs(b).max()

@@ -128,7 +128,8 @@ def measured(module, options):
     return {n: float(v) for n, v in jax.jit(task.evaluate)(0, jax.random.key(0))[0].items()}
 
 
-@pytest.mark.slow  # a difference of decibels that agrees to 1e-9 in optimized programs, else to 1e-8
+@pytest.mark.slow
+@pytest.mark.optimized  # a difference of decibels that agrees to 1e-9, else to 1e-8
 @pytest.mark.usefixtures("x64")
 @each(
     ("name", "decibel"),

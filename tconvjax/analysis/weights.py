@@ -66,7 +66,11 @@ def harmonic_share(
     References:
       Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003; Kinoshita & Kiya 2020, arXiv:2002.02117.
     """
-    gains = _gains("harmonic_share", kernel, strides, transpose_kernel=transpose_kernel)
+    return _share(_gains("harmonic_share", kernel, strides, transpose_kernel=transpose_kernel))
+
+
+@jax.jit
+def _share(gains: jax.Array) -> jax.Array:
     axes = tuple(range(gains.ndim - 2))
     deviation = jnp.sum(jnp.abs(gains - gains.mean(axes, keepdims=True)) ** 2)
     energy = jnp.sum(jnp.abs(gains) ** 2)

@@ -15,6 +15,7 @@ from tconvjax import geometry as geo
 from tconvjax.geometry import Geometry, Ints, PaddingMode, Pairs
 from tconvjax.ops import boundary, sharding
 from tconvjax.ops.convolution import check_bits, face_options, operands, run_face
+from tconvjax.ops.pooling import is_larger
 from tconvjax.ops.resize import check_inexact, filtered, image_and_factors, widened
 
 LONGEST = 1024  # taps of a fixed filter
@@ -266,7 +267,7 @@ def _largest(x: jax.Array, window: tuple[int, ...], before: tuple[int, ...]) -> 
     """
 
     def larger(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where((a >= b) | jnp.isnan(a), a, b)
+        return jnp.where(is_larger(a, b), a, b)
 
     first = x.ndim - 1 - len(window)
     for axis, s, low in reversed(list(zip(range(first, x.ndim - 1), window, before, strict=True))):

@@ -5,6 +5,7 @@ w[p], w[p + s], .. of the painted kernel `(*kernel_size, in, out)`.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 
 import jax
@@ -43,7 +44,8 @@ def of_taps(kernel_size: Sequence[int], strides: Sequence[int]) -> tuple[np.ndar
     return np.ix_(*(np.arange(k) % s for k, s in zip(kernel_size, strides, strict=True)))
 
 
-def gains(kernel: jax.Array, strides: Sequence[int]) -> jax.Array:
+@partial(jax.jit, static_argnames="strides", inline=True)
+def gains(kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
     """Returns `G_p = Σ_j w[p + s·j]`, shape `(*strides, in, out)`."""
     for axis, stride in enumerate(strides):
         rows = -(-kernel.shape[axis] // stride)
@@ -68,10 +70,16 @@ def balance(who: str, kernel: jax.Array, strides: Ints) -> jax.Array:
             f"{who}: kernel_size must be at least strides along every axis, as a phase without taps is 0 whatever the "
             f"weights; got kernel_size={k}, strides={s}. Use a larger kernel or smaller strides."
         )
-    counts = jnp.asarray(tap_counts(k, s), kernel.dtype)[..., None, None]
-    g, axes = gains(kernel, s), tuple(range(len(s)))
+    return _balanced(kernel, s)
+
+
+@partial(jax.jit, static_argnames="strides", inline=True)
+def _balanced(kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
+    k = kernel.shape[:-2]
+    counts = jnp.asarray(tap_counts(k, strides), kernel.dtype)[..., None, None]
+    g, axes = gains(kernel, strides), tuple(range(len(strides)))
     mean = jnp.sum(g / counts, axes, keepdims=True) / jnp.sum(1 / counts, axes, keepdims=True)
-    return kernel + ((mean - g) / counts)[of_taps(k, s)]
+    return kernel + ((mean - g) / counts)[of_taps(k, strides)]
 
 
 def outer(per_axis: Sequence[np.ndarray]) -> np.ndarray:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from tconvjax.ops import sharding
 from tconvjax.ops.convolution import as_array
 from tconvjax.ops.resize import enlarged_shape, image_and_factors
-from tconvjax.ops.subpixel import pixel_shuffle, pixel_unshuffle
+from tconvjax.ops.subpixel import pixel_shuffle
 
 
 class Pooled(NamedTuple):
@@ -30,7 +30,8 @@ def max_pool(x: ArrayLike, strides: Sequence[int]) -> Pooled:
       strides: s >= 1, size of the windows, which do not overlap, one per spatial axis; fixes the rank.
 
     Returns:
-      The values, and as int32 the phases, which `max_unpool` takes. Of equal pixels the first counts.
+      The values, and as int32 the phases, which `max_unpool` takes. Of equal pixels the first counts, and has the
+      gradient.
 
     Raises:
       ValueError: if an entry of `strides` does not divide its spatial axis.
@@ -61,14 +62,36 @@ def max_pool(x: ArrayLike, strides: Sequence[int]) -> Pooled:
         )
     small = (n // s for n, s in zip(spatial, factors, strict=True))
     shape = (*image.shape[:first], *small, image.shape[-1])
-
-    def windows(x: jax.Array) -> jax.Array:
-        return pixel_unshuffle(x, factors).reshape(*shape, prod(factors))
-
     return Pooled(
-        sharding.placed(lambda x: windows(x).max(-1), image, shape=shape),
-        sharding.placed(lambda x: windows(x).argmax(-1).astype(jnp.int32), image, shape=shape),
+        sharding.placed(lambda x: _largest(x, factors)[0], image, shape=shape),
+        sharding.placed(lambda x: _largest(x, factors)[1], image, shape=shape),
     )
+
+
+def _largest(x: jax.Array, windows: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """Returns the first of the largest pixels of every window, and its phase; axis by axis, so by few comparisons.
+
+    The gradient of `x.max()` looks for what equals the maximum, finds nothing where a compiler rounds the two
+    differently, and is 0 / 0 (docs/upstream/gradient_of_max.py).
+    """
+    phases, unit = jnp.zeros(x.shape, jnp.int32), 1
+    for axis, s in reversed([*enumerate(windows, x.ndim - 1 - len(windows))]):
+        split = (*x.shape[:axis], x.shape[axis] // s, s, *x.shape[axis + 1 :])
+        values, places = x.reshape(split), phases.reshape(split)
+        x, phases = (lax.index_in_dim(a, 0, axis + 1, keepdims=False) for a in (values, places))
+        for p in range(1, s):
+            other, place = (
+                lax.index_in_dim(a, p, axis + 1, keepdims=False) for a in (values, places)
+            )
+            stays = is_larger(x, other)
+            x, phases = jnp.where(stays, x, other), jnp.where(stays, phases, place + p * unit)
+        unit *= s
+    return x, phases
+
+
+def is_larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns where `a`, which comes first, is the larger of two; what is not a number is larger than all."""
+    return (a >= b) | lax.ne(a, a)
 
 
 def max_unpool(x: ArrayLike, phases: ArrayLike, *, strides: Sequence[int]) -> jax.Array:
