@@ -88,7 +88,8 @@ def test_all_faces_equal_the_loops_in_optimized_programs(case, implementation):
     test_all_faces_equal_the_loops(implementation, case)
 
 
-RULES = [(case, "auto") for case in CASES]
+# Which face is the gradient of which knows no geometry but its border.
+RULES = [(case, "auto") for case in CASES if case in FEW or case.padding_mode != "zeros"]
 RULES += [(case, name) for case in FEW[:2] for name in LOWERINGS if name != "auto"]
 
 

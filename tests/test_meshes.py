@@ -12,13 +12,17 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tconvjax import (
+    bilinear_additive,
     blur_pool,
     carafe,
     conv,
     conv_transpose,
+    dysample,
+    hold,
     max_blur_pool,
     max_pool,
     max_unpool,
+    pixel_conv_transpose,
     pixel_shuffle,
     pixel_unshuffle,
     resize,
@@ -235,6 +239,10 @@ FILTERS = (
     lambda x, _: max_blur_pool(x, (2, 2)),
     lambda x, _: pixel_unshuffle(pixel_shuffle(x, (2, 2)), (2, 2)),
     lambda x, _: max_unpool(*max_pool(x, (2, 2)), strides=(2, 2)),
+    lambda x, _: hold(x, (2, 2)),
+    lambda x, _: bilinear_additive(x, (2, 2)),
+    lambda x, w: pixel_conv_transpose(x, (w, w, w)),
+    lambda x, _: dysample(x, jnp.sin(pixel_shuffle(x, (2, 2)))[..., None, :], scale=(2, 2)),
     lambda x, _: carafe(x, jnp.tile(resize(x, (2, 2)), 2)[..., :9], scale=(2, 2), window=3),
 )
 
