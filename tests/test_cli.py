@@ -138,7 +138,7 @@ def test_what_can_be_measured_is(capsys, tmp_path):
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     status, out, err = run(capsys, "measure", tmp_path)
     assert status == 2
-    assert "1 images of 16 x 16" in out
+    assert "1 image of 16 x 16" in out
     problems = err.splitlines()
     assert len(problems) == 3
     for name in ("cut.png: cannot be read", "pickled.npy: cannot be read", "images of 3 x 3"):
@@ -151,7 +151,7 @@ def test_a_bad_path_loses_none_of_the_others(missing, capsys, tmp_path):
     np.save(tmp_path / "good.npy", np.random.default_rng(0).normal(size=(16, 16)))
     status, out, err = run(capsys, "measure", tmp_path / missing, tmp_path / "good.npy")
     assert status == 2
-    assert "1 images of 16 x 16" in out
+    assert "1 image of 16 x 16" in out
     assert missing in err
     assert err.count("\n") == 1
 
@@ -169,7 +169,7 @@ def test_a_size_that_fails_loses_none_of_the_others(capsys, tmp_path, monkeypatc
     monkeypatch.setattr(cli.measure.metrics, "null", exhausted)
     status, out, err = run(capsys, "measure", tmp_path)
     assert (status, err) == (2, "tconvjax measure: images of 16 x 16 pixels: MemoryError\n")
-    assert "1 images of 32 x 32" in out
+    assert "1 image of 32 x 32" in out
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_only_files_of_a_folder_are_its_images(capsys, tmp_path):
     (tmp_path / "loop.png").symlink_to("loop.png")
     status, out, err = run(capsys, "measure", tmp_path)
     assert status == 2
-    assert "1 images of 16 x 16" in out
+    assert "1 image of 16 x 16" in out
     assert err.splitlines() == [
         f"tconvjax measure: {tmp_path / 'loop.png'}: cannot be read: there is no such file",
         f"tconvjax measure: {tmp_path / 'pipe.npy'}: cannot be read: it is not a file",
@@ -331,7 +331,7 @@ def test_a_failure_to_draw_loses_nothing(command, capsys, monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fails)
     status, out, err = run(capsys, *command, "--picture", "a.png")
     assert (status, err) == (2, f"tconvjax {command[0]}: no pen\n")
-    assert "8 -> 8" in out or "1 images of 16 x 16" in out
+    assert "8 -> 8" in out or "1 image of 16 x 16" in out
     assert Path("a.png").read_text() == "old"
 
 

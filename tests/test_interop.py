@@ -600,6 +600,10 @@ UNKNOWN = [
         {"weight_orig": draw(4, 6, 3, 3), "weight_u": draw(3), "weight_v": draw(72)},
         "Give the module",
     ),
+    (
+        {"weight_orig": draw(5, 5, 3), "weight_u": draw(5), "weight_v": draw(15)},
+        "spectral norm must be trained where its vectors fit several axes",
+    ),
     ({"weight": V, "mask": MASK}, r"got \['mask'\] below prefix=''"),
     ({"weight": V, "weight_g": G}, r"got \['weight_g'\]"),
     (MADE["pruning"][0] | {"weight_scale": G}, r"got \['weight_scale'\]"),

@@ -183,8 +183,8 @@ def _free() -> float:
 def _table(results: Sequence[dict[str, Any]]) -> str:
     lines = []
     for result in results:
-        count = "1 image" if result["images"] == 1 else f"{result['images']} images"
-        lines.append(f"{count} of {_by(result['size'])}")
+        count = result["images"]
+        lines.append(f"{count} image{'s' * (count != 1)} of {_by(result['size'])}")
         lines.append(f"  {'':32} {'value':>10} {'noise':>10} {'95 %':>10}")
         for name, value in result["metrics"].items():
             null = result["noise"].get(name)

@@ -95,7 +95,7 @@ def spectrum(path: Path, images: np.ndarray, periods: Sequence[int]) -> None:
         )  # fmt: skip
     figure.colorbar(picture, label="mean power, dB", shrink=0.8)
     axes.set(xlabel="cycles per pixel along the width", ylabel="cycles per pixel along the height")
-    axes.set_title(f"{len(images)} images of {height} x {width}", pad=14)
+    axes.set_title(f"{len(images)} image{'s' * (len(images) != 1)} of {height} x {width}", pad=14)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False, fontsize=8)
     _save(figure, path)
 

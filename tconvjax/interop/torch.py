@@ -173,7 +173,7 @@ def _from_tensors(
     **known: Any,
 ) -> Converted:
     """Returns the layer of such tensors and PyTorch's arguments; what is `known` helps `weights_in_use`."""
-    weight, bias = weights_in_use(who, tensors, prefix, transposed=given["transposed"], **known)
+    weight, bias = weights_in_use(who, tensors, prefix, **known)
     _refuse_arguments(who, spatial_rank(who, weight), given)
     kernel, pads = channels_last(weight), given["padding"]
     options = {

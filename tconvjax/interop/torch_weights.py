@@ -25,7 +25,6 @@ def weights_in_use(
     state: Mapping[str, Any],
     prefix: str,
     *,
-    transposed: bool,
     others: bool = False,
     spectral_axis: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -35,7 +34,6 @@ def weights_in_use(
       who: the converter, for error messages.
       state: tensors by name.
       prefix: what precedes the names of this layer.
-      transposed: whether it is a transposed convolution.
       others: whether tensors that are not understood may lie beside those of the layer.
       spectral_axis: of spectral norm, if it is known.
 
@@ -47,7 +45,7 @@ def weights_in_use(
         for name, value in state.items()
         if str(name).startswith(prefix) and value is not None
     }
-    layer = _Layer(who, tensors, spectral_axis, int(transposed))
+    layer = _Layer(who, tensors, spectral_axis)
     if not layer.holds("weight"):
         names = sorted(map(str, state), key=lambda name: (-_shared(name, prefix), name))
         found = [n for n in names if "weight" in n] or names
@@ -74,10 +72,8 @@ def weights_in_use(
 class _Layer:
     """The tensors of a layer, by which a weight is computed, and the names that were used for it."""
 
-    def __init__(
-        self, who: str, tensors: Mapping[str, Any], axis: int | None, default_axis: int
-    ) -> None:
-        self.who, self.tensors, self.axis, self.default_axis = who, tensors, axis, default_axis
+    def __init__(self, who: str, tensors: Mapping[str, Any], axis: int | None) -> None:
+        self.who, self.tensors, self.axis = who, tensors, axis
         self.used: set[str] = set()
 
     def holds(self, name: str) -> bool:
@@ -164,16 +160,15 @@ class _Layer:
         u, v = _wide(u), _wide(v)
 
         # The axis is not stored. Where several fit, the singular vectors tell; before training nothing does.
-        def likely(axis: int) -> tuple[float, bool]:
+        def cosine(axis: int) -> float:
             image = matrices[axis] @ v
-            cosine = abs(u @ image) / (np.linalg.norm(image) or 1)
-            return float(cosine) if cosine > ALIGNED else 0.0, axis == self.default_axis
+            return float(abs(u @ image) / (np.linalg.norm(u) * np.linalg.norm(image) or 1))
 
-        axis = max(matrices, key=likely)
-        if len(matrices) > 1 and likely(axis) == (0, False):
+        axis = max(matrices, key=cosine)
+        if len(matrices) > 1 and cosine(axis) < ALIGNED:
             raise ValueError(
-                f"{self.who}: spectral norm of an axis of one's own must be trained, so that its vectors tell which; "
-                f"got a weight of shape {shape}, u of shape {u.shape}. Give the module, or the weight in use."
+                f"{self.who}: spectral norm must be trained where its vectors fit several axes, so that they tell "
+                f"which; got a weight of shape {shape}, u of shape {u.shape}. Give the module, or the weight in use."
             )
         sigma = u @ (matrices[axis] @ v)
         with np.errstate(invalid="ignore", divide="ignore"):
