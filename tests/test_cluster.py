@@ -103,9 +103,9 @@ def test_a_job_that_is_displaced_calls_again_and_a_lost_one_is_told(tmp_path, mo
 
 
 def jobs_of(out, *options):
-    """Returns the command of a sweep of two points as jobs."""
+    """Returns the command of a sweep of two points as jobs, long enough to be disturbed."""
     start = [sys.executable, "-m", "experiments"]
-    return [*start, *arguments(out, *options, rates="1e-3,2e-3")]
+    return [*start, *arguments(out, "--set=steps=40", *options, rates="1e-3,2e-3")]
 
 
 @pytest.fixture(scope="module")

@@ -234,14 +234,14 @@ MORE = (
 )
 FILTERS = (
     lambda x, _: resize(x, (2, 2), method="cubic"),
-    lambda x, w: upfirdn(x, w.sum((2, 3)), up=2, padding=1),
+    lambda x, w: upfirdn(x, w.mean((2, 3)), up=2, padding=1),
     lambda x, _: blur_pool(x, (2, 2)),
     lambda x, _: max_blur_pool(x, (2, 2)),
     lambda x, _: pixel_unshuffle(pixel_shuffle(x, (2, 2)), (2, 2)),
     lambda x, _: max_unpool(*max_pool(x, (2, 2)), strides=(2, 2)),
     lambda x, _: hold(x, (2, 2)),
     lambda x, _: bilinear_additive(x, (2, 2)),
-    lambda x, w: pixel_conv_transpose(x, (w, w, w)),
+    lambda x, w: pixel_conv_transpose(x, (w / 9,) * 3),
     lambda x, _: dysample(x, jnp.sin(pixel_shuffle(x, (2, 2)))[..., None, :], scale=(2, 2)),
     lambda x, _: carafe(x, jnp.tile(resize(x, (2, 2)), 2)[..., :9], scale=(2, 2), window=3),
 )

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("promotion")
 
 # Other configs of a task differ in sizes and options; tests/test_experiment.py stops those of GANs in every way.
 CONFIGS = sorted(TASKS.keys() - {"gan"})
-SMALL = {"samples": 6, "batch_size": 2, "features": 4, "size": 48, "latent": 4}
+SMALL = {"levels": 1, "samples": 6, "batch_size": 2, "features": 4, "size": 48, "latent": 4}
 DATA = {"shapes": {"count": 64}, "photos": {"size": 24}}
 
 
