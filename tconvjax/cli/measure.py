@@ -37,7 +37,7 @@ SAMPLES = 64  # draws of white noise
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # the decoders of others are not asked
 LARGEST = 1 << 28  # numbers in an image
-COPIES = 30  # of one image, in float32, that measuring holds at once (26 to 30 measured); of eight, 20
+COPIES = 30  # of an image, in float32, that measuring holds at once: measured, 20 of eight images
 LONGEST = 64  # pixels of a period, whose harmonics grow with its square
 
 
