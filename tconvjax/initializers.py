@@ -6,7 +6,7 @@ flipped; the laws that they keep are those of the painted kernel.
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from tconvjax.ops import phases
 from tconvjax.ops.subpixel import ORDERS, Order
 
 Distribution = Literal["truncated_normal", "normal", "uniform"]
+DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)
 
 
 def variance_scaling_transpose(
@@ -50,7 +51,8 @@ def variance_scaling_transpose(
       `init(key, shape, dtype)` for kernels of `tconvjax.conv_transpose`.
 
     Raises:
-      ValueError, TypeError: at the call of `init`, for strides that do not match the kernel.
+      ValueError, TypeError: for a scale, distribution or number of groups out of range; at the call of `init`, for
+        strides that do not match the kernel.
 
     Example:
       >>> init = variance_scaling_transpose(2, distribution="normal")
@@ -65,6 +67,8 @@ def variance_scaling_transpose(
       `torch.nn.ConvTranspose2d` draws from U(±√(groups/(out·Πk))), which counts neither `in` nor the strides.
     """
     who = "variance_scaling_transpose"
+    geo.positive(who, "scale", scale)
+    geo.choice(who, "distribution", distribution, DISTRIBUTIONS)
     geo.positive_int(who, "feature_group_count", feature_group_count)
 
     def init(

@@ -18,6 +18,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 if CHROMIUM is None:
     pytest.skip(f"no browser: none of {', '.join(NAMES)} is on the PATH", allow_module_level=True)
+pytestmark = pytest.mark.slow
 
 PAGES = ("run", "comparison", "benchmark")
 VISIBLE = "images => images.filter(image => image.checkVisibility()).map(image => image.alt)"
@@ -84,7 +85,6 @@ def visible(page, selector):
     return page.eval_on_selector_all(selector, VISIBLE)
 
 
-@pytest.mark.slow
 @each("which", PAGES)
 def test_a_page_opens_quietly_with_all_its_pictures(browser, pages, which):
     with opened(browser, pages[which]) as page:

@@ -58,6 +58,7 @@ def test_jobs_that_cannot_be_sent_are_refused(tmp_path, capsys, monkeypatch):
     assert not list((tmp_path / "runs").glob("*/config.json"))
 
 
+@pytest.mark.slow
 def test_a_job_that_is_displaced_calls_again_and_a_lost_one_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "ASK", 0.5)
 

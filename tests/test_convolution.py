@@ -85,7 +85,7 @@ def test_all_faces_equal_the_loops(case, implementation):
 @each("case", FEW)
 @each("implementation", LOWERINGS)
 def test_all_faces_equal_the_loops_in_optimized_programs(case, implementation):
-    test_all_faces_equal_the_loops(implementation, case)
+    test_all_faces_equal_the_loops(case, implementation)
 
 
 # Which face is the gradient of which knows no geometry but its border.

@@ -12,7 +12,7 @@ import pytest
 from cases import each
 
 import tconvjax
-from tconvjax import analysis, metrics
+from tconvjax import analysis, initializers, metrics
 
 pytestmark = pytest.mark.refuses
 KEY = jax.random.key(0)
@@ -83,6 +83,8 @@ CALLS = {
     analysis.zero_order: {"kernel": KERNEL, "strides": 2},
     analysis.balance: {"kernel": KERNEL, "strides": 2},
     analysis.equivariance_error: {"fn": lambda x: x, "x": X, "shift": (1, 1)},
+    analysis.adjoint_error: {"f": lambda x: x, "ft": lambda y: y, "x": X, "y": X},
+    metrics.null: {"metric": jnp.mean, "images": IMAGES, "samples": 2},
     metrics.phase_mean_fraction: {"images": IMAGES, "period": 2},
     metrics.cyclic_variance_depth: {"images": IMAGES, "period": 2},
     metrics.cyclic_difference_depth: {"images": IMAGES, "period": 2},
@@ -134,6 +136,26 @@ def test_every_refusal_names_the_function_and_the_argument(function):
     assert not wrong, "\n".join(map(str, wrong))
 
 
+KERNELS = {
+    initializers.variance_scaling_transpose: {"strides": 2},
+    initializers.balanced_transpose: {"strides": 2},
+    initializers.icnr_transpose: {"strides": 2},
+    initializers.icnr: {"scale": 2},
+    initializers.bilinear: {"strides": 2},
+}
+
+
+@each("function", KERNELS)
+def test_initializers_name_themselves_and_the_argument(function):
+    for name in inspect.signature(function).parameters:
+        values = CHOICE if name in {"distribution", "order"} else BAD.get(name, ())
+        if name == "scale" and function is initializers.variance_scaling_transpose:
+            values = (-1, 0, float("nan"), float("inf"), "a", None, True)
+        for value in values:
+            with pytest.raises((TypeError, ValueError), match=rf"^{function.__name__}: .*{name}"):
+                function(**KERNELS[function] | {name: value})(KEY, (4, 4, 4, 4))
+
+
 def test_every_public_function_is_in_the_table():
     public = {
         f
@@ -142,7 +164,7 @@ def test_every_public_function_is_in_the_table():
         if inspect.isfunction(f) and f.__module__.startswith("tconvjax") and name[0] != "_"
     }
     others = {
-        "accelerate", "audit", "adjoint_error", "null",  # of functions, not of values
+        "accelerate", "audit",  # of functions, not of values
     }  # fmt: skip
     assert {f.__name__ for f in public - set(CALLS)} == others
 

@@ -111,6 +111,7 @@ def test_an_evaluation_whose_line_is_damaged_is_made_again(damaged, run):
     assert result(folder) == result(run(resolved, "straight"))
 
 
+@pytest.mark.slow
 def test_a_complete_run_without_a_page_says_how_to_get_it(run, tmp_path):
     resolved = tiny("inverse")
     folder = run(resolved, "out")
@@ -122,6 +123,7 @@ def test_a_complete_run_without_a_page_says_how_to_get_it(run, tmp_path):
     assert f"To make its page: python -m experiments report {folder}" in said
 
 
+@pytest.mark.slow
 def test_a_page_that_fails_is_a_line_of_a_complete_run(run, monkeypatch, tmp_path):
     resolved = tiny("inverse")
 

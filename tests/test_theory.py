@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from tconvjax import analysis, conv_transpose, initializers, metrics
 
+pytestmark = pytest.mark.slow
 CHANNELS = 16
 
 
@@ -54,7 +55,6 @@ def measured():
     return rows
 
 
-@pytest.mark.slow
 def test_predictions(measured):
     assert measured["random"]["share"] == pytest.approx(0.75, abs=0.05)
     assert measured["ones k3"]["share"] == pytest.approx(0.19, abs=1e-3)

@@ -16,8 +16,8 @@ from tconvjax.ops.convolution import as_array, check_bits
 def adjoint_error(
     f: Callable[[jax.Array], jax.Array],
     ft: Callable[[jax.Array], jax.Array],
-    x: jax.Array,
-    y: jax.Array,
+    x: ArrayLike,
+    y: ArrayLike,
 ) -> jax.Array:
     """Returns `|⟨f(x), y⟩ − ⟨x, ft(y)⟩| / (‖f(x)‖‖y‖)`: rounding if `ft` is the transpose of the linear `f`.
 
@@ -34,6 +34,7 @@ def adjoint_error(
 
     Raises:
       ValueError: if the shapes do not match.
+      TypeError: for what is no array, or of less than 16 bits.
 
     Example:
       >>> x, y = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
@@ -43,6 +44,9 @@ def adjoint_error(
     References:
       The dot-product test of Claerbout, Earth Soundings Analysis, 1992.
     """
+    x, y = as_array("adjoint_error", "x", x), as_array("adjoint_error", "y", y)
+    for name, array in (("x", x), ("y", y)):
+        check_bits("adjoint_error", name, array)
     fx, fty = f(x), ft(y)
     if fx.shape != y.shape or fty.shape != x.shape:
         raise ValueError(

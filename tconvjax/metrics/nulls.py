@@ -1,5 +1,6 @@
 """What a metric gives where there is nothing to find."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from tconvjax import geometry as geo
+from tconvjax.ops.convolution import as_array
 
 
 class Null(NamedTuple):
@@ -60,9 +62,11 @@ def null(
       The Monte Carlo test of Barnard 1963, doi:10.1111/j.2517-6161.1963.tb00517.x.
     """
     geo.positive_int("null", "samples", samples)
-    if not 0 <= level <= 1:
-        raise ValueError(f"null: level must be in [0, 1]; got level={level}.")
-    shape = jnp.shape(images)
+    if not isinstance(level, numbers.Real) or not 0 <= level <= 1:
+        raise ValueError(f"null: level must be a number in [0, 1]; got level={level!r}.")
+    if not isinstance(images, jax.ShapeDtypeStruct):
+        images = as_array("null", "images", images)
+    shape = images.shape
     keys = jax.random.split(jax.random.key(0) if key is None else key, samples)
     values = jax.lax.map(lambda k: metric(draw(k, shape), *args), keys)
     return Null(
