@@ -82,6 +82,13 @@ def result(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(CHECKERBOARD.parent.glob("*.toml")), ids=lambda p: p.stem)
+def test_every_config_goes_with_its_data(path):
+    if path.stem != "benchmark":
+        assert not engine.check(config.load(path))
+
+
+@pytest.mark.slow
 @each("name", CONFIGS)
 def test_a_run_that_was_stopped_says_what_an_undisturbed_one_says(name, run):
     resolved = tiny(name)
