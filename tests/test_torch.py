@@ -318,3 +318,19 @@ def test_refuses_what_may_compute_something_else(name):
     module = CHANGED[name]()
     with pytest.raises((TypeError, ValueError), match=r"^from_torch: .*; got .*\.$"):
         interop.from_torch(module)
+
+
+def test_pooling_its_phases_and_its_gradient_are_those_of_torch():
+    """Of equal pixels, and of those that are not numbers, too."""
+    x = np.random.default_rng(0).integers(0, 3, (2, 3, 6, 8)).astype(np.float32)
+    x[0, 0, 1, 1] = x[1, 2, 4, 5] = np.nan
+    given = torch.tensor(x, requires_grad=True)
+    want, places = torch.nn.functional.max_pool2d(given, (2, 4), return_indices=True)
+    weights = draw(np.random.default_rng(1), *want.shape)
+    (want * torch.tensor(weights)).sum().backward()
+    found, back = jax.vjp(lambda x: tconvjax.max_pool(x, (2, 4)).values, jnp.asarray(last(x)))
+    np.testing.assert_array_equal(found, last(want.detach()))
+    np.testing.assert_array_equal(back(jnp.asarray(last(weights)))[0], last(given.grad))
+    rows, columns = np.divmod(last(places), 8)
+    phases = tconvjax.max_pool(jnp.asarray(last(x)), (2, 4)).phases
+    np.testing.assert_array_equal(phases, rows % 2 * 4 + columns % 4)

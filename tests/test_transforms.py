@@ -52,12 +52,8 @@ def transformed(f, x, w):
 # A rule knows the rank, the groups and the border of a geometry and none of its other integers, which
 # `tests/test_convolution.py` takes through every case and lowering.
 RULES = {"axes differ", "one axis, groups and dilation", "depthwise with multiplier", "reflect"}
-BORDER = (
-    "jvp",
-    "linear_transpose",
-    "hessian",
-    "vmap over both",
-)  # a linear map of the image before or behind
+# A border is one more linear map, of the image before a face or behind it.
+BORDER = ("jvp", "linear_transpose", "hessian", "vmap over both")
 STACKED = ("vjp", "vmap over images", "vmap over kernels", "vmap over both", "vmap of vmap")
 
 

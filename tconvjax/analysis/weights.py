@@ -1,5 +1,6 @@
 """What the weights of a transposed convolution do to constants and polynomials, and how to mend it."""
 
+from functools import partial
 from itertools import product
 
 import jax
@@ -69,7 +70,7 @@ def harmonic_share(
     return _share(_gains("harmonic_share", kernel, strides, transpose_kernel=transpose_kernel))
 
 
-@jax.jit
+@partial(jax.jit, inline=True)
 def _share(gains: jax.Array) -> jax.Array:
     axes = tuple(range(gains.ndim - 2))
     deviation = jnp.sum(jnp.abs(gains - gains.mean(axes, keepdims=True)) ** 2)

@@ -1,6 +1,7 @@
 """Pooling that remembers where its pixels came from, and the unpooling that puts them back."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import NamedTuple
 
@@ -68,7 +69,8 @@ def max_pool(x: ArrayLike, strides: Sequence[int]) -> Pooled:
     )
 
 
-def _largest(x: jax.Array, windows: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+@partial(jax.jit, static_argnames="windows", inline=True)
+def _largest(x: jax.Array, windows: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Returns the first of the largest pixels of every window, and its phase; axis by axis, so by few comparisons.
 
     The gradient of `x.max()` looks for what equals the maximum, finds nothing where a compiler rounds the two
