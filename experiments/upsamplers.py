@@ -15,8 +15,8 @@ from flax import nnx
 
 from tconvjax import initializers, max_pool, max_unpool, pixel_unshuffle, resize, upfirdn
 from tconvjax import nnx as tnn
-from tconvjax.geometry import PaddingMode
 
+PaddingMode = Literal["zeros", "circular", "reflect", "replicate"]  # of `tconvjax.conv`
 Upsampler = Literal[
     "conv_transpose",  # keeps the variance of white images
     "conv_transpose_flax",  # with Flax's initializer, which does not

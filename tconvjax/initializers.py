@@ -14,10 +14,10 @@ import numpy as np
 from jax.nn.initializers import Initializer, lecun_normal
 from jax.typing import DTypeLike
 
-from tconvjax import geometry as geo
-from tconvjax.geometry import Ints
-from tconvjax.ops import phases
-from tconvjax.ops.subpixel import ORDERS, Order
+from tconvjax import _geometry as geo
+from tconvjax._geometry import Ints
+from tconvjax._ops import phases
+from tconvjax._ops.subpixel import ORDERS, Order
 
 Distribution = Literal["truncated_normal", "normal", "uniform"]
 DISTRIBUTIONS: tuple[str, ...] = get_args(Distribution)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tconvjax import _lowerings as lowerings
 from tconvjax import conv
-from tconvjax.ops import lowerings
 
 
 @dataclass(frozen=True)

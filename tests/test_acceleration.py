@@ -16,7 +16,8 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 import tconvjax
-from tconvjax import accelerate, acceleration
+from tconvjax import _acceleration as acceleration
+from tconvjax import accelerate
 
 NHWC, NCHW = ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")
 AS_JAX = ("CHWN", "HWOI", "HWNC")  # the kernel gradient

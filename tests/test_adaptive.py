@@ -8,7 +8,8 @@ import pytest
 from cases import each
 from jax.test_util import check_grads
 
-from tconvjax import carafe, dysample, geometry, resize
+from tconvjax import _geometry as geometry
+from tconvjax import carafe, dysample, resize
 
 pytestmark = pytest.mark.usefixtures("x64")
 NUMPY_MODES = {"zeros": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}

@@ -268,7 +268,7 @@ def test_numbers_that_are_gone_or_too_many_count_as_random(monkeypatch):
     w = jnp.asarray(drawn(3, 3, 4, 4))
     w.delete()
     assert one(transposed, IMAGE, w).weights == "drawn"
-    monkeypatch.setattr("tconvjax.auditing.program.LARGE", 500)
+    monkeypatch.setattr("tconvjax._program.program.LARGE", 500)
     stack = np.stack([drawn(3, 3, 4, 4)] * 4)  # 576, of which each layer has 144
     layers = lambda x, w: lax.scan(lambda c, w: (c, transposed(c, w)), x, w)[1]
     assert one(layers, IMAGE, stack).weights == "given"

@@ -9,8 +9,8 @@ import pytest
 from cases import each
 from oracles import sources
 
-from tconvjax.geometry import PADDING_MODES
-from tconvjax.ops import boundary
+from tconvjax import _boundary as boundary
+from tconvjax._geometry import PADDING_MODES
 
 NUMPY = {"zeros": "constant", "circular": "wrap", "reflect": "reflect", "replicate": "edge"}
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tconvjax import cli
-from tconvjax.cli import pictures
+from tconvjax.cli import _pictures as pictures
 
 
 def run(capsys, *arguments):

@@ -42,7 +42,7 @@ def test_names_are_the_glossary(function):
     assert not banned & set(inspect.signature(function).parameters)
 
 
-@each("function", [f for f in PUBLIC if f.__module__.startswith("tconvjax.ops")])
+@each("function", [f for f in PUBLIC if f.__module__.startswith("tconvjax._ops")])
 def test_options_are_keyword_only(function):
     options = list(inspect.signature(function).parameters.values())[2:]
     assert all(p.kind == p.KEYWORD_ONLY for p in options)

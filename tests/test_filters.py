@@ -11,16 +11,8 @@ from cases import each
 from jax import export
 from scipy import signal
 
-from tconvjax import (
-    analysis,
-    blur_pool,
-    conv_transpose,
-    geometry,
-    hold,
-    max_blur_pool,
-    resize,
-    upfirdn,
-)
+from tconvjax import _geometry as geometry
+from tconvjax import analysis, blur_pool, conv_transpose, hold, max_blur_pool, resize, upfirdn
 
 pytestmark = pytest.mark.usefixtures("x64")
 

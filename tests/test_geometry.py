@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from tconvjax import conv_transpose_shape, geometry
+from tconvjax import _geometry as geometry
+from tconvjax import conv_transpose_shape
 
 SIZES = st.integers(1, 12)
 AXIS = st.tuples(

@@ -19,8 +19,8 @@ import tconvjax
 from tconvjax import interop
 from tconvjax import linen as tln
 from tconvjax import nnx as tnn
-from tconvjax.interop.torch import TORCH
-from tconvjax.interop.writing import boundary, crops
+from tconvjax.interop._torch import TORCH
+from tconvjax.interop._writing import boundary, crops
 
 DILATED = {"implementation": "dilated"}  # and others compile longer than all the rest takes
 FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time
@@ -753,7 +753,8 @@ def test_refuses_to_write_a_layer_that_computes_in_another_dtype(name):
 
 @pytest.mark.refuses
 def test_what_is_written_is_read_again(monkeypatch):
-    from tconvjax.interop import onnx, torch
+    from tconvjax.interop import _onnx as onnx
+    from tconvjax.interop import _torch as torch
 
     for module, write in ((torch, interop.to_torch), (onnx, interop.to_onnx)):
         monkeypatch.setattr(

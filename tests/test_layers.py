@@ -14,7 +14,8 @@ from cases import each
 from flax import nnx
 
 import tconvjax
-from tconvjax import conv, conv_transpose, layers, linen, resize_conv, subpixel_conv
+from tconvjax import _layers as layers
+from tconvjax import conv, conv_transpose, linen, resize_conv, subpixel_conv
 from tconvjax import nnx as tnn
 
 NAMES = ("Conv", "ConvTranspose", "ResizeConv", "SubpixelConv")

@@ -12,13 +12,13 @@ import pytest
 from cases import CASES, each
 from jax import lax
 
+from tconvjax import _geometry as geo
+from tconvjax import _lowerings as lowerings
 from tconvjax import conv, conv_transpose, resize_conv
-from tconvjax import geometry as geo
-from tconvjax.geometry import Geometry, conv_geometry
-from tconvjax.ops import lowerings
-from tconvjax.ops.lowerings import cost, native, patches
-from tconvjax.ops.lowerings.protocol import Options
-from tconvjax.ops.lowerings.strips import in_columns
+from tconvjax._geometry import Geometry, conv_geometry
+from tconvjax._lowerings import cost, native, patches
+from tconvjax._lowerings.protocol import Options
+from tconvjax._lowerings.strips import in_columns
 
 
 def test_phases_meet_what_the_definition_meets():

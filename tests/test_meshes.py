@@ -11,6 +11,7 @@ from cases import LOWERINGS, each
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from tconvjax import _lowerings as lowerings
 from tconvjax import (
     bilinear_additive,
     blur_pool,
@@ -31,8 +32,7 @@ from tconvjax import (
     upfirdn,
 )
 from tconvjax import nnx as tnn
-from tconvjax.geometry import conv_geometry
-from tconvjax.ops import lowerings
+from tconvjax._geometry import conv_geometry
 
 P = PartitionSpec
 AUTO = (AxisType.Auto,) * 2

@@ -10,7 +10,7 @@ import pytest
 from cases import each
 
 from tconvjax import metrics
-from tconvjax.metrics import spectra
+from tconvjax.metrics import _spectra as spectra
 
 BOARD = (np.indices((32, 32)).sum(0) % 2.0)[..., None]
 COLUMNS = (np.indices((32, 32))[1] % 2.0)[..., None]

@@ -9,8 +9,8 @@ from cases import each
 from jax import export
 
 from tconvjax import bilinear_additive, conv, conv_transpose, resize, resize_conv
-from tconvjax.ops import resize as ops_resize
-from tconvjax.ops.resize import METHODS
+from tconvjax._ops import resize as ops_resize
+from tconvjax._ops.resize import METHODS
 
 pytestmark = pytest.mark.usefixtures("x64")
 FILTERS = [method for method in METHODS if method != "nearest"]
@@ -289,7 +289,7 @@ def test_plain_is_for_exporters_and_gives_the_same_numbers():
 
 
 def test_nothing_is_enlarged_before_the_arguments_are_right(monkeypatch):
-    from tconvjax.ops import resize as module
+    from tconvjax._ops import resize as module
 
     monkeypatch.setattr(module, "_resize", lambda *_: pytest.fail("enlarged first"))
     with pytest.raises(ValueError, match="resize_conv: padding must be"):

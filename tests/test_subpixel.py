@@ -28,7 +28,7 @@ from tconvjax import (
     subpixel_conv,
     upfirdn,
 )
-from tconvjax.ops.subpixel import ORDERS
+from tconvjax._ops.subpixel import ORDERS
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -13,7 +13,7 @@ from golden.make_torch import geometry
 import tconvjax
 from tconvjax import interop
 from tconvjax import nnx as tnn
-from tconvjax.interop.torch import TORCH
+from tconvjax.interop._torch import TORCH
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")

@@ -1,6 +1,6 @@
 """Every implementation of every face of a layer, beside what 'auto' would take.
 
-The cost model of `tconvjax.ops.lowerings` is a guess about machines; this is how to see where it is wrong on this one.
+The cost model of `tconvjax._lowerings` is a guess about machines; this is how to see where it is wrong on this one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,9 @@ import numpy as np
 
 from experiments.benchmark import layers, timing
 from experiments.benchmark.config import Layer
-from tconvjax import geometry
-from tconvjax.ops import faces, lowerings
+from tconvjax import _faces as faces  # noqa: PLC2701
+from tconvjax import _geometry as geometry  # noqa: PLC2701
+from tconvjax import _lowerings as lowerings  # noqa: PLC2701
 
 SLOWER = 1.15  # chosen over best: what is worth a mark
 # The definition by which the others are tested; nobody should be given it.

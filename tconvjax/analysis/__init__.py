@@ -5,19 +5,19 @@ before any crop, is fed by the taps w[p], w[p + s], .. A crop by o pixels shifts
 changes nothing else. Kernels are in the layouts of `tconvjax.conv_transpose`.
 """
 
-from tconvjax.analysis.counts import gradient_coverage as gradient_coverage
-from tconvjax.analysis.counts import phase_variance as phase_variance
-from tconvjax.analysis.counts import tap_counts as tap_counts
-from tconvjax.analysis.laws import adjoint_error as adjoint_error
-from tconvjax.analysis.laws import equivariance_error as equivariance_error
-from tconvjax.analysis.maps import CenterMap as CenterMap
-from tconvjax.analysis.maps import Layer as Layer
-from tconvjax.analysis.maps import center_map as center_map
-from tconvjax.analysis.maps import overlap_map as overlap_map
-from tconvjax.analysis.maps import projective_field as projective_field
-from tconvjax.analysis.maps import receptive_field as receptive_field
-from tconvjax.analysis.maps import stacked_overlap as stacked_overlap
-from tconvjax.analysis.weights import balance as balance
-from tconvjax.analysis.weights import harmonic_share as harmonic_share
-from tconvjax.analysis.weights import phase_gains as phase_gains
-from tconvjax.analysis.weights import zero_order as zero_order
+from tconvjax.analysis._counts import gradient_coverage as gradient_coverage
+from tconvjax.analysis._counts import phase_variance as phase_variance
+from tconvjax.analysis._counts import tap_counts as tap_counts
+from tconvjax.analysis._laws import adjoint_error as adjoint_error
+from tconvjax.analysis._laws import equivariance_error as equivariance_error
+from tconvjax.analysis._maps import CenterMap as CenterMap
+from tconvjax.analysis._maps import Layer as Layer
+from tconvjax.analysis._maps import center_map as center_map
+from tconvjax.analysis._maps import overlap_map as overlap_map
+from tconvjax.analysis._maps import projective_field as projective_field
+from tconvjax.analysis._maps import receptive_field as receptive_field
+from tconvjax.analysis._maps import stacked_overlap as stacked_overlap
+from tconvjax.analysis._weights import balance as balance
+from tconvjax.analysis._weights import harmonic_share as harmonic_share
+from tconvjax.analysis._weights import phase_gains as phase_gains
+from tconvjax.analysis._weights import zero_order as zero_order

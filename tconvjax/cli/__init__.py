@@ -13,8 +13,10 @@ from typing import NoReturn
 
 from jax.errors import JaxRuntimeError
 
-from tconvjax.cli import audit, explain, measure
-from tconvjax.cli.errors import one_line
+from tconvjax.cli import _audit as audit
+from tconvjax.cli import _explain as explain
+from tconvjax.cli import _measure as measure
+from tconvjax.cli._errors import one_line
 
 COMMANDS = {"explain": explain, "measure": measure, "audit": audit}
 

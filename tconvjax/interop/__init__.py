@@ -22,11 +22,11 @@ No peer is imported: weights are arrays, mappings of arrays or safetensors files
 of a layer and cannot be called counts as one. Nothing is ever unpickled.
 """
 
-from tconvjax.interop.converted import Converted as Converted
-from tconvjax.interop.converted import Foreign as Foreign
-from tconvjax.interop.flax import from_flax as from_flax
-from tconvjax.interop.keras import from_keras as from_keras
-from tconvjax.interop.onnx import from_onnx as from_onnx
-from tconvjax.interop.onnx import to_onnx as to_onnx
-from tconvjax.interop.torch import from_torch as from_torch
-from tconvjax.interop.torch import to_torch as to_torch
+from tconvjax.interop._converted import Converted as Converted
+from tconvjax.interop._converted import Foreign as Foreign
+from tconvjax.interop._flax import from_flax as from_flax
+from tconvjax.interop._keras import from_keras as from_keras
+from tconvjax.interop._onnx import from_onnx as from_onnx
+from tconvjax.interop._onnx import to_onnx as to_onnx
+from tconvjax.interop._torch import from_torch as from_torch
+from tconvjax.interop._torch import to_torch as to_torch

@@ -15,22 +15,22 @@ Photographs have periods of their own: 8 from JPEG, which the cyclic depths see,
 One metric alone is blind to some patterns, as each says; read two of different kind.
 """
 
-from tconvjax.metrics.features import PrecisionRecall as PrecisionRecall
-from tconvjax.metrics.features import frechet_distance as frechet_distance
-from tconvjax.metrics.features import kernel_distance as kernel_distance
-from tconvjax.metrics.features import precision_recall as precision_recall
-from tconvjax.metrics.nulls import Null as Null
-from tconvjax.metrics.nulls import null as null
-from tconvjax.metrics.periodic import Orientations as Orientations
-from tconvjax.metrics.periodic import band_contrast as band_contrast
-from tconvjax.metrics.periodic import checkerboard_coefficient as checkerboard_coefficient
-from tconvjax.metrics.periodic import coherence as coherence
-from tconvjax.metrics.periodic import cyclic_difference_depth as cyclic_difference_depth
-from tconvjax.metrics.periodic import cyclic_variance_depth as cyclic_variance_depth
-from tconvjax.metrics.periodic import phase_mean_fraction as phase_mean_fraction
-from tconvjax.metrics.quality import psnr as psnr
-from tconvjax.metrics.quality import ssim as ssim
-from tconvjax.metrics.spectra import Detectability as Detectability
-from tconvjax.metrics.spectra import detectability as detectability
-from tconvjax.metrics.spectra import log_spectral_distance as log_spectral_distance
-from tconvjax.metrics.spectra import radial_spectrum as radial_spectrum
+from tconvjax.metrics._features import PrecisionRecall as PrecisionRecall
+from tconvjax.metrics._features import frechet_distance as frechet_distance
+from tconvjax.metrics._features import kernel_distance as kernel_distance
+from tconvjax.metrics._features import precision_recall as precision_recall
+from tconvjax.metrics._nulls import Null as Null
+from tconvjax.metrics._nulls import null as null
+from tconvjax.metrics._periodic import Orientations as Orientations
+from tconvjax.metrics._periodic import band_contrast as band_contrast
+from tconvjax.metrics._periodic import checkerboard_coefficient as checkerboard_coefficient
+from tconvjax.metrics._periodic import coherence as coherence
+from tconvjax.metrics._periodic import cyclic_difference_depth as cyclic_difference_depth
+from tconvjax.metrics._periodic import cyclic_variance_depth as cyclic_variance_depth
+from tconvjax.metrics._periodic import phase_mean_fraction as phase_mean_fraction
+from tconvjax.metrics._quality import psnr as psnr
+from tconvjax.metrics._quality import ssim as ssim
+from tconvjax.metrics._spectra import Detectability as Detectability
+from tconvjax.metrics._spectra import detectability as detectability
+from tconvjax.metrics._spectra import log_spectral_distance as log_spectral_distance
+from tconvjax.metrics._spectra import radial_spectrum as radial_spectrum

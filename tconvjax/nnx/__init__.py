@@ -4,21 +4,21 @@ Arguments are Flax's, in Flax's order, with Flax's names and defaults; ours foll
 names and shapes, so a Flax checkpoint loads unchanged. What differs: integers in the `padding` of `ConvTranspose` mean
 the padding of the forward convolution (`padding_convention='dilated'` restores Flax's meaning); its default initializer
 keeps the variance of the input, whatever the strides; `Conv` lacks Flax's hook `conv_general_dilated`, for which there
-is `implementation`. The Linen twins are in `tconvjax.linen`; both resolve their arguments in `tconvjax.layers`.
+is `implementation`. The Linen twins are in `tconvjax.linen`; both resolve their arguments in `tconvjax._layers`.
 """
 
-from tconvjax.nnx.composite import Carafe as Carafe
-from tconvjax.nnx.composite import DySample as DySample
-from tconvjax.nnx.composite import LargeContextConvTranspose as LargeContextConvTranspose
-from tconvjax.nnx.composite import PixelConvTranspose as PixelConvTranspose
-from tconvjax.nnx.convolution import Conv as Conv
-from tconvjax.nnx.convolution import ConvTranspose as ConvTranspose
-from tconvjax.nnx.convolution import ResizeConv as ResizeConv
-from tconvjax.nnx.convolution import SubpixelConv as SubpixelConv
-from tconvjax.nnx.convolution import Upsample as Upsample
-from tconvjax.nnx.fixed import BilinearAdditive as BilinearAdditive
-from tconvjax.nnx.fixed import BlurPool as BlurPool
-from tconvjax.nnx.fixed import Hold as Hold
-from tconvjax.nnx.fixed import MaxBlurPool as MaxBlurPool
-from tconvjax.nnx.repairing import artifact_free as artifact_free
-from tconvjax.nnx.repairing import balance as balance
+from tconvjax.nnx._composite import Carafe as Carafe
+from tconvjax.nnx._composite import DySample as DySample
+from tconvjax.nnx._composite import LargeContextConvTranspose as LargeContextConvTranspose
+from tconvjax.nnx._composite import PixelConvTranspose as PixelConvTranspose
+from tconvjax.nnx._convolution import Conv as Conv
+from tconvjax.nnx._convolution import ConvTranspose as ConvTranspose
+from tconvjax.nnx._convolution import ResizeConv as ResizeConv
+from tconvjax.nnx._convolution import SubpixelConv as SubpixelConv
+from tconvjax.nnx._convolution import Upsample as Upsample
+from tconvjax.nnx._fixed import BilinearAdditive as BilinearAdditive
+from tconvjax.nnx._fixed import BlurPool as BlurPool
+from tconvjax.nnx._fixed import Hold as Hold
+from tconvjax.nnx._fixed import MaxBlurPool as MaxBlurPool
+from tconvjax.nnx._repairing import artifact_free as artifact_free
+from tconvjax.nnx._repairing import balance as balance

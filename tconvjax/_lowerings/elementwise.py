@@ -1,0 +1,81 @@
+"""Depthwise convolutions tap by tap: shifted images times one number per channel, fused into loops without a product.
+
+A matrix product of one row and one column is all overhead; here XLA adds up the taps in one pass over the image. Valid
+for any number of channels per group, and meant for few.
+"""
+
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tconvjax import _boundary as boundary
+from tconvjax._geometry import Geometry
+from tconvjax._lowerings import phase
+from tconvjax._lowerings.protocol import Lowering, Options, flip_and_swap
+from tconvjax._lowerings.strips import in_columns
+
+COLUMNS = 32  # pixels that XLA on CPU adds up in registers; each of 64 took ten times as long (jaxlib 0.10.1)
+
+
+def _terms(x: jax.Array, geometry: Geometry, options: Options) -> list[jax.Array]:
+    """Returns what each tap sees of each channel of a group, `(batch, *small, groups, 1)`; the channel fastest."""
+    g = geometry.feature_group_count
+    x = x.reshape(*x.shape[:-1], g, x.shape[-1] // g)
+    x = boundary.pad(x, (*geometry.padding, (0, 0)), "zeros")
+    if options.platform == "cpu":  # or every tap would ask whether it is inside
+        x = lax.optimization_barrier(x)
+    images = [x]
+    for axis in range(geometry.rank):
+        s, d, n = geometry.strides[axis], geometry.kernel_dilation[axis], geometry.small[axis]
+        images = [
+            lax.slice_in_dim(image, d * a, d * a + s * (n - 1) + 1, s, axis=axis + 1)
+            for image, a in product(images, range(geometry.kernel_size[axis]))
+        ]
+    return [image[..., i : i + 1] for image in images for i in range(image.shape[-1])]
+
+
+def _gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    g = geometry.feature_group_count
+    x, w = (a.astype(options.preferred_element_type) for a in (x, w))
+    images = _terms(x, geometry, options)
+    ones = (1,) * (geometry.rank + 1)
+    numbers = w.reshape(len(images), *ones, g, w.shape[-1] // g)
+    terms = [image * number for image, number in zip(images, numbers, strict=True)]
+    shape = (x.shape[0], *geometry.small, w.shape[-1])
+    return _sum(terms).reshape(shape) if terms else jnp.zeros(shape, x.dtype)
+
+
+def _sum(terms: list[jax.Array]) -> jax.Array:
+    """Adds halves: the rounding of many terms grows with the depth of the tree, not with their number."""
+    half = len(terms) // 2
+    return _sum(terms[:half]) + _sum(terms[half:]) if half else terms[0]
+
+
+def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    g = geometry.feature_group_count
+    x, y = (a.astype(options.preferred_element_type) for a in (x, y))
+    if options.platform == "cpu":  # not cut in the loop that adds up a column
+        y = lax.optimization_barrier(y)
+    small = y.reshape(*y.shape[:-1], g, y.shape[-1] // g)
+    # In two steps, as XLA on CPU shares out the results of a sum among its threads, not the summands.
+    rows = [(image * small).sum(geometry.rank) for image in _terms(x, geometry, options)]
+    shape = (*geometry.kernel_size, x.shape[-1] // g, y.shape[-1])
+    if not rows:
+        return jnp.zeros(shape, x.dtype)
+    return jnp.stack(rows).sum(range(1, geometry.rank + 1)).reshape(shape)
+
+
+def _reversed(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    """Paints at stride 1 by gathering with the reversed kernel."""
+    w = flip_and_swap(w, geometry.rank, geometry.feature_group_count)
+    return _gather(y, w, geometry.turned, options)
+
+
+_STRIDE_ONE = Lowering(_gather, _reversed, _correlate)
+ELEMENTWISE = Lowering(
+    _gather,
+    phase.through(lambda *_: _STRIDE_ONE, apart=True).paint,
+    in_columns(_correlate, COLUMNS),
+)

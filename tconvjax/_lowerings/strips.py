@@ -1,0 +1,134 @@
+"""Kernel gradients in strips: the sum over pixels, some of the summands at a time.
+
+On a CPU one of XLA's two libraries slows down where the sum is long, and the patches of a whole batch outgrow the
+memory that is quickly given. Strips are images, as many as a limit admits, or rows: of an image that is larger than the
+limit, of all images where the caller says so.
+
+Where arrays may be spread over several devices, the sum is taken at once: to cut strips from a spread axis the compiler
+would gather it.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tconvjax import _sharding as sharding
+from tconvjax._boundary import pad_axis
+from tconvjax._geometry import Geometry
+from tconvjax._lowerings.protocol import Face, Options
+
+
+class Limits(NamedTuple):
+    """Pixels of the small image, all images together."""
+
+    whole: int  # up to here, the sum is taken at once
+    strip: int  # beyond, about so many at a time
+    by_rows: bool = False  # of all images, so that a strip has the whole batch
+
+
+UNLIMITED = Limits(sys.maxsize, sys.maxsize)
+
+
+def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry], Limits]) -> Face:
+    """Returns a correlate that, on a CPU, sums over strips, one after another.
+
+    Args:
+      correlate: the face.
+      limits: of the operands and their geometry.
+    """
+
+    def run(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+        if not _can_cut(x, y, geometry, options):
+            return correlate(x, y, geometry, options)
+        whole, strip, by_rows = limits(x, y, geometry)
+        batch, image = y.shape[0], prod(geometry.small)
+        if batch * image <= whole:
+            return correlate(x, y, geometry, options)
+        if by_rows:
+            return _along(0, -(-batch * image // strip), correlate, x, y, geometry, options)
+
+        def of_images(x: jax.Array, y: jax.Array) -> jax.Array:
+            if image > whole:
+                return _along(0, -(-image // strip), correlate, x, y, geometry, options)
+            return correlate(x, y, geometry, options)
+
+        count = -(-batch // max(1, strip // image))
+        images = -(-batch // count)
+        # The last strip is filled up with images of zeros.
+        x, y = (pad_axis(a, 0, 0, count * images - batch) for a in (x, y))
+        cut = [a.reshape(count, images, *a.shape[1:]) for a in (x, y)]
+        return _sum(lambda part: of_images(*part), cut, _zeros(x, y, geometry, options))
+
+    return run
+
+
+def in_columns(correlate: Face, most: int) -> Face:
+    """Returns a correlate that, on a CPU, sums over strips of at most so many pixels along the last axis."""
+
+    def run(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+        if not _can_cut(x, y, geometry, options):
+            return correlate(x, y, geometry, options)
+        last = geometry.rank - 1
+        count = -(-geometry.small[last] // most)
+        return _along(last, count, correlate, x, y, geometry, options)
+
+    return run
+
+
+def _can_cut(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> bool:
+    known = all(isinstance(n, int) for n in (*x.shape, *y.shape, *geometry.offset))
+    return options.platform == "cpu" and not options.spread and known
+
+
+def _sum(term: Callable[[Any], jax.Array], parts: Any, start: jax.Array) -> jax.Array:
+    """Adds one term after another, so that no two of them are kept."""
+    return lax.scan(lambda total, part: (total + term(part), None), start, parts)[0]
+
+
+def _zeros(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+    """Returns a kernel gradient of nothing."""
+    channels = x.shape[-1] // geometry.feature_group_count, y.shape[-1]
+    zeros = jnp.zeros((*geometry.kernel_size, *channels), options.preferred_element_type)
+    return sharding.varying_alike(zeros, x, y)[0]
+
+
+def _along(
+    axis: int,
+    count: int,
+    correlate: Face,
+    x: jax.Array,
+    y: jax.Array,
+    geometry: Geometry,
+    options: Options,
+) -> jax.Array:
+    """Sums over at least `count` strips along a spatial axis; the last is filled up with zeros."""
+    n, s = geometry.small[axis], geometry.strides[axis]
+    most = -(-n // count)
+    pixels = min(range(-(-most // 2), most + 1), key=lambda p: (-n % p, -p))
+    count, spare, window = -(-n // pixels), -n % pixels, s * (pixels - 1) + geometry.extent[axis]
+    if count == 1:
+        return correlate(x, y, geometry, options)
+    low, high = geometry.padding[axis]
+    x, y = pad_axis(x, 1 + axis, low, high + s * spare), pad_axis(y, 1 + axis, 0, spare)
+    part = replace(
+        geometry,
+        big=(*geometry.big[:axis], window, *geometry.big[axis + 1 :]),
+        small=(*geometry.small[:axis], pixels, *geometry.small[axis + 1 :]),
+        offset=(*geometry.offset[:axis], 0, *geometry.offset[axis + 1 :]),
+    )
+
+    def of_strip(i: jax.Array) -> jax.Array:
+        return correlate(
+            lax.dynamic_slice_in_dim(x, i * s * pixels, window, axis=1 + axis),
+            lax.dynamic_slice_in_dim(y, i * pixels, pixels, axis=1 + axis),
+            part,
+            options,
+        )
+
+    return _sum(of_strip, jnp.arange(count), _zeros(x, y, geometry, options))

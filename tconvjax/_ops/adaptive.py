@@ -1,0 +1,206 @@
+"""Upsampling that looks at the image: a kernel or a position for every output pixel, which the caller computes.
+
+Sampled values are averages of pixels, and so are reassembled ones if the kernels have the sum 1: then constants stay
+constant, whatever was learned.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from math import prod
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+from jax.typing import ArrayLike
+
+from tconvjax import _boundary as boundary
+from tconvjax import _geometry as geo
+from tconvjax import _sharding as sharding
+from tconvjax._geometry import Ints, PaddingMode
+from tconvjax._ops.convolution import as_array, check_bits
+from tconvjax._ops.resize import check_inexact, enlarged_shape, image_and_factors, widened
+
+
+def carafe(
+    x: ArrayLike,
+    kernels: ArrayLike,
+    *,
+    scale: Sequence[int],
+    window: Ints = 5,
+    padding_mode: PaddingMode = "zeros",
+) -> jax.Array:
+    """Reassembles features: every output pixel is a weighted sum over a window around its input pixel.
+
+    `(*batch, *spatial, channels)` and `(*batch, *(scale · spatial), taps)` give
+    `(*batch, *(scale · spatial), channels)`; all channels share the kernels.
+
+    Args:
+      x: floating or complex, channels last; any number of leading batch axes.
+      kernels: one for each output pixel, with `taps = prod(window)` weights of the neighbors, the last axis counting
+        first. After a softmax over taps constants stay constant.
+      scale: r >= 1, output pixels per input pixel, one factor per spatial axis; fixes the rank.
+      window: odd, input pixels; an int serves all axes.
+      padding_mode: what the window sees beyond the border: 'zeros', as published, which darkens the frame; 'circular',
+        'reflect' or 'replicate'.
+
+    Returns:
+      The enlarged images, dtype of x; half precision adds in float32.
+
+    Raises:
+      ValueError: for an even window, or kernels of another shape.
+      TypeError: for integer images, or a scale that is not a sequence of integers.
+
+    Example:
+      >>> kernels = jnp.zeros((8, 8, 9)).at[..., 4].set(1)  # the middle of nine: 'nearest'
+      >>> carafe(jnp.ones((4, 4, 3)), kernels, scale=(2, 2), window=3).shape
+      (8, 8, 3)
+
+    References:
+      Wang et al. 2019, arXiv:1905.02188.
+
+    PyTorch:
+      `mmcv.ops.carafe(x, kernels, window, 1, r)`, channels first.
+    """
+    who = "carafe"
+    image, factors = image_and_factors(who, x, "scale", scale)
+    check_inexact(who, image)
+    w = as_array(who, "kernels", kernels)
+    check_inexact(who, w, "kernels")
+    sizes = odd_window(who, window, len(factors))
+    geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
+    spatial = image.shape[-1 - len(factors) : -1]
+    shape = enlarged_shape(who, image.shape, factors)
+    wanted = (*shape[:-1], prod(sizes))
+    if w.shape != wanted:
+        raise ValueError(
+            f"{who}: kernels must have shape (*batch, *(scale · spatial), prod(window)) = {wanted}; got {w.shape}."
+        )
+    pads = tuple((k // 2, k // 2) for k in sizes)
+    boundary.check(who, spatial, pads, padding_mode)
+    return sharding.placed(
+        lambda x, w: _reassembled(x, w, factors, sizes, padding_mode),
+        image,
+        w,
+        shape=shape,
+    )
+
+
+def dysample(x: ArrayLike, offsets: ArrayLike, *, scale: Sequence[int]) -> jax.Array:
+    """Samples the image where every output pixel asks, linearly between pixels.
+
+    `(*batch, *spatial, channels)` and `(*batch, *(scale · spatial), groups, rank)` give
+    `(*batch, *(scale · spatial), channels)`. Without offsets this is `resize(x, scale, method='linear')`.
+
+    Args:
+      x: floating or complex, channels last; any number of leading batch axes.
+      offsets: in input pixels, from where 'linear' looks, one number per spatial axis in their order; groups of
+        consecutive channels have their own. Positions beyond the border, infinite ones among them, are those on it; NaN
+        makes its pixel NaN.
+      scale: r >= 1, output pixels per input pixel, one factor per spatial axis; fixes the rank.
+
+    Returns:
+      The enlarged images, dtype of x; half precision calculates in float32.
+
+    Raises:
+      ValueError: for offsets of another shape, or if groups do not divide the channels.
+      TypeError: for integer images, or a scale that is not a sequence of integers.
+
+    Example:
+      >>> dysample(jnp.array([[0.0], [4.0]]), jnp.zeros((4, 1, 1)), scale=(2,))[:, 0]
+      Array([0., 1., 3., 4.], dtype=float32)
+
+    References:
+      Liu et al. 2023, arXiv:2308.15085.
+
+    PyTorch:
+      `torch.nn.functional.grid_sample(.., padding_mode='border', align_corners=False)`, of positions in [−1, 1].
+    """
+    who = "dysample"
+    image, factors = image_and_factors(who, x, "scale", scale)
+    check_inexact(who, image)
+    moved = as_array(who, "offsets", offsets)
+    rank = len(factors)
+    shape = enlarged_shape(who, image.shape, factors)
+    groups = moved.shape[-2] if moved.ndim > 1 else 1
+    wanted = (*shape[:-1], groups, rank)
+    if moved.shape != wanted or not jnp.issubdtype(moved.dtype, jnp.floating):
+        raise ValueError(
+            f"{who}: offsets must be floating, of shape (*batch, *(scale · spatial), groups, rank), here "
+            f"{(*shape[:-1], '..', rank)}; got {moved.dtype}{list(moved.shape)}."
+        )
+    if groups == 0 or image.shape[-1] % groups != 0:
+        raise ValueError(
+            f"{who}: groups of offsets must divide the channels; got groups={groups}, channels={image.shape[-1]}."
+        )
+    check_bits(who, "offsets", moved)
+    if 0 in shape:  # no channels, or no images
+        return image.reshape(shape)
+    return sharding.placed(
+        lambda x, moved: _sampled(x, moved, factors),
+        image,
+        moved,
+        shape=shape,
+    )
+
+
+def odd_window(who: str, window: Ints, rank: int) -> tuple[int, ...]:
+    """Returns `window` as one odd integer per spatial axis."""
+    sizes = geo.per_axis(who, "window", window, rank)
+    if any(k % 2 == 0 for k in sizes):
+        raise ValueError(f"{who}: window must be odd, to have a middle; got window={sizes}.")
+    return sizes
+
+
+@partial(jax.jit, static_argnames=("factors", "sizes", "mode"))
+def _reassembled(
+    x: jax.Array,
+    kernels: jax.Array,
+    factors: tuple[int, ...],
+    sizes: tuple[int, ...],
+    mode: PaddingMode,
+) -> jax.Array:
+    rank = len(factors)
+    batch, spatial = x.shape[: -1 - rank], x.shape[-1 - rank : -1]
+    around = boundary.pad(x, tuple((k // 2, k // 2) for k in sizes), mode)
+    # Every pixel between its phases: (*batch, n_1, r_1, n_2, r_2, .., 1), and 1 for r where all phases see the same.
+    split = tuple(n for pair in zip(spatial, factors, strict=True) for n in pair)
+    each = tuple(n for size in spatial for n in (size, 1))
+    y = jnp.zeros((), widened(x[..., :0]).dtype)
+    of_taps = jnp.split(kernels.reshape(*batch, *split, prod(sizes)), prod(sizes), -1)
+    for at, weights in zip(product(*map(range, sizes)), of_taps, strict=True):
+        place = tuple(slice(a, a + n) for a, n in zip(at, spatial, strict=True))
+        seen = widened(around[(..., *place, slice(None))]).reshape(*batch, *each, x.shape[-1])
+        y = y + seen * weights.astype(y.dtype)
+    return y.reshape(*batch, *kernels.shape[-1 - rank : -1], x.shape[-1]).astype(x.dtype)
+
+
+@partial(jax.jit, static_argnames=("factors",))
+def _sampled(x: jax.Array, offsets: jax.Array, factors: tuple[int, ...]) -> jax.Array:
+    rank, groups = len(factors), offsets.shape[-2]
+    batch, spatial = x.shape[: -1 - rank], x.shape[-1 - rank : -1]
+    large = offsets.shape[-2 - rank : -2]
+    image = widened(x).reshape(-1, *spatial, groups, x.shape[-1] // groups)
+    moved = offsets.astype(image.real.dtype).reshape(-1, *large, groups, rank)
+
+    def sample(image: jax.Array, moved: jax.Array) -> jax.Array:  # one channel
+        at = [
+            (jnp.arange(r * n, dtype=moved.dtype).reshape(shape) + 0.5) / r - 0.5 + moved[..., axis]
+            for axis, (r, n, shape) in enumerate(zip(factors, spatial, _along(rank), strict=True))
+        ]
+        # From one pixel beyond the border on all positions are alike, and only finite ones become indices.
+        at = [
+            jnp.clip(a, -1, jnp.asarray(n).astype(a.dtype))
+            for a, n in zip(at, spatial, strict=True)
+        ]
+        with jax.numpy_dtype_promotion("standard"):  # it multiplies complex pixels by real weights
+            return map_coordinates(image, at, order=1, mode="nearest")
+
+    of_group = jax.vmap(sample, (-1, None), -1)
+    of_image = jax.vmap(of_group, (-2, -2), -2)
+    return jax.vmap(of_image)(image, moved).reshape(*batch, *large, x.shape[-1]).astype(x.dtype)
+
+
+def _along(rank: int) -> list[tuple[int, ...]]:
+    """Returns for each axis the shape of a vector along it."""
+    return [tuple(-1 if i == axis else 1 for i in range(rank)) for axis in range(rank)]

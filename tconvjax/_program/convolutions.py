@@ -1,0 +1,140 @@
+"""Convolutions of a program, however they are written."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from tconvjax._geometry import Geometry
+from tconvjax._lowerings import flip_and_swap
+from tconvjax._program.program import Unknown, Value
+from tconvjax._program.reading import read
+
+SEEN = 256  # values that are looked at, at most, to find the convolutions that made an image
+
+
+class Layer(NamedTuple):
+    """A convolution, read as a face.
+
+    Attributes:
+      face: 'gather', 'paint' or 'correlate'.
+      geometry: of the face.
+      image: what it reads.
+      kernel: with which weights.
+      canonical: brings the kernel into the layout `(layers, *kernel_size, in // groups, out)` of the forward
+        convolution, of several layers under `vmap`.
+      space: spatial axes of the result.
+      features: feature axis of the result.
+    """
+
+    face: str
+    geometry: Geometry
+    image: Value
+    kernel: Value
+    canonical: Callable[[np.ndarray], np.ndarray]
+    space: tuple[int, ...]
+    features: int
+
+
+def layer_of(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
+    """Reads an equation as a convolution, if it is one."""
+    name = equation.primitive.name
+    if name.startswith("tconv_"):
+        return _of_this_library(equation, inputs)
+    if name == "dot_general":
+        return _dense(equation, inputs)
+    return _of_xla(equation, inputs) if name == "conv_general_dilated" else None
+
+
+def _of_this_library(equation: Any, inputs: tuple[Value, ...]) -> Layer:
+    """Reads one of the faces, whose arrays have a stack axis."""
+    geometry = equation.params["geometry"]
+    face = equation.primitive.name.removeprefix("tconv_")
+    space = tuple(range(2, 2 + geometry.rank))
+    return Layer(face, geometry, inputs[0], inputs[1], lambda w: w, space, 2 + geometry.rank)
+
+
+def _of_xla(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
+    image, params = _undilated(inputs[0], equation.params)
+    # As layers write it, whose images may be smaller than their kernels; kernel gradients dilate rhs, if anything.
+    plain = max(params["rhs_dilation"], default=1) == 1
+    out = equation.outvars[0].aval.shape
+    reading = read(image.shape, inputs[1].shape, out, params, kernel_is_rhs=plain)
+    if reading is None:
+        return None
+    arrays, axes, flipped, geometry = reading
+    role = {name: role for role, name in arrays.items()}["out"]
+    at = arrays["w"]
+
+    def canonical(w: np.ndarray) -> np.ndarray:
+        w = w.transpose(axes[at])
+        turned = flip_and_swap(jnp.asarray(w), geometry.rank, geometry.feature_group_count)
+        return (np.asarray(turned) if flipped == at else w)[None]
+
+    _, features, *space = params["dimension_numbers"].out_spec
+    face = {"y": "gather", "x": "paint", "w": "correlate"}[role]
+    source, kernel = (inputs[1], image) if at == "lhs" else (image, inputs[1])
+    return Layer(face, geometry, source, kernel, canonical, tuple(space), features)
+
+
+def _undilated(image: Value, params: dict[str, Any]) -> tuple[Value, dict[str, Any]]:
+    """Takes zeros that a `pad` put between pixels as the convolution's own dilation."""
+    if image.made_by != "pad" or not _is_zero(image.inputs[1]):
+        return image, params
+    batch, features, *space = params["dimension_numbers"].lhs_spec
+    config = image.equation.params["padding_config"]
+    if any(config[axis] != (0, 0, 0) for axis in (batch, features)):
+        return image, params
+    lows, highs, inner = zip(*(config[axis] for axis in space), strict=True)
+    if max(inner) == 0:
+        return image, params
+    old = params["lhs_dilation"]
+    sides = zip(params["padding"], old, lows, highs, strict=True)
+    return image.inputs[0], params | {
+        "lhs_dilation": tuple(t * (n + 1) for t, n in zip(old, inner, strict=True)),
+        "padding": tuple((a + t * low, b + t * high) for (a, b), t, low, high in sides),
+    }
+
+
+def _is_zero(value: Value) -> bool:
+    try:
+        return not value.compute()
+    except Unknown:
+        return False
+
+
+def _dense(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
+    """Reads a matrix product over the last axis as a convolution with one tap."""
+    (contracted, batch) = equation.params["dimension_numbers"]
+    image, kernel = inputs
+    rank = len(image.shape) - 2
+    if batch != ((), ()) or contracted[0] != (rank + 1,) or len(kernel.shape) != 2 or rank < 1:
+        return None
+    ones, size = (1,) * rank, image.shape[1:-1]
+    geometry = Geometry(size, size, ones, ones, ones, (0,) * rank)
+    turned = contracted[1] == (1,)
+    canonical = lambda w: (w.T if turned else w)[(None,) * (rank + 1)]
+    return Layer("gather", geometry, image, kernel, canonical, tuple(range(1, rank + 1)), rank + 1)
+
+
+def convolutions_before(value: Value) -> list[Layer]:
+    """Returns the convolutions that made an image, through elementwise operations, those that were added included."""
+    made: list[Layer] = []
+    seen = {value}
+    waiting = [(value, 0)]  # and how many leading axes of size 1 were dropped since
+    while waiting and len(seen) < SEEN:
+        value, dropped = waiting.pop()
+        if value.equation is None:
+            continue
+        layer = layer_of(value.equation, value.inputs)
+        if layer is not None:
+            space = tuple(axis - dropped for axis in layer.space)
+            made.append(layer._replace(space=space, features=layer.features - dropped))
+            continue
+        for before in value.inputs:
+            lost = before.shape == (1, *value.shape)
+            if (lost or before.shape == value.shape) and before not in seen:
+                seen.add(before)
+                waiting.append((before, dropped + lost))
+    return made

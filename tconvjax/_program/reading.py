@@ -1,0 +1,121 @@
+"""Convolutions of XLA, read as one of the three faces.
+
+Along each axis the three arrays of a convolution of XLA meet in
+
+    lhs[m]  rhs[o]  out[a]        where        s·a + d·o − low = t·m
+
+with t = lhs_dilation, s = window_strides, d = rhs_dilation. An array whose coefficient is 1 may be the big image, and
+each of the two others the kernel, so that one of the three faces computes the result whichever way it is read.
+"""
+
+from math import inf, prod
+from typing import Any, NamedTuple
+
+from tconvjax._geometry import Geometry, kernel_extent
+
+# The letters of XLA's arrays, in the order of its specs: batch and features, or outputs and inputs.
+SPECS = {"lhs": "NC", "rhs": "OC", "out": "NO"}
+
+
+class Reading(NamedTuple):
+    """A convolution of XLA as a face.
+
+    Attributes:
+      arrays: which of 'lhs', 'rhs' and 'out' is x, w and y.
+      axes: those of each in the order of the face's layout without its stack; of a flipped kernel, in and out swapped.
+      flipped: the array that is read backwards in space, if any.
+      geometry: that of the face.
+    """
+
+    arrays: dict[str, str]
+    axes: dict[str, tuple[int, ...]]
+    flipped: str | None
+    geometry: Geometry
+
+
+def read(
+    lhs: tuple[int, ...],
+    rhs: tuple[int, ...],
+    out: tuple[int, ...],
+    params: dict[str, Any],
+    *,
+    kernel_is_rhs: bool = False,
+) -> Reading | None:
+    """Reads a convolution of XLA, given by the shapes of its arrays and its parameters, as one of the faces.
+
+    The big image is an array whose coefficient is 1 along every axis, the one with the largest extent if there are
+    several; the kernel is, of the two others, the one with the smaller extent, where n elements with the coefficient c
+    extend over c(n − 1) + 1 pixels. With groups it is the array that holds no more than one group's share of a
+    letter, with `kernel_is_rhs` it is rhs, as layers write it, even if the image is smaller. Any such choice is exact;
+    this one is what the convolution means in a network:
+
+        big lhs, kernel rhs    gather       a convolution
+        big out, kernel rhs    paint        a transposed convolution, or the gradient of a convolution
+        big lhs, kernel out    correlate    the kernel gradient of a convolution
+        big rhs, kernel out    correlate    the kernel gradient of a transposed convolution
+
+    and of the two more, with the kernel in lhs, JAX makes the first for derivatives of these gradients.
+    """
+    numbers = params["dimension_numbers"]
+    specs = {"lhs": numbers.lhs_spec, "rhs": numbers.rhs_spec, "out": numbers.out_spec}
+    size = {
+        name: tuple(shape[axis] for axis in specs[name][2:])
+        for name, shape in (("lhs", lhs), ("rhs", rhs), ("out", out))
+    }
+    step = {
+        "lhs": params["lhs_dilation"],
+        "rhs": params["rhs_dilation"],
+        "out": params["window_strides"],
+    }
+    if not size["lhs"] or 0 in (*lhs, *rhs, *out):
+        return None
+
+    def extent(name: str) -> float:
+        sizes = kernel_extent(size[name], step[name])
+        return prod(sizes) if all(isinstance(n, int) for n in sizes) else inf  # symbolic: an image
+
+    kernels = ["rhs", "out", "lhs"]
+    if params["feature_group_count"] > 1 or kernel_is_rhs:
+        kernels = ["rhs"]
+    if params["batch_group_count"] > 1:
+        kernels = ["out"]
+    bigs = [name for name in ("lhs", "out", "rhs") if set(step[name]) == {1} and [name] != kernels]
+    if not bigs:
+        return None
+    big = max(bigs, key=extent)
+    kernel = min((name for name in kernels if name != big), key=extent)
+    (small,) = {*SPECS} - {big, kernel}
+    arrays = {"x": big, "w": kernel, "y": small}
+
+    # s·a + d·o − low = t·m, solved for the big image and with the negative term counted from its end.
+    flipped = {"lhs": None, "out": "rhs", "rhs": "out"}[big]
+    lows = [low for low, _ in params["padding"]]
+    if flipped:
+        ends = kernel_extent(size[flipped], step[flipped])
+        lows = [end - 1 - low for end, low in zip(ends, lows, strict=True)]
+
+    # Batch, in and out are what two arrays share.
+    axes = {}
+    for role, others in (("x", "yw"), ("w", "xy"), ("y", "xw")):
+        name = arrays[role]
+        first, last = (
+            specs[name][
+                next(i for i, letter in enumerate(SPECS[name]) if letter in SPECS[arrays[o]])
+            ]
+            for o in others
+        )
+        space = specs[name][2:]
+        if role == "w":
+            axes[name] = (*space, *((last, first) if name == flipped else (first, last)))
+        else:
+            axes[name] = (first, *space, last)
+    geometry = Geometry(
+        big=size[big],
+        small=size[small],
+        kernel_size=size[kernel],
+        strides=tuple(step[small]),
+        kernel_dilation=tuple(step[kernel]),
+        offset=tuple(lows),
+        feature_group_count=params["feature_group_count"] * params["batch_group_count"],
+    )
+    return Reading(arrays, axes, flipped, geometry)

@@ -1,0 +1,380 @@
+"""What makes an image larger, or smaller, how evenly, and what to use instead."""
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from math import inf, isfinite, prod
+from typing import Any, Literal
+
+import numpy as np
+
+from tconvjax import analysis
+from tconvjax._geometry import Geometry
+from tconvjax._program.convolutions import Layer, layer_of
+from tconvjax._program.finding import Cost, Finding, Severity
+from tconvjax._program.program import Place, Unknown, Value
+from tconvjax._program.shuffles import pixel_shuffle
+
+FLAT = 1e-3  # harmonic share up to which a constant counts as constant
+TURNS = 256  # layers of a loop whose weights are looked at, at most
+
+
+def found(place: Place) -> Iterator[Finding]:
+    """Yields what there is to say of one equation."""
+    name = place.equation.primitive.name
+    layer = layer_of(place.equation, place.inputs)
+    if layer is not None:
+        if max(layer.geometry.strides) == 1:
+            return
+        if layer.face == "paint":
+            yield (_painted_gradient if place.backward else _transposed_convolution)(place, layer)
+        elif layer.face == "gather" and not place.backward:
+            yield _strided_convolution(place, layer)
+    elif place.backward:
+        return  # what the program itself does is found there
+    elif name in {"reduce_window_sum", "reduce_window"}:
+        yield from _strided_pool(place)
+    elif name == "jit" and place.equation.params.get("name") in {"_resize", "_resize_nearest"}:
+        yield from _resize(place, place.inputs[0])
+    elif name == "reshape":
+        yield from _pixel_shuffle(place)
+        (source, *_) = place.inputs
+        if source.made_by == "broadcast_in_dim":  # pixels are repeated
+            yield from _resize(place, source.inputs[0])
+
+
+def _transposed_convolution(place: Place, layer: Layer) -> Finding:
+    geometry = layer.geometry
+    k, s, extent = geometry.kernel_size, geometry.strides, geometry.extent
+    overlap = _overlap(k, s, geometry.kernel_dilation)
+    kernels, weights = _kernels(layer)
+    numbers = [_of_painting(kernel, geometry) for kernel in kernels]
+    share = _most(share for share, _ in numbers)
+    variance = max((variance for _, variance in numbers), default=overlap)
+    batch, small, big = _sizes(place, layer)
+    pairs = small * big // geometry.feature_group_count
+
+    def cost(size: Sequence[int], painted: Sequence[int]) -> Cost | None:
+        if batch is None:
+            return None
+        seen = tuple(-(-e // t) for e, t in zip(painted, s, strict=True))
+        flops = 2 * batch * prod(geometry.small) * prod(painted) * pairs
+        return Cost(flops, prod(size) * pairs, seen)
+
+    conv = tuple(max(1, e - t + 1) for e, t in zip(extent, s, strict=True))
+    fused = tuple(c + t - 1 for c, t in zip(conv, s, strict=True))
+    remedy = (
+        f"ResizeConv(kernel_size={conv}, scale={s}), flat before and after training, or ConvTranspose("
+        f"kernel_size={_whole(extent, s)}, strides={s}) started with initializers.balanced_transpose"
+    )
+    taps = "taps are even"
+    if overlap > 1:
+        taps = f"pixels are painted by unequally many taps (most/fewest {overlap:g})"
+    return _finding(
+        place,
+        kind="transposed_convolution",
+        severity=_severity(share, weights, uneven=overlap > 1),
+        what=f"transposed convolution, kernel {_by(k)}, stride {_by(s)}, {small} -> {big} channels",
+        why=taps + _energy(share, weights),
+        remedy=remedy,
+        kernel_size=k,
+        strides=s,
+        overlap_ratio=overlap,
+        variance_ratio=variance,
+        harmonic_share=share,
+        weights=weights,
+        center_shift=_shift(geometry),
+        period=_period(place, layer.space, s),
+        cost=cost(k, k),
+        remedy_cost=cost(conv, fused),
+        image=layer.image,
+    )
+
+
+def _painted_gradient(place: Place, layer: Layer) -> Finding:
+    """The input gradient of a strided convolution, whose weights are that one's own."""
+    geometry = layer.geometry
+    k, s = geometry.kernel_size, geometry.strides
+    return _uneven_gradient(
+        place,
+        kind="transposed_convolution",
+        what=f"input gradient of a strided convolution, kernel {_by(k)}, stride {_by(s)}",
+        remedy=f"kernel_size={_whole(geometry.extent, s)} there, or stride 1 and then blur_pool(strides={s})",
+        overlap=_overlap(k, s, geometry.kernel_dilation),
+        kernel_size=k,
+        strides=s,
+        center_shift=_shift(geometry),
+        image=layer.image,
+    )
+
+
+def _strided_convolution(place: Place, layer: Layer) -> Finding:
+    geometry = layer.geometry
+    k, s = geometry.kernel_size, geometry.strides
+    even = _whole(geometry.extent, s)
+    batch, small, big = _sizes(place, layer)
+    pairs = small * big // geometry.feature_group_count
+
+    def cost(size: tuple[int, ...]) -> Cost | None:
+        if batch is None:
+            return None
+        flops = 2 * batch * prod(geometry.small) * prod(size) * pairs
+        return Cost(flops, prod(size) * pairs, size)
+
+    return _uneven_gradient(
+        place,
+        kind="strided_convolution",
+        what=f"strided convolution, kernel {_by(k)}, stride {_by(s)}, {big} -> {small} channels",
+        remedy=f"kernel_size={even}, or stride 1 and then blur_pool(strides={s})",
+        overlap=_overlap(k, s, geometry.kernel_dilation),
+        kernel_size=k,
+        strides=s,
+        center_shift=_shift(geometry),
+        cost=cost(k),
+        remedy_cost=cost(even),
+        image=layer.image,
+    )
+
+
+def _strided_pool(place: Place) -> Iterator[Finding]:
+    params = place.equation.params
+    if "jaxpr" in params and [e.primitive.name for e in params["jaxpr"].eqns] != ["add"]:
+        return
+    axes = [i for i, stride in enumerate(params["window_strides"]) if stride > 1]
+    source = place.inputs[0]
+    constant = source.made_by == "broadcast_in_dim" and not source.inputs[0].shape
+    if not axes or constant:  # the number of pixels in each window
+        return
+    k, s, d = (
+        tuple(params[name][i] for i in axes)
+        for name in ("window_dimensions", "window_strides", "window_dilation")
+    )
+    lows = (params["padding"][i][0] for i in axes)
+    yield _uneven_gradient(
+        place,
+        kind="strided_pool",
+        what=f"sum over windows of {_by(k)}, stride {_by(s)}",
+        remedy=f"windows of {_by(_whole(k, s))}, or blur_pool(strides={s})",
+        overlap=_overlap(k, s, d),
+        kernel_size=k,
+        strides=s,
+        center_shift=tuple((e - t) / 2 - low for e, t, low in zip(k, s, lows, strict=True)),
+        image=source,
+    )
+
+
+def _uneven_gradient(place: Place, *, overlap: float, **rest: Any) -> Finding:
+    """Something that makes images smaller, and whose gradient paints."""
+    return _finding(
+        place,
+        severity="none" if overlap == 1 else "medium" if overlap == inf else "low",
+        why=f"gradients reach pixels through unequally many taps (most/fewest {overlap:g})",
+        overlap_ratio=overlap,
+        variance_ratio=overlap,
+        harmonic_share=None,
+        weights="none",
+        period=rest["strides"],
+        **rest,
+    )
+
+
+def _pixel_shuffle(place: Place) -> Iterator[Finding]:
+    shuffle = pixel_shuffle(place)
+    if shuffle is None:
+        return
+    layers, r = shuffle.layers, shuffle.factors
+    of_phases = functools.partial(_of_phases, split=shuffle.split, phases=shuffle.phases)
+    shares, weights = [], "none"
+    for layer in layers:
+        kernels, weights = _kernels(layer)
+        turned = layer.face == "paint"
+        shares += [of_phases(np.swapaxes(w, -1, -2) if turned else w) for w in kernels]
+    share = _most(shares)
+    yield _finding(
+        place,
+        kind="pixel_shuffle",
+        severity=_severity(share, weights, uneven=False),
+        what=f"pixel shuffle by {_by(r)}",
+        why="every phase has a kernel of its own" + _energy(share, weights),
+        remedy="initializers.icnr for the convolution before it, or a blur after it",
+        kernel_size=layers[0].geometry.kernel_size if layers else None,
+        strides=r,
+        overlap_ratio=1.0,
+        variance_ratio=1.0,
+        harmonic_share=share,
+        weights=weights,
+        center_shift=(0.0,) * len(r),
+        period=_period(place, shuffle.axes, r),
+        image=shuffle.source,
+    )
+
+
+def _resize(place: Place, source: Value) -> Iterator[Finding]:
+    """`jax.image.resize`, and pixels that are repeated: clean."""
+    if len(source.shape) != len(place.shape):
+        return
+    sizes = list(zip(source.shape, place.shape, strict=True))
+    known = [isinstance(a, int) and isinstance(b, int) for a, b in sizes]
+    axes = [i for i, (a, b) in enumerate(sizes) if known[i] and b > a > 1]
+    if not axes:
+        return
+    scale = tuple(-(-sizes[i][1] // sizes[i][0]) for i in axes)
+    yield _finding(
+        place,
+        kind="resize",
+        severity="none",
+        what=f"resize by {_by(scale)}",
+        why="",
+        remedy="",
+        kernel_size=None,
+        strides=scale,
+        overlap_ratio=1.0,
+        variance_ratio=1.0,
+        harmonic_share=0.0,
+        weights="none",
+        center_shift=(0.0,) * len(scale),
+        period=_period(place, axes, scale),
+        image=source,
+    )
+
+
+def _finding(
+    place: Place,
+    *,
+    what: str,
+    why: str,
+    severity: Severity,
+    remedy: str,
+    image: Value,
+    **rest: Any,
+) -> Finding:
+    """Fills in what is the same for all; the faces of this library have a stack axis that no user knows."""
+    stack = place.equation.primitive.name.startswith("tconv_")
+    clean = f"{what}: clean, a constant stays constant."
+    file, line = place.where
+    return Finding(
+        severity=severity,
+        primitive=place.equation.primitive.name,
+        file=file,
+        line=line,
+        message=clean if severity == "none" else f"{what}: {why}. Use {remedy}.",
+        remedy=remedy,
+        input_shape=image.shape[stack:],
+        output_shape=place.shape[stack:],
+        **rest,
+    )
+
+
+# Structure.
+
+
+def _sizes(place: Place, layer: Layer) -> tuple[int | None, int, int]:
+    """Returns the number of images, None if a size is symbolic, and the channels of a small and of a big one."""
+    geometry, kernel = layer.geometry, layer.kernel.shape
+    stack = kernel[0] if len(kernel) > geometry.rank + 2 else 1
+    taps = prod(geometry.kernel_size)
+    written = place.shape[layer.features]
+    read = prod(kernel) * geometry.feature_group_count // max(1, stack * taps * written)
+    images = None
+    if all(isinstance(n, int) for n in place.shape):
+        outside = geometry.big if layer.face == "paint" else geometry.small
+        images = prod(place.shape) // max(1, written * prod(outside))
+    return (images, read, written) if layer.face == "paint" else (images, written, read)
+
+
+def _period(place: Place, axes: Sequence[int], s: Sequence[int]) -> tuple[int, ...]:
+    """Returns the period of a pattern of period s in the largest image that the program returns."""
+    stack = place.equation.primitive.name.startswith("tconv_")
+    shape, axes = place.shape[stack:], [a - stack for a in axes]
+    single = [(1, *image) for image in place.images if shape[0] == 1]  # a layer's own batch
+    images = [
+        image
+        for image in (*place.images, *single)
+        if len(image) == len(shape)
+        and (0 in axes or image[0] == shape[0])
+        and all(isinstance(n, int) for a in axes for n in (image[a], shape[a]))
+    ]
+    if not images:
+        return tuple(s)
+    image = max(images, key=lambda image: prod(image[a] for a in axes))
+    return tuple(
+        max(1, round(t * image[a] / max(1, shape[a]))) for t, a in zip(s, axes, strict=True)
+    )
+
+
+def _shift(geometry: Geometry) -> tuple[float, ...]:
+    """Returns how far the centers of small and big pixels lie from half-pixel alignment, in big pixels."""
+    sizes = zip(geometry.extent, geometry.strides, geometry.offset, strict=True)
+    return tuple((e - s) / 2 - p for e, s, p in sizes)
+
+
+# Numbers.
+
+
+def _kernels(layer: Layer) -> tuple[list[np.ndarray], Literal["given", "drawn", "none"]]:
+    """Returns the kernels of the forward convolution, one for each turn of a loop, if they can be known, and how."""
+    value = layer.kernel
+    try:
+        turns = range(min(value.turns, TURNS))
+        kernels = [w for turn in turns for w in layer.canonical(np.asarray(value.compute(turn)))]
+    except Unknown:
+        return [], "none"
+    return kernels, "drawn" if value.drawn else "given"
+
+
+def _most(shares: Iterable[float | None]) -> float | None:
+    """Returns the largest share, None if none is known."""
+    return max((share for share in shares if share is not None), default=None)
+
+
+def _overlap(k: Sequence[int], s: Sequence[int], d: Sequence[int]) -> float:
+    """Returns most over fewest taps of a phase."""
+    ratio = 1.0
+    for n, t, e in zip(k, s, d, strict=True):
+        counts = np.bincount(e * np.arange(n) % t, minlength=t).tolist()
+        ratio *= max(counts) / min(counts) if all(counts) else inf
+    return ratio
+
+
+def _of_painting(kernel: np.ndarray, geometry: Geometry) -> tuple[float | None, float]:
+    """Returns harmonic share and variance ratio of the phases of a transposed convolution."""
+    wide = np.zeros((*geometry.extent, *kernel.shape[-2:]), np.result_type(kernel, np.float32))
+    wide[tuple(slice(None, None, d) for d in geometry.kernel_dilation)] = kernel
+    s = geometry.strides
+    share = float(analysis.harmonic_share(wide, s, transpose_kernel=True))
+    powers = analysis.phase_gains(abs(wide) ** 2, s, transpose_kernel=True).sum((-1, -2))
+    least, most = float(powers.min()), float(powers.max())
+    return share if isfinite(share) else None, most / least if least > 0 else inf
+
+
+def _of_phases(kernel: np.ndarray, *, split: Sequence[int], phases: Sequence[int]) -> float | None:
+    """Returns the harmonic share of a convolution before a pixel shuffle, whose features are split so."""
+    gains = kernel.astype(np.result_type(kernel, np.float32)).sum(tuple(range(kernel.ndim - 2)))
+    gains = gains.reshape(-1, *split)
+    deviation = gains - gains.mean(tuple(1 + p for p in phases), keepdims=True)
+    energy = (abs(gains) ** 2).sum()
+    share = float((abs(deviation) ** 2).sum() / energy) if energy else 0.0
+    return share if isfinite(share) else None
+
+
+def _severity(share: float | None, weights: str, *, uneven: bool) -> Severity:
+    if share is not None and share <= FLAT:
+        return "none"
+    if share is None or weights == "drawn":
+        return "high" if uneven else "medium"
+    return "high" if share > 0.1 else "medium" if share > 0.01 else "low"
+
+
+def _energy(share: float | None, weights: str) -> str:
+    if share is None:
+        return ""
+    of = "these" if weights == "given" else "random"
+    return f", and {of} weights put {share:.1%} of a constant's energy on the pattern"
+
+
+def _whole(sizes: Sequence[int], s: Sequence[int]) -> tuple[int, ...]:
+    """Returns the next multiples of the strides."""
+    return tuple(-(-n // t) * t for n, t in zip(sizes, s, strict=True))
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))

@@ -1,0 +1,192 @@
+"""Repair of trained layers: what NNX and Linen share.
+
+Two cures: the smallest change of the weights that makes a constant stay constant, and another layer in the place, which
+cannot make a checkerboard, with the same output size, alignment and receptive field.
+"""
+
+from collections.abc import Mapping
+from math import hypot, inf
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tconvjax import _geometry as geo
+from tconvjax import analysis
+from tconvjax._geometry import Pairs
+
+
+class Balanced(NamedTuple):
+    """What balancing did to one kernel, or to a stack of them.
+
+    Attributes:
+      before: harmonic share of the trained kernel; the worst of a stack.
+      after: that of the balanced one, 0 up to rounding.
+      change: norm of the change over the norm of the kernel.
+    """
+
+    before: float
+    after: float
+    change: float
+
+
+class Report(NamedTuple):
+    """What balancing did to a model.
+
+    Attributes:
+      layers: each balanced kernel, by the path of its layer.
+      skipped: why a transposed convolution was left as it is, by the path of its layer.
+      output_change: norm of the change of the model's output over the norm of the output, on the data that was given;
+        None without data.
+    """
+
+    layers: dict[str, Balanced]
+    skipped: dict[str, str]
+    output_change: float | None
+
+
+class Layer(NamedTuple):
+    """A transposed convolution that was found in a model.
+
+    Attributes:
+      module: has its options.
+      kernel_shape: of one layer.
+      kernel: what is stored: of layers under `vmap` or `scan` a stack, along leading axes; None if nothing is.
+    """
+
+    module: Any
+    kernel_shape: tuple[int, ...]
+    kernel: Any
+
+
+def repaired(
+    found: Mapping[tuple[Any, ...], Layer],
+) -> tuple[dict[tuple[Any, ...], jax.Array], Report]:
+    """Returns the balanced kernels of layers, by their paths, and what was done; no output was measured yet."""
+    kernels: dict[tuple[Any, ...], jax.Array] = {}
+    report = Report({}, {}, None)
+    for path, layer in found.items():
+        name, why = "/".join(map(str, path)), _obstacle(layer)
+        if why:
+            report.skipped[name] = why
+        else:
+            kernels[path], report.layers[name] = _balanced(layer)
+    return kernels, report
+
+
+def relative_change(before: Any, after: Any) -> float:
+    """Returns the norm of a difference of pytrees over the norm of the first; of their numbers, in float32 or wider."""
+    old, new = ([_wide(leaf) for leaf in jax.tree.leaves(t) if _is_number(leaf)] for t in (before, after))  # fmt: skip
+    change = hypot(*(float(jnp.linalg.norm(b - a)) for a, b in zip(old, new, strict=True)))
+    norm = hypot(*(float(jnp.linalg.norm(a)) for a in old))
+    return change / norm if norm else inf if change else 0.0
+
+
+def is_abstract(tree: Any) -> bool:
+    """Returns whether a `jax.ShapeDtypeStruct` stands for an array, of which nothing can be calculated."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
+
+
+def _obstacle(layer: Layer) -> str | None:
+    """Returns why a layer cannot be balanced, None if it can."""
+    module, shape, kernel = layer
+    rank = len(shape) - 2
+    s = geo.per_axis("balance", "strides", module.strides or 1, rank)
+    d = geo.per_axis("balance", "kernel_dilation", module.kernel_dilation or 1, rank)
+    if max(s) == 1:
+        return "stride 1"
+    if max(d) > 1:
+        return "kernel_dilation above 1"
+    if any(k < t for k, t in zip(shape, s, strict=False)):
+        return "kernel_size below strides: some pixels have no taps"
+    if module.mask is not None:
+        return "a mask"
+    if kernel is None:
+        return "a kernel that is calculated at every call"
+    if is_abstract(kernel):
+        return "a kernel without numbers, only a shape"
+    if kernel.shape[-len(shape) :] != shape:
+        return f"kernels of {shape} that are not stacked along leading axes: {kernel.shape}"
+    return None
+
+
+def _balanced(layer: Layer) -> tuple[jax.Array, Balanced]:
+    """Returns a balanced kernel, calculated in float32 or wider, and what that changed."""
+    module, shape, kernel = layer
+    s, old = module.strides, _wide(kernel)
+    options = {"transpose_kernel": module.transpose_kernel}
+    balance: Any = lambda w: analysis.balance(w, s, **options)
+    share: Any = lambda w: analysis.harmonic_share(w, s, **options)
+    for _ in range(old.ndim - len(shape)):
+        balance, share = jax.vmap(balance), jax.vmap(share)
+    narrow = balance(old).astype(kernel.dtype)
+    new = _wide(narrow)
+    before, after = (float(jnp.max(share(w))) for w in (old, new))
+    return narrow, Balanced(before, after, relative_change(old, new))
+
+
+def _is_number(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.number)
+
+
+def _wide(x: Any) -> jax.Array:
+    return jnp.asarray(x, jax.dtypes.canonicalize_dtype(np.promote_types(x.dtype, np.float32)))
+
+
+def resize_conv_arguments(
+    who: str,
+    kernel_size: tuple[int, ...],
+    options: Mapping[str, Any],
+) -> tuple[tuple[int, ...], tuple[int, ...], Pairs]:
+    """Returns kernel size, scale and padding of the resize-convolution in the place of a transposed convolution.
+
+    Of k taps at stride s it takes `k − s + 1` on the enlarged image, which see the same input pixels.
+    """
+    s: tuple[int, ...] = options["strides"]
+    if max(options["kernel_dilation"]) > 1 or any(
+        k < t for k, t in zip(kernel_size, s, strict=True)
+    ):
+        raise ValueError(
+            f"{who}: the layer must have kernel_dilation=1 and a kernel at least as large as its strides; got "
+            f"kernel_size={kernel_size}, strides={s}, kernel_dilation={options['kernel_dilation']}. Build a ResizeConv."
+        )
+    if options["padding_mode"] != "zeros":
+        raise ValueError(
+            f"{who}: the layer must have padding_mode='zeros'; got {options['padding_mode']!r}. Build a ResizeConv."
+        )
+    geometry = geo.conv_transpose_geometry(
+        who, (1 << 20,) * len(s), kernel_size,
+        **{n: options[n] for n in ("strides", "padding", "output_padding", "padding_convention")},
+    )  # fmt: skip
+    size = tuple(k - t + 1 for k, t in zip(kernel_size, s, strict=True))
+    lows = tuple(k - 1 - p for k, p in zip(size, geometry.offset, strict=True))
+    pads = tuple(
+        (low, new - t * n + k - 1 - low)
+        for low, new, t, n, k in zip(lows, geometry.big, s, geometry.small, size, strict=True)
+    )
+    return size, s, pads
+
+
+def fitted(
+    kernel: jax.Array, strides: tuple[int, ...], *, transpose_kernel: bool, groups: int
+) -> jax.Array:
+    """Returns the kernel of a 'nearest' resize-convolution that is nearest to a transposed convolution.
+
+    Repeating pixels and convolving paints the kernel convolved with ones(s); this is its least-squares inverse, along
+    one axis after the other.
+    """
+    if transpose_kernel:  # (*k, out // groups, in), painted as it is
+        rank = kernel.ndim - 2
+        kernel = jnp.flip(kernel, tuple(range(rank)))
+        *k, o, i = kernel.shape
+        split = kernel.reshape(*k, o, groups, i // groups)
+        kernel = jnp.moveaxis(split, -1, -3).swapaxes(-1, -2).reshape(*k, i // groups, groups * o)
+    for axis, s in enumerate(strides):
+        taps = kernel.shape[axis]
+        t, a = np.ogrid[:taps, : taps - s + 1]
+        inverse = jnp.asarray(np.linalg.pinv(((t >= a) & (t < a + s)).astype(float)), kernel.dtype)
+        kernel = jnp.moveaxis(
+            jnp.tensordot(inverse, kernel, (1, axis), precision="highest"), 0, axis
+        )
+    return kernel

@@ -1,0 +1,174 @@
+"""`tconvjax explain`: sizes, overlap and alignment of a transposed convolution, from its integers."""
+
+import argparse
+import json
+import textwrap
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tconvjax import analysis
+from tconvjax._geometry import Geometry, Padding, conv_transpose_geometry
+from tconvjax.cli import _pictures as pictures
+
+HELP = "sizes, overlap and alignment of a transposed convolution"
+DESCRIPTION = "Predicts from the integers of a transposed convolution what it does to an image."
+LONGEST = 1 << 16  # pixels per axis, and phases, that are counted
+SHOWN = 32  # pixels of an axis that are printed
+SHADES = " ░▒▓█"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments of the command."""
+    parser.add_argument(
+        "--kernel", type=int, nargs="+", required=True, help="kernel size, one per axis"
+    )
+    parser.add_argument(
+        "--stride", type=int, nargs="+", default=[1], help="one for all axes, or one per axis"
+    )
+    parser.add_argument(
+        "--padding", default="SAME", help="'SAME', 'VALID' or pixels of the forward convolution"
+    )
+    parser.add_argument("--output-padding", type=int, help="extra pixels at the high end")
+    parser.add_argument("--dilation", type=int, default=1, help="output pixels between taps")
+    parser.add_argument("--input", type=int, nargs="+", default=[8], help="input pixels")
+    parser.add_argument("--picture", type=Path, help="PNG file to draw the overlap to")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explains a layer; returns the exit status."""
+    pictures.check(options.picture)
+    rank = max(len(options.kernel), len(options.stride), len(options.input))
+    k, s, n = (
+        tuple(v * rank if len(v) == 1 else v)
+        for v in (options.kernel, options.stride, options.input)
+    )
+    padding: Padding
+    try:
+        padding = int(options.padding)
+    except ValueError:
+        padding = options.padding.upper()
+    layer = {
+        "strides": s,
+        "padding": padding,
+        "output_padding": options.output_padding,
+        "kernel_dilation": options.dilation,
+    }
+    geometry = conv_transpose_geometry("conv_transpose", n, k, **layer, bounded=False)
+    for name, most in (
+        ("--input", max(n)),
+        ("what --kernel and --dilation span", max(geometry.extent)),
+        ("the output of --input, --stride and --padding", max(geometry.big)),
+        ("the product of --stride", prod(s)),
+    ):
+        if most > LONGEST:
+            raise ValueError(f"{name} must be at most {LONGEST}; got {most}.")
+    centers = analysis.center_map(k, s, padding, kernel_dilation=options.dilation)
+    overlaps = [  # the map of all axes is their product
+        analysis.overlap_map((n[i],), k[i], **layer | {"strides": s[i]}) for i in range(rank)
+    ]
+    counts = analysis.tap_counts(k, s) if options.dilation == 1 else None
+    if options.json:
+        result = {
+            "input": list(n),
+            "output": list(geometry.big),
+            "forward_padding": [list(pair) for pair in geometry.padding],
+            "tap_counts": None if counts is None else counts.tolist(),
+            "variance_by_phase": None if counts is None else (counts / counts.mean()).tolist(),
+            "overlap_by_axis": [overlap.tolist() for overlap in overlaps],
+            "center_offset": list(centers.offset),
+            "center_shift": list(centers.shift),
+            "random_kernel_harmonic_share": 1 - 1 / prod(s),
+        }
+        print(json.dumps(result, indent=2))
+    else:
+        print("\n".join(_lines(geometry, centers, overlaps, counts)))
+    if options.picture:  # last, so that a failure to draw loses nothing
+        title = f"kernel {_by(k)}, stride {_by(s)}"
+        pictures.overlap(options.picture, overlaps, centers, n, title)
+    return 0
+
+
+def _lines(
+    geometry: Geometry,
+    centers: analysis.CenterMap,
+    overlaps: Sequence[np.ndarray],
+    counts: np.ndarray | None,
+) -> list[str]:
+    s = geometry.strides
+    lines = [f"output size   {_by(geometry.small)} -> {_by(geometry.big)}"]
+    for axis in range(geometry.rank):
+        n, k, d = geometry.small[axis], geometry.kernel_size[axis], geometry.kernel_dilation[axis]
+        low, high = geometry.padding[axis]
+        lines.append(
+            f"  axis {axis}      s(n - 1) + d(k - 1) + 1 - low - high = {s[axis]}·{n - 1} + {d}·{k - 1} + 1 "
+            f"- {_signed(low)} - {_signed(high)} = {geometry.big[axis]}"
+        )
+    if counts is not None:
+        even = bool(counts.min() == counts.max())
+        ratio = "even" if even else f"max/min {counts.max()}/{counts.min()}"
+        lines.append(f"taps by phase {_cut(counts)}, {ratio}")
+        variance = np.round(counts / counts.mean(), 3)
+        lines.append(f"variance      {_cut(variance)} by phase, random kernel, mean 1")
+        lines.append(f"advice        {_advice(counts, s)}")
+    lines += _drawn(overlaps)
+    for axis, (scale, offset, shift) in enumerate(
+        zip(centers.scale, centers.offset, centers.shift, strict=True)
+    ):
+        shown = [f"{scale * i + offset:g}" for i in range(min(geometry.small[axis], 6))]
+        more = " .." if geometry.small[axis] > len(shown) else ""
+        lines.append(
+            f"centers       axis {axis}: input i at output {scale}i {_plus(offset)}: {' '.join(shown)}{more}; "
+            f"shift {shift:g} against half-pixel alignment"
+        )
+    return lines
+
+
+def _drawn(overlaps: Sequence[np.ndarray]) -> list[str]:
+    """Returns the overlap, as numbers along each axis, and of two axes as a map."""
+    lines = []
+    for axis, overlap in enumerate(overlaps):
+        more = " .." if len(overlap) > SHOWN else ""
+        lines.append(f"taps, axis {axis}  {' '.join(map(str, overlap[:SHOWN]))}{more}")
+    if len(overlaps) == 2:
+        image = np.outer(*(overlap[:SHOWN] for overlap in overlaps))
+        shades = (image / max(image.max(), 1) * (len(SHADES) - 1)).round().astype(int)
+        lines += ["overlap map   (fuller: more taps)"]
+        lines += ["              " + "".join(SHADES[v] * 2 for v in row) for row in shades]
+    return lines
+
+
+def _advice(counts: np.ndarray, s: Sequence[int]) -> str:
+    if prod(s) == 1:
+        return "no upsampling, no checkerboard"
+    start = (
+        f"a random kernel starts with {1 - 1 / prod(s):.0%} of a constant's energy on the pattern: start with "
+        "initializers.balanced_transpose"
+    )
+    if counts.min() == 0:
+        return "the kernel is smaller than the stride and leaves pixels empty: enlarge it"
+    if counts.min() < counts.max():
+        return (
+            f"equal weights make a checkerboard, use a kernel that the stride divides; and {start}"
+        )
+    return f"taps are even, but {start}"
+
+
+def _cut(values: np.ndarray) -> str:
+    return textwrap.shorten(str(values.tolist()), 8 * SHOWN, placeholder=" ..")
+
+
+def _by(values: Sequence[Any]) -> str:
+    return " x ".join(str(v) if isinstance(v, int) else f"{v:g}" for v in values)
+
+
+def _signed(number: int) -> str:
+    return f"({number})" if number < 0 else str(number)
+
+
+def _plus(number: float) -> str:
+    return f"{'-' if number < 0 else '+'} {abs(number):g}"

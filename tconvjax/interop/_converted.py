@@ -1,0 +1,232 @@
+"""A layer as data: what every converter returns or reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tconvjax import _geometry as geo
+from tconvjax._ops import phases, subpixel
+
+LAYERS = ("ConvTranspose", "Conv", "ResizeConv", "SubpixelConv")
+SHUFFLES = ("pixel_shuffle", "pixel_unshuffle")
+
+# What a layer says about itself besides its sizes; the values of the second part go without saying.
+OPTIONS = ("strides", "scale", "method", "order", "padding", "mask", "dtype", "precision")
+NEUTRAL: dict[str, Any] = {
+    "padding_mode": "zeros",
+    "output_padding": 0,
+    "input_dilation": 1,
+    "kernel_dilation": 1,
+    "feature_group_count": 1,
+    "transpose_kernel": False,
+    "padding_convention": "forward",
+    "preferred_element_type": None,
+    "implementation": "auto",
+    "balanced": False,
+}
+PER_AXIS = ("strides", "scale", "output_padding", "input_dilation", "kernel_dilation")
+OF_LAYERS = ("in_features", "out_features", "kernel_size", "use_bias", "mask", "dtype", "balanced")
+
+
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """A layer as data.
+
+    Attributes:
+      layer: name of a class of `tconvjax.nnx` and `tconvjax.linen`, or 'pixel_shuffle' or 'pixel_unshuffle'.
+      arguments: keywords of that class in `tconvjax.nnx`, or of the function; neutral ones are left out.
+      parameters: `kernel` and, if there is one, `bias`; none for a function. The kernel is the one that the layer uses:
+        masked if there is a mask, balanced if `balanced` is among the arguments.
+
+    Example:
+      >>> from tconvjax.interop import from_torch
+      >>> weight = np.zeros((8, 3, 4, 4))  # of torch.nn.ConvTranspose2d(8, 3, 4, stride=2, padding=1, bias=False)
+      >>> converted = from_torch({"weight": weight}, stride=2, padding=1)
+      >>> converted.to_nnx()(jnp.zeros((16, 16, 8))).shape
+      (32, 32, 3)
+    """
+
+    layer: str
+    arguments: dict[str, Any]
+    parameters: dict[str, np.ndarray]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keywords of the function: the layer is `conv_transpose(x, kernel, **options) + bias`, and so on."""
+        return {name: v for name, v in self.arguments.items() if name not in OF_LAYERS}
+
+    def to_nnx(self, **options: Any) -> Any:
+        """Returns the layer of `tconvjax.nnx` with its parameters, or the function with its arguments.
+
+        Args:
+          **options: further arguments of the layer, or other values of those that it has.
+        """
+        if self.layer in SHUFFLES:
+            return partial(getattr(subpixel, self.layer), **self.arguments | options)
+        from flax import nnx
+
+        from tconvjax import nnx as layers
+
+        values = {name: jnp.asarray(v) for name, v in self.parameters.items()}
+        defaults = {"param_dtype": values["kernel"].dtype, "rngs": nnx.Rngs(0)}
+        layer = getattr(layers, self.layer)(**defaults | self.arguments | options)
+        for name, value in values.items():
+            getattr(layer, name)[...] = value
+        return layer
+
+    def to_linen(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Returns the module of `tconvjax.linen` and its variables, or the function with its arguments and none.
+
+        Args:
+          **options: further arguments of the layer, or other values of those that it has.
+        """
+        if self.layer in SHUFFLES:
+            return self.to_nnx(**options), {}
+        from tconvjax import linen as layers
+
+        values = {name: jnp.asarray(v) for name, v in self.parameters.items()}
+        arguments = {"param_dtype": values["kernel"].dtype} | self.arguments | options
+        del arguments["in_features"]
+        arguments["features"] = arguments.pop("out_features")
+        return getattr(layers, self.layer)(**arguments), {"params": values}
+
+
+class Foreign(NamedTuple):
+    """A layer of a peer as data.
+
+    Attributes:
+      name: of the peer's class or operator.
+      arguments: of its constructor, or attributes of the operator; those of 'Sequential' are its layers by name.
+      state: the weights, with the peer's names and layouts.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    state: dict[str, np.ndarray]
+
+
+def as_converted(
+    who: str, layer: str, kernel: np.ndarray, bias: np.ndarray | None, options: dict[str, Any]
+) -> Converted:
+    """Returns a layer whose sizes are those of its kernel, without the options that go without saying."""
+    spatial_rank(who, kernel)
+    *k, per_group, last = kernel.shape
+    groups, forward = options.get("feature_group_count", 1), options.get("transpose_kernel", False)
+    for name in PER_AXIS:
+        if options.get(name) is not None:
+            least = int(name != "output_padding")
+            options[name] = geo.per_axis(who, name, options[name], len(k), minimum=least)
+    groups = geo.positive_int(who, "groups", groups)
+    source, target = (last, per_group * groups) if forward else (per_group * groups, last)
+    if last % groups or (bias is not None and bias.shape != (target,)):
+        raise ValueError(
+            f"{who}: groups and bias must fit the channels of the kernel; got {groups} groups and "
+            f"{'no bias' if bias is None else f'a bias of shape {bias.shape}'} for {source} input and {target} output "
+            "channels. Is the convolution transposed, or is it not?"
+        )
+    arguments: dict[str, Any] = {
+        "in_features": source,
+        "out_features": target // prod(options["scale"]) if layer == "SubpixelConv" else target,
+        "kernel_size": tuple(k),
+    }
+    for name in (*OPTIONS, *NEUTRAL):
+        value, neutral = options.get(name), NEUTRAL.get(name)
+        stated = neutral is None or value not in (neutral, (neutral,) * len(k))
+        if value is not None and stated:
+            arguments[name] = value
+    kernel = kernel_in_use(who, kernel, arguments)
+    if "mask" in arguments and not np.isin(arguments["mask"], (0, 1)).all():
+        del arguments["mask"]  # it is in the kernel, and must not be multiplied twice
+    if bias is None:
+        return Converted(layer, {**arguments, "use_bias": False}, {"kernel": kernel})
+    return Converted(layer, arguments, {"kernel": kernel, "bias": bias})
+
+
+def spatial_rank(who: str, kernel: np.ndarray) -> int:
+    """Returns the number of spatial axes of a kernel in any layout, or refuses an array without."""
+    if kernel.ndim < 3:
+        raise ValueError(
+            f"{who}: the kernel of a convolution has two axes of channels and at least one of space; got a kernel of "
+            f"shape {kernel.shape}."
+        )
+    return kernel.ndim - 2
+
+
+def as_shuffle(layer: str, factor: int, order: str) -> Converted:
+    """Returns a shuffle with one factor for two axes."""
+    return Converted(layer, {"scale": (int(factor),) * 2, "order": order}, {})
+
+
+def kernel_in_use(who: str, kernel: np.ndarray, arguments: Mapping[str, Any]) -> np.ndarray:
+    """Returns the kernel that a layer with these arguments multiplies with."""
+    if arguments.get("mask") is not None:
+        kernel = kernel * np.asarray(arguments["mask"]).astype(kernel.dtype)
+    if arguments.get("balanced", False):
+        with jax.ensure_compile_time_eval():
+            balanced = phases.balance(who, jnp.asarray(kernel), arguments["strides"])
+        kernel = np.asarray(balanced).astype(kernel.dtype)
+    return kernel
+
+
+def as_numpy(who: str, name: str, value: Any) -> np.ndarray:
+    """Returns a copy of an array, a torch tensor, a parameter of Flax or Keras or a TensorProto of ONNX.
+
+    Args:
+      who: the converter, for error messages.
+      name: of the weight, for error messages.
+      value: the array; a tensor of PyTorch must be a plain one, on a device and dense.
+    """
+    value = value.unbox() if hasattr(value, "unbox") else value  # Flax's names of axes
+    kind = f"{type(value).__qualname__} of {type(value).__module__}"
+    if hasattr(value, "detach"):
+        plain = type(value).__name__ in {"Tensor", "Parameter", "Buffer"}
+        dtype, layout, device = (str(getattr(value, n)) for n in ("dtype", "layout", "device"))
+        if not plain or layout != "torch.strided" or device == "meta" or value.is_quantized:
+            raise TypeError(
+                f"{who}: {name} must be a plain, dense tensor with values; got {kind}, dtype={dtype}, layout={layout}, "
+                f"device={device}. Initialize, dequantize or densify it first."
+            )
+        value = value.detach().cpu().resolve_conj().resolve_neg()
+        if dtype == "torch.bfloat16":  # unknown to NumPy
+            value = value.float().numpy().astype(jnp.bfloat16)
+        elif not dtype.startswith("torch.float8"):
+            value = value.numpy()
+    elif hasattr(value, "raw_data"):
+        dtypes: dict[int, Any] = {1: np.float32, 10: np.float16, 11: np.float64, 16: jnp.bfloat16}
+        number = dtypes.get(value.data_type)
+        if number is None or not value.raw_data:
+            raise ValueError(
+                f"{who}: a TensorProto must hold floating raw_data; got data_type={value.data_type}, "
+                f"{len(value.raw_data)} bytes. Give the array that onnx.numpy_helper.to_array makes."
+            )
+        value = np.frombuffer(value.raw_data, number).reshape(tuple(value.dims))
+    elif hasattr(value, "get_value"):
+        value = value.get_value()
+    try:
+        array = np.array(value)
+        known = jnp.issubdtype(array.dtype, jnp.inexact) and jnp.finfo(array.dtype).bits >= 16
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise TypeError(
+            f"{who}: {name} must be an array of floating or complex numbers of at least 16 bits; got {kind}, "
+            f"dtype={getattr(value, 'dtype', None)}. Give the numbers that the layer multiplies with."
+        )
+    return array
+
+
+def channels_last(weight: np.ndarray) -> np.ndarray:
+    """Moves `(a, b, *kernel_size)` to `(*kernel_size, b, a)`, for plain and transposed convolutions alike."""
+    return weight.transpose(*range(2, weight.ndim), 1, 0) if weight.ndim > 1 else weight
+
+
+def split(total: int, *, lower: bool = False) -> tuple[int, int]:
+    """Splits the crop of 'SAME', the odd pixel at the high end or the `lower` one; a negative crop appends zeros."""
+    low = (max(total, 0) + lower) // 2
+    return low, total - low

@@ -1,0 +1,417 @@
+"""PyTorch."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from tconvjax import _geometry as geo
+from tconvjax._geometry import Ints
+from tconvjax.interop._checking import compare, described, is_own
+from tconvjax.interop._converted import (
+    SHUFFLES,
+    Converted,
+    Foreign,
+    as_converted,
+    as_numpy,
+    as_shuffle,
+    channels_last,
+    spatial_rank,
+    split,
+)
+from tconvjax.interop._torch_weights import weights_in_use
+from tconvjax.interop._writing import (
+    boundary,
+    channels_first,
+    crops,
+    forward_kernel,
+    same_layer,
+    sizes,
+    square,
+    subpixel_parts,
+    written,
+)
+
+TORCH: dict[str, Any] = {  # PyTorch's arguments and defaults
+    "stride": 1,
+    "padding": 0,
+    "output_padding": 0,
+    "groups": 1,
+    "dilation": 1,
+    "padding_mode": "zeros",
+    "transposed": True,
+}
+CONVOLUTION = r"Conv(Transpose)?[123]d"
+FACTORS = {"PixelShuffle": "upscale_factor", "PixelUnshuffle": "downscale_factor"}
+PACKAGES = ("torch.nn.modules.conv", "torch.nn.modules.pixelshuffle", "torch.nn.modules.container")
+
+# What may stand between the parameters of a convolution and its weight.
+HOOKS = (
+    "torch.nn.utils.weight_norm.WeightNorm",
+    "torch.nn.utils.spectral_norm.SpectralNorm",
+    "torch.nn.utils.prune.BasePruningMethod",
+)
+PARAMETRIZATIONS = (
+    "torch.nn.utils.parametrizations._WeightNorm",
+    "torch.nn.utils.parametrizations._SpectralNorm",
+)
+
+
+def from_torch(
+    source: Any,
+    *,
+    stride: Ints = 1,
+    padding: str | Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+    padding_mode: str = "zeros",
+    transposed: bool = True,
+    upscale_factor: int | None = None,
+    prefix: str = "",
+) -> Converted:
+    """Converts a layer of PyTorch: same numbers, channels last.
+
+    The kernel is the one that the layer uses in evaluation: weight norm and spectral norm, as hooks or as
+    parametrizations, and pruning are carried out. Anything else that may change the numbers is refused, and a module is
+    run and compared; it stays as it is.
+
+    Args:
+      source: a module (`ConvTranspose1d` to `3d`, `Conv1d` to `3d`, `PixelShuffle`, `PixelUnshuffle` or
+        `Sequential(Conv2d, PixelShuffle)`), which brings its arguments; or a state dict or the path of a safetensors
+        file, which need those below, with PyTorch's names, defaults and meanings.
+      stride: an int serves all axes.
+      padding: ints; for a plain convolution also 'same' or 'valid'.
+      output_padding: of a transposed convolution.
+      groups: of the channels.
+      dilation: of the kernel.
+      padding_mode: of a plain convolution.
+      transposed: whether the weights are those of a transposed convolution.
+      upscale_factor: of the `PixelShuffle` behind a plain convolution, which makes `transposed` False.
+      prefix: what precedes 'weight' and 'bias', or the names in their place, in the state dict, as 'decoder.up.'.
+
+    Returns:
+      A 'ConvTranspose', a 'Conv', a 'SubpixelConv' or the name of a shuffle.
+
+    Raises:
+      TypeError: for a source of another kind, subclasses and wrappers included, and weights that are no plain numbers.
+      ValueError: for arguments beside a module, hooks and parametrizations of other kinds, numbers that differ, missing
+        weights or others beside them, or a file that would have to be unpickled.
+
+    Example:
+      >>> state = {"up.weight": np.zeros((8, 3, 4, 4)), "up.bias": np.zeros(3)}
+      >>> for name, value in from_torch(state, prefix="up.", stride=2, padding=1).arguments.items():
+      ...     print(f"{name}={value}", end=" ")
+      in_features=8 out_features=3 kernel_size=(4, 4) strides=(2, 2) padding=1 transpose_kernel=True
+    """
+    who = "from_torch"
+    given: dict[str, Any] = {
+        "stride": stride,
+        "padding": padding,
+        "output_padding": output_padding,
+        "groups": groups,
+        "dilation": dilation,
+        "padding_mode": padding_mode,
+        "transposed": transposed,
+    }
+    if isinstance(source, Mapping | str | os.PathLike):
+        given["transposed"] &= upscale_factor is None
+        return _from_tensors(who, _read(who, source), prefix, given, upscale_factor)
+    if (given, upscale_factor, prefix) != (TORCH, None, ""):
+        extra = {n: v for n, v in given.items() if v != TORCH[n]} or "upscale_factor or prefix"
+        raise ValueError(
+            f"{who}: a module brings its own arguments and weights; got {extra} beside "
+            f"{type(source).__name__}. Leave them out, or give the state dict."
+        )
+    layers = list(source) if _is(source, "Sequential") else [source]
+    names = [_class(layer).__name__ for layer in layers]
+    good = all(_is(layer, f"{CONVOLUTION}|{'|'.join(FACTORS)}") for layer in layers)
+    if not good or (len(layers) != 1 and names[1:] != ["PixelShuffle"]):
+        wrong = next(
+            (v for v in layers if not _is(v, f"{CONVOLUTION}|{'|'.join(FACTORS)}")), source
+        )
+        inside = "" if wrong is source else f" with {described(wrong)}"
+        raise TypeError(
+            f"{who}: source must be a convolution, a pixel shuffle or Sequential(Conv2d, PixelShuffle) of PyTorch "
+            f"itself, a state dict or the path of a safetensors file; got {described(source)}{inside}. Convert the "
+            "layers of a model one by one; of a subclass or a wrapper that computes what the plain layer does, give "
+            "the state dict and the arguments; run a lazy module once."
+        )
+    called = callable(source)
+    for module in {id(m): m for m in (source, *layers)}.values() if called else ():
+        _refuse_changes(who, module)
+    layer, *rest = layers
+    if names[0] in FACTORS:
+        factor = getattr(layer, FACTORS[names[0]])
+        converted = as_shuffle(SHUFFLES[list(FACTORS).index(names[0])], factor, "CRD")
+    else:
+        if called:  # reading `layer.weight` would advance the power iteration of spectral norm
+            tensors = _tensors(layer)
+            known = {"others": True, "spectral_axis": _spectral_axis(layer)}
+        else:
+            tensors, known = {n: getattr(layer, n) for n in ("weight", "bias")}, {}
+        given = {name: getattr(layer, name) for name in TORCH}
+        upscale_factor = rest[0].upscale_factor if rest else None
+        converted = _from_tensors(who, tensors, "", given, upscale_factor, **known)
+    if not called:
+        return converted
+    device = next((str(p.device) for p in layer.parameters()), "cpu")
+    return compare(who, source, lambda x: _run(source, x), converted, on_cpu=device == "cpu")
+
+
+def _from_tensors(
+    who: str,
+    tensors: Mapping[str, Any],
+    prefix: str,
+    given: dict[str, Any],
+    upscale_factor: int | None,
+    **known: Any,
+) -> Converted:
+    """Returns the layer of such tensors and PyTorch's arguments; what is `known` helps `weights_in_use`."""
+    weight, bias = weights_in_use(who, tensors, prefix, **known)
+    _refuse_arguments(who, spatial_rank(who, weight), given)
+    kernel, pads = channels_last(weight), given["padding"]
+    options = {
+        "strides": given["stride"],
+        "padding": pads.upper() if isinstance(pads, str) else pads,
+        "padding_mode": given["padding_mode"],
+        "kernel_dilation": given["dilation"],
+        "feature_group_count": given["groups"],
+    }
+    if upscale_factor is not None:
+        s = geo.per_axis(who, "stride", options.pop("strides"), kernel.ndim - 2)
+        if given["transposed"] or s != (1, 1):
+            raise ValueError(
+                f"{who}: before a pixel shuffle there must be a plain convolution over two axes with stride 1; got "
+                f"transposed={given['transposed']}, stride={s}. Convert the two layers one by one."
+            )
+        options |= {"scale": (upscale_factor,) * 2, "order": "CRD"}
+        return as_converted(who, "SubpixelConv", kernel, bias, options)
+    if not given["transposed"]:
+        return as_converted(who, "Conv", kernel, bias, options)
+    options |= {"output_padding": given["output_padding"], "transpose_kernel": True}
+    return as_converted(who, "ConvTranspose", kernel, bias, options)
+
+
+def to_torch(layer: Any) -> Foreign:
+    """Converts a layer to PyTorch: `torch.nn.<name>(**arguments)` and its state dict, in NumPy.
+
+    Args:
+      layer: `Converted`, or an NNX layer that `from_flax` takes.
+
+    Returns:
+      The class in `torch.nn`, its arguments and its state. A 'SubpixelConv' is a 'Sequential', whose arguments are two
+      layers of this kind.
+
+    Raises:
+      TypeError: for a layer of another kind.
+      ValueError: for what PyTorch cannot say: crops other than `(p, p − output_padding)` with `output_padding <
+        max(stride, dilation)`, as of 'SAME' for odd `k − s`; a padding that depends on the size of the input; other
+        boundaries than zeros in a transposed convolution; shuffles that are not square and 'CRD'.
+
+    Example:
+      >>> arguments = {"kernel_size": (4, 4), "strides": (2, 2), "padding": "SAME", "transpose_kernel": True}
+      >>> name, arguments, state = to_torch(Converted("ConvTranspose", arguments, {"kernel": np.zeros((4, 4, 3, 8))}))
+      >>> name, arguments["padding"], arguments["output_padding"], state["weight"].shape
+      ('ConvTranspose2d', (1, 1), (0, 0), (8, 3, 4, 4))
+    """
+    who = "to_torch"
+    c = written(who, layer, ("ConvTranspose", "Conv", "SubpixelConv", *SHUFFLES))
+    if c.layer in SHUFFLES:
+        names = {"pixel_shuffle": "PixelShuffle", "pixel_unshuffle": "PixelUnshuffle"}
+        factor = "upscale_factor" if c.layer == "pixel_shuffle" else "downscale_factor"
+        if c.arguments["order"] != "CRD":
+            raise ValueError(
+                f"{who}: PyTorch shuffles in order 'CRD'; got order={c.arguments['order']!r}."
+            )
+        return Foreign(names[c.layer], {factor: square(who, c)}, {})
+    if c.layer == "SubpixelConv":
+        parts = {str(i): to_torch(part) for i, part in enumerate(subpixel_parts(who, c))}
+        state = {f"0.{n}": v for n, v in parts["0"].state.items()}
+        return Foreign("Sequential", parts, state)
+    k, strides, dilation = sizes(c)
+    if len(k) > 3:
+        raise ValueError(f"{who}: PyTorch's convolutions have 1 to 3 axes; got kernel_size={k}.")
+    special: dict[str, Any] = {}
+    if c.layer == "ConvTranspose":
+        cropped = crops(who, c)
+        padding: Any = tuple(lo for lo, _ in cropped)
+        special["output_padding"] = extra = tuple(lo - hi for lo, hi in cropped)
+        limits = tuple(max(pair) for pair in zip(strides, dilation, strict=True))
+        if min(padding) < 0 or any(not 0 <= op < n for op, n in zip(extra, limits, strict=True)):
+            raise ValueError(
+                f"{who}: PyTorch crops p >= 0 pixels in front and p - output_padding behind, 0 <= output_padding < "
+                f"max(stride, dilation); got padding={c.arguments['padding']!r} with kernel_size={k}, "
+                f"strides={strides}, kernel_dilation={dilation}, which crops {cropped}. Choose a padding of that form."
+            )
+    else:
+        special["padding_mode"], pads = boundary(who, c)
+        same = tuple(split(e - 1) for e in geo.kernel_extent(k, dilation))
+        if not isinstance(pads, str) and all(lo == hi >= 0 for lo, hi in pads):
+            padding = tuple(lo for lo, _ in pads)
+        elif pads == same and set(strides) == {1}:
+            padding = "same"
+        else:
+            raise ValueError(
+                f"{who}: PyTorch pads both ends alike, or 'same' with stride 1; got padding={c.arguments['padding']!r} "
+                f"with kernel_size={k}, strides={strides}. Pad the image in front of the layer."
+            )
+    kernel, bias = forward_kernel(c), c.parameters.get("bias")
+    groups = c.arguments.get("feature_group_count", 1)
+    features = (kernel.shape[-2] * groups, kernel.shape[-1])
+    source, target = features[::-1] if c.layer == "ConvTranspose" else features
+    arguments = {
+        "in_channels": source,
+        "out_channels": target,
+        "kernel_size": k,
+        "stride": strides,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "bias": bias is not None,
+        **special,
+    }
+    weight = channels_first(kernel)
+    state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    read = {n: arguments[n] for n in TORCH if n in arguments}
+    again = from_torch(state, **read, transposed=c.layer == "ConvTranspose")
+    same_layer(who, c, again)
+    return Foreign(f"{c.layer}{len(k)}d", arguments, state)
+
+
+def _class(module: Any) -> type:
+    """Returns the class of a module, under what PyTorch puts in its place for a parametrized one."""
+    cls = type(module)
+    generated = cls.__module__ == "torch.nn.utils.parametrize" and len(cls.__bases__) == 1
+    return cls.__bases__[0] if generated else cls
+
+
+def _is(module: Any, pattern: str) -> bool:
+    return is_own(_class(module), pattern, PACKAGES, called=callable(module))
+
+
+def _refuse_changes(who: str, module: Any) -> None:
+    """Raises if a module of PyTorch's own class does not compute what its class says, or may not."""
+    name, held = _class(module).__name__, vars(module)
+    hooks, made = _hooks(module), _parametrizations(module)
+    changes = [f"the hook {described(h)}" for h in hooks if not _descends(h, HOOKS)]
+    changes += [
+        f"the parametrization {described(p)}" for p in made if not _descends(p, PARAMETRIZATIONS)
+    ]
+    patched = (n for n in held if callable(getattr(type(module), n, None)))
+    changes += [f"a {n} of its own" for n in patched]
+    if name != "Sequential":
+        changes += [f"a module {n!r} inside" for n in held["_modules"] if n != "parametrizations"]
+    if changes:
+        raise ValueError(
+            f"{who}: what changes weights or images must be weight norm, spectral norm or pruning of PyTorch; got "
+            f"{name} with {', '.join(changes)}. Remove it, or give the weights in use as a state dict, and the "
+            "arguments."
+        )
+
+
+def _hooks(module: Any) -> list[Any]:
+    held = vars(module)
+    return [h for name in ("_forward_pre_hooks", "_forward_hooks") for h in held[name].values()]
+
+
+def _parametrizations(module: Any) -> list[Any]:
+    chains = vars(module)["_modules"].get("parametrizations")
+    return [] if chains is None else [p for chain in chains.values() for p in chain]
+
+
+def _spectral_axis(module: Any) -> int | None:
+    """Returns the axis of spectral norm, which tensors do not tell where several have one size."""
+    norms = (
+        p for p in (*_hooks(module), *_parametrizations(module)) if hasattr(p, "n_power_iterations")
+    )
+    return next((norm.dim for norm in norms if hasattr(norm, "dim")), None)
+
+
+def _descends(value: Any, known: tuple[str, ...]) -> bool:
+    return any(f"{cls.__module__}.{cls.__qualname__}" in known for cls in type(value).__mro__)
+
+
+def _refuse_arguments(who: str, rank: int, given: Mapping[str, Any]) -> None:
+    """Raises for arguments that PyTorch would refuse, too."""
+    per_axis = lambda name, least: geo.per_axis(who, name, given[name], rank, minimum=least)
+    stride, dilation, extra = (
+        per_axis(n, m) for n, m in (("stride", 1), ("dilation", 1), ("output_padding", 0))
+    )
+    pads, transposed = given["padding"], given["transposed"]
+    geo.choice(who, "padding_mode", given["padding_mode"], geo.PADDING_MODES)
+    if isinstance(pads, str):
+        geo.choice(who, "padding", pads, ("same", "valid"))
+        good = not transposed and (pads == "valid" or set(stride) == {1})
+    else:
+        per_axis("padding", 0)
+        good = True
+    if transposed:
+        good &= given["padding_mode"] == "zeros"
+        good &= all(op < max(s, d) for op, s, d in zip(extra, stride, dilation, strict=True))
+    else:
+        good &= set(extra) == {0}
+    if not good:
+        listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise ValueError(
+            f"{who}: in PyTorch, a transposed convolution has integers of padding, zeros around, and output_padding "
+            f"below max(stride, dilation); a plain one has no output_padding, and 'same' with stride 1 alone; got "
+            f"{listed}. Give the arguments of the layer that these weights belong to."
+        )
+
+
+def _tensors(module: Any) -> dict[str, Any]:
+    """Returns parameters and buffers by name."""
+    every = {"remove_duplicate": False}
+    return dict(module.named_parameters(**every)) | dict(module.named_buffers(**every))
+
+
+def _run(module: Any, x: np.ndarray) -> np.ndarray:
+    """Returns the output of a module on an image, channels last; the module is left as it was."""
+    torch = sys.modules["torch"]  # it is there, as its module is
+    like = next(module.parameters(), torch.zeros(0))
+    first = np.ascontiguousarray(np.moveaxis(x, -1, 1))
+    if first.dtype == jnp.bfloat16:
+        first = first.astype(np.float32)
+    with torch.no_grad(), _untouched(module):
+        y = module(torch.as_tensor(first).to(like))
+    return np.moveaxis(as_numpy("from_torch", "the output", y), 1, -1)
+
+
+@contextmanager
+def _untouched(module: Any) -> Iterator[None]:
+    """Puts a module into evaluation, and all its attributes back: hooks write weights, and `eval` writes flags."""
+    held = [(vars(part), dict(vars(part))) for part in module.modules()]
+    try:
+        for attributes, _ in held:
+            attributes["training"] = False
+        yield
+    finally:
+        for attributes, before in held:
+            attributes.clear()
+            attributes.update(before)
+
+
+def _read(who: str, source: Any) -> Mapping[str, Any]:
+    """Returns a state dict, or that of a safetensors file."""
+    if isinstance(source, Mapping):
+        return source
+    path = Path(source)
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{who}: weights are read from safetensors files, never unpickled; got {path.name!r}. In PyTorch, "
+            "safetensors.torch.save_file(model.state_dict(), 'model.safetensors') writes one."
+        )
+    try:
+        from safetensors.numpy import load_file
+    except ImportError:
+        raise ValueError(
+            f"{who}: safetensors files need the package safetensors; got {path.name!r}. Install "
+            "tconvjax[export]."
+        ) from None
+    return load_file(path)

@@ -1,0 +1,199 @@
+"""Published upsamplers made of several layers."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.core import FrozenDict
+from jax import lax
+from jax.nn.initializers import Initializer, glorot_uniform, lecun_normal, normal, zeros
+from jax.typing import DTypeLike
+
+from tconvjax import _layers as layers
+from tconvjax._geometry import Ints, PaddingMode
+from tconvjax._ops.adaptive import carafe, dysample
+from tconvjax._ops.subpixel import pixel_conv_transpose, pixel_shuffle
+from tconvjax.linen._convolution import Conv, ConvTranspose
+
+
+class PixelConvTranspose(nn.Module):
+    """Pixel transposed convolution, `tconvjax.pixel_conv_transpose` with parameters `kernel_0` to `kernel_2`, `bias`.
+
+    Attributes: those of `tconvjax.nnx.PixelConvTranspose`, with `features` for `out_features`.
+
+    Example:
+      >>> layer = PixelConvTranspose(3, (3, 3))
+      >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
+      (1, 32, 32, 3)
+    """
+
+    features: int
+    kernel_size: Ints
+    padding_mode: PaddingMode = "zeros"
+    use_bias: bool = True
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
+    kernel_init: Initializer | None = None
+    bias_init: Initializer = zeros
+
+    def __post_init__(self) -> None:
+        self._shapes(1)
+        layers.check_parameters("PixelConvTranspose", None, (), self.dtype, self.param_dtype)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `pixel_conv_transpose(x, kernels) + bias`."""
+        init = self.kernel_init or lecun_normal()
+        shapes = self._shapes(layers.image("PixelConvTranspose", x).shape[-1])
+        kernels = [
+            self.param(f"kernel_{i}", init, shape, self.param_dtype)
+            for i, shape in enumerate(shapes)
+        ]
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+        x, bias, *kernels = nn.dtypes.promote_dtype(x, bias, *kernels, dtype=self.dtype)
+        y = pixel_conv_transpose(
+            x, kernels, padding_mode=self.padding_mode, precision=self.precision
+        )
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+    @nn.nowrap  # the constructor calls it, too, outside of any module
+    def _shapes(self, in_features: int) -> list[tuple[int, ...]]:
+        return layers.pixel_kernel_shapes(
+            "PixelConvTranspose", in_features, self.features, self.kernel_size, self.padding_mode
+        )
+
+
+class LargeContextConvTranspose(nn.Module):
+    """A large and a small transposed convolution side by side, added: context from the one, detail from the other.
+
+    Attributes: those of `tconvjax.nnx.LargeContextConvTranspose`, with `features` for `out_features`, and `options`, a
+    mapping of other keywords of both layers.
+
+    Example:
+      >>> layer = LargeContextConvTranspose(3, (7, 7), 2)
+      >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
+      (1, 32, 32, 3)
+    """
+
+    features: int
+    kernel_size: Ints
+    strides: Ints | None = None
+    small_kernel_size: Ints = 3
+    options: Mapping[str, Any] = FrozenDict()
+
+    def __post_init__(self) -> None:
+        self._pair()
+        self.options = FrozenDict(self.options)  # as hashable as any other layer
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the sum of both layers."""
+        large, small = self._pair()
+        return large(x) + small(x)
+
+    @nn.nowrap  # as above
+    def _pair(self) -> tuple[ConvTranspose, ConvTranspose]:
+        large, small = layers.large_and_small(
+            "LargeContextConvTranspose", self.kernel_size, self.small_kernel_size, self.options
+        )
+        place: dict[str, Any] = {"parent": None} if self.scope is None else {}
+        shared = {**self.options, **place}
+        return (
+            ConvTranspose(self.features, large, self.strides, name="large", **shared),
+            ConvTranspose(
+                self.features, small, self.strides, name="small", **shared | {"use_bias": False}
+            ),
+        )
+
+
+class Carafe(nn.Module):
+    """Content-aware reassembly of features: `tconvjax.carafe` with kernels that two convolutions compute.
+
+    Attributes: those of `tconvjax.nnx.Carafe` without `features`, which the input says, and `options`, a mapping of
+    other keywords of both layers.
+
+    Example:
+      >>> layer = Carafe((2, 2))
+      >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
+      (1, 32, 32, 8)
+    """
+
+    scale: Sequence[int]
+    window: Ints = 5
+    encoder_kernel_size: int = 3
+    compressed_features: int = 64
+    padding_mode: PaddingMode = "zeros"
+    options: Mapping[str, Any] = FrozenDict()
+
+    def __post_init__(self) -> None:
+        layers.carafe_options("Carafe", self.scale, self.window, self.padding_mode)
+        self.options = FrozenDict(self.options)  # as hashable as any other layer
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `carafe(x, kernels)`."""
+        scale, window, padding_mode = layers.carafe_options(
+            "Carafe", self.scale, self.window, self.padding_mode
+        )
+        rank, taps = len(scale), prod(window)
+        compressed = Conv(
+            self.compressed_features,
+            (1,) * rank,
+            name="compress",
+            **{"kernel_init": glorot_uniform(), **self.options},
+        )(x)
+        logits = Conv(
+            taps * prod(scale),
+            (self.encoder_kernel_size,) * rank,
+            name="encode",
+            **{"kernel_init": normal(1e-3), **self.options},
+        )(compressed)
+        kernels = jax.nn.softmax(pixel_shuffle(logits, scale))
+        return carafe(x, kernels, scale=scale, window=window, padding_mode=padding_mode)
+
+
+class DySample(nn.Module):
+    """Dynamic upsampling: `tconvjax.dysample` with offsets that a 1 x 1 convolution computes from the input.
+
+    Attributes: those of `tconvjax.nnx.DySample` without `features`, which the input says, and `options`, a mapping of
+    other keywords of the layer `offset`.
+
+    Example:
+      >>> layer = DySample((2, 2))
+      >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
+      (1, 32, 32, 8)
+    """
+
+    scale: Sequence[int]
+    groups: int = 4
+    dynamic_scope: bool = False
+    options: Mapping[str, Any] = FrozenDict()
+
+    def __post_init__(self) -> None:
+        layers.dysample_options("DySample", None, self.scale, self.groups)
+        self.options = FrozenDict(self.options)  # as hashable as any other layer
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `dysample(x, offsets)`."""
+        features = layers.image("DySample", x).shape[-1]
+        scale, groups = layers.dysample_options("DySample", features, self.scale, self.groups)
+        rank = len(scale)
+        shape = groups * rank * prod(scale), (1,) * rank
+        offsets = Conv(*shape, name="offset", **{"kernel_init": normal(1e-3), **self.options})(x)
+        reach: Any = 0.25
+        if self.dynamic_scope:
+            still: dict[str, Any] = {"kernel_init": zeros, "use_bias": False}
+            reach = 0.5 * jax.nn.sigmoid(Conv(*shape, name="scope", **{**self.options, **still})(x))
+        offsets = pixel_shuffle(offsets * reach, scale)
+        return dysample(x, offsets.reshape(*offsets.shape[:-1], groups, rank), scale=scale)

@@ -1,0 +1,267 @@
+"""Layers of one kernel."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.core import FrozenDict
+from flax.linen.dtypes import promote_dtype
+from jax import lax
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+
+from tconvjax import _layers as layers
+from tconvjax._geometry import Ints, Padding, PaddingConvention, PaddingMode
+from tconvjax._lowerings import Implementation
+from tconvjax._ops.convolution import conv_transpose
+from tconvjax._ops.resize import Method, ResizeConvImplementation, resize_conv
+from tconvjax._ops.subpixel import Order, subpixel_conv
+
+default_bias_init = jax.nn.initializers.zeros
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution, `tconvjax.conv_transpose` with parameters `kernel` and `bias`.
+
+    Attributes: those of `tconvjax.nnx.ConvTranspose`, with `features` for `out_features`.
+
+    Example:
+      >>> layer = ConvTranspose(3, (4, 4), 2, padding=1)
+      >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))
+      >>> y.shape, variables["params"]["kernel"].shape
+      ((1, 32, 32, 3), (4, 4, 8, 3))
+    """
+
+    features: int
+    kernel_size: Ints
+    strides: Ints | None = None
+    padding: Padding = "SAME"
+    kernel_dilation: Ints | None = None
+    use_bias: bool = True
+    mask: jax.Array | None = None
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
+    kernel_init: Initializer | None = None
+    bias_init: Initializer = default_bias_init
+    transpose_kernel: bool = False
+    promote_dtype: Callable[..., Any] = promote_dtype
+    preferred_element_type: DTypeLike | None = None
+    padding_mode: PaddingMode = "zeros"
+    output_padding: Ints | None = None
+    feature_group_count: int = 1
+    padding_convention: PaddingConvention = "forward"
+    implementation: Implementation = "auto"
+    balanced: bool = False
+
+    def __post_init__(self) -> None:
+        spec = _spec(self, conv_transpose, None)
+        layers.check_balanced("ConvTranspose", spec, self.mask, balanced=self.balanced)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `conv_transpose(x, kernel) + bias`; see there for `output_shape`."""
+        return _apply(self, conv_transpose, x, output_shape=output_shape)
+
+
+class Conv(nn.Module):
+    """Convolution, `tconvjax.conv` with parameters `kernel` and `bias`.
+
+    Attributes: those of `tconvjax.nnx.Conv`, with `features` for `out_features`.
+
+    Example:
+      >>> layer = Conv(8, (3, 3), 2)
+      >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))[0].shape
+      (1, 16, 16, 8)
+    """
+
+    features: int
+    kernel_size: Ints
+    strides: Ints | None = 1
+    padding: Padding = "SAME"
+    input_dilation: Ints | None = 1
+    kernel_dilation: Ints | None = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    mask: jax.Array | None = None
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
+    kernel_init: Initializer | None = None
+    bias_init: Initializer = default_bias_init
+    promote_dtype: Callable[..., Any] = promote_dtype
+    preferred_element_type: DTypeLike | None = None
+    padding_mode: PaddingMode = "zeros"
+    implementation: Implementation = "auto"
+
+    def __post_init__(self) -> None:
+        _refuse(self, layers.strided_conv)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `conv(x, kernel) + bias`."""
+        return _apply(self, layers.strided_conv, x)
+
+
+class ResizeConv(nn.Module):
+    """Resize-convolution, `tconvjax.resize_conv` with parameters `kernel` and `bias`.
+
+    Attributes: those of `tconvjax.nnx.ResizeConv`, with `features` for `out_features`.
+
+    Example:
+      >>> layer = ResizeConv(3, (3, 3), 2)
+      >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
+      (1, 32, 32, 3)
+    """
+
+    features: int
+    kernel_size: Ints
+    scale: Ints
+    method: Method = "nearest"
+    padding: Padding = "SAME"
+    kernel_dilation: Ints | None = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    mask: jax.Array | None = None
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
+    kernel_init: Initializer | None = None
+    bias_init: Initializer = default_bias_init
+    promote_dtype: Callable[..., Any] = promote_dtype
+    preferred_element_type: DTypeLike | None = None
+    padding_mode: PaddingMode = "zeros"
+    implementation: ResizeConvImplementation = "auto"
+
+    def __post_init__(self) -> None:
+        _refuse(self, resize_conv)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `resize_conv(x, kernel) + bias`."""
+        return _apply(self, resize_conv, x)
+
+
+class SubpixelConv(nn.Module):
+    """Sub-pixel convolution, `tconvjax.subpixel_conv` with parameters `kernel` and `bias`.
+
+    Attributes: those of `tconvjax.nnx.SubpixelConv`, with `features` for `out_features`.
+
+    Example:
+      >>> layer = SubpixelConv(3, (3, 3), 2)
+      >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
+      (1, 32, 32, 3)
+    """
+
+    features: int
+    kernel_size: Ints
+    scale: Ints
+    order: Order = "CRD"
+    padding: Padding = "SAME"
+    kernel_dilation: Ints | None = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    mask: jax.Array | None = None
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
+    kernel_init: Initializer | None = None
+    bias_init: Initializer = default_bias_init
+    promote_dtype: Callable[..., Any] = promote_dtype
+    preferred_element_type: DTypeLike | None = None
+    padding_mode: PaddingMode = "zeros"
+    implementation: Implementation = "auto"
+
+    def __post_init__(self) -> None:
+        _refuse(self, subpixel_conv)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `subpixel_conv(x, kernel) + bias`."""
+        return _apply(self, subpixel_conv, x)
+
+
+class Upsample(nn.Module):
+    """Learned upsampling by whole factors with a switch between its kinds, for ablations.
+
+    Attributes: those of `tconvjax.nnx.Upsample`, with `features` for `out_features`, and `options`, a mapping of other
+    keywords of the layer inside. Its parameters are those of this one layer, under the name `layer`.
+
+    Example:
+      >>> layer = Upsample(3, (3, 3), 2, method="nearest", options={"use_bias": False})
+      >>> y, variables = layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))
+      >>> y.shape, list(variables["params"]["layer"])
+      ((1, 32, 32, 3), ['kernel'])
+    """
+
+    features: int
+    kernel_size: Ints
+    scale: Ints
+    method: layers.UpsampleMethod = "conv_transpose"
+    order: Order | None = None
+    padding_mode: PaddingMode = "zeros"
+    options: Mapping[str, Any] = FrozenDict()
+
+    def __post_init__(self) -> None:
+        self._layer(parent=None)
+        self.options = FrozenDict(self.options)  # as hashable as any other layer
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the enlarged images."""
+        return self._layer(name="layer")(x)
+
+    @nn.nowrap  # the constructor calls it, too, outside of any module
+    def _layer(self, **place: Any) -> nn.Module:
+        name, own = layers.upsampler(
+            "Upsample", self.kernel_size, self.scale, self.method, self.order, self.options
+        )
+        return globals()[name](
+            self.features,
+            self.kernel_size,
+            self.scale,
+            padding_mode=self.padding_mode,
+            **own,
+            **self.options,
+            **place,
+        )
+
+
+def _spec(module: Any, function: Callable[..., jax.Array], in_features: int | None) -> layers.Spec:
+    who = type(module).__name__
+    options = {name: getattr(module, name) for name in layers.option_names(function)}
+    features = in_features, module.features
+    resolved = layers.spec(
+        who, function, *features, module.kernel_size, out_name="features", **options
+    )
+    mask = module.mask if in_features else None  # whose shape is not known without them
+    layers.check_parameters(who, mask, resolved.kernel_shape, module.dtype, module.param_dtype)
+    return resolved
+
+
+def _refuse(module: Any, function: Callable[..., jax.Array]) -> None:
+    """Raises at construction for what every call would refuse."""
+    _spec(module, function, None)
+
+
+def _apply(
+    module: Any, function: Callable[..., jax.Array], x: jax.Array, **at_call: Any
+) -> jax.Array:
+    """Returns `function(x, effective kernel) + bias`, all in the dtype of the computation."""
+    x = layers.image(type(module).__name__, x)
+    spec = _spec(module, function, x.shape[-1])
+    init = module.kernel_init or spec.kernel_init
+    kernel = module.param("kernel", init, spec.kernel_shape, module.param_dtype)
+    kernel = layers.effective_kernel(module, spec.options, kernel)
+    bias = None
+    if module.use_bias:
+        bias = module.param("bias", module.bias_init, spec.bias_shape, module.param_dtype)
+    x, kernel, bias = module.promote_dtype(x, kernel, bias, dtype=module.dtype)
+    return layers.apply(function, spec.options | at_call, x, kernel, bias)

@@ -1,0 +1,125 @@
+"""Layers without parameters."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import linen as nn
+
+from tconvjax import _layers as layers
+from tconvjax._geometry import PaddingMode
+from tconvjax._ops.filters import blur_pool, check_aligned, hold, max_blur_pool
+from tconvjax._ops.resize import bilinear_additive
+
+
+class BlurPool(nn.Module):
+    """Anti-aliased pooling, `tconvjax.blur_pool`; it has no parameters.
+
+    Attributes: those of `tconvjax.nnx.BlurPool`.
+
+    Example:
+      >>> BlurPool((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
+      (1, 8, 8, 8)
+    """
+
+    strides: Sequence[int]
+    filter_size: int = 4
+    padding_mode: PaddingMode = "reflect"
+
+    def __post_init__(self) -> None:
+        layers.fixed_options(
+            "BlurPool",
+            "strides",
+            self.strides,
+            self.padding_mode,
+            filter_size=(self.filter_size, 1),
+        )
+        super().__post_init__()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `blur_pool(x)`."""
+        return blur_pool(
+            x, self.strides, filter_size=self.filter_size, padding_mode=self.padding_mode
+        )
+
+
+class MaxBlurPool(nn.Module):
+    """Max-pooling without its aliasing, `tconvjax.max_blur_pool`; it has no parameters.
+
+    With the default filter an image moves by half a pixel at stride 2; `aligned=True` with an odd filter keeps it.
+
+    Attributes: those of `tconvjax.nnx.MaxBlurPool`.
+
+    Example:
+      >>> MaxBlurPool((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
+      (1, 8, 8, 8)
+    """
+
+    strides: Sequence[int]
+    filter_size: int = 4
+    padding_mode: PaddingMode = "reflect"
+    aligned: bool = False
+
+    def __post_init__(self) -> None:
+        layers.fixed_options(
+            "MaxBlurPool",
+            "strides",
+            self.strides,
+            self.padding_mode,
+            filter_size=(self.filter_size, 1),
+        )
+        check_aligned("MaxBlurPool", self.filter_size, aligned=self.aligned)
+        super().__post_init__()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `max_blur_pool(x)`."""
+        return max_blur_pool(
+            x,
+            self.strides,
+            filter_size=self.filter_size,
+            padding_mode=self.padding_mode,
+            aligned=self.aligned,
+        )
+
+
+class Hold(nn.Module):
+    """Fixed smoothing behind a layer that enlarges, `tconvjax.hold`; it has no parameters.
+
+    Attributes: those of `tconvjax.nnx.Hold`.
+
+    Example:
+      >>> Hold((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
+      (1, 16, 16, 8)
+    """
+
+    scale: Sequence[int]
+    order: int = 0
+    padding_mode: PaddingMode = "replicate"
+
+    def __post_init__(self) -> None:
+        layers.fixed_options("Hold", "scale", self.scale, self.padding_mode, order=(self.order, 0))
+        super().__post_init__()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `hold(x)`."""
+        return hold(x, self.scale, order=self.order, padding_mode=self.padding_mode)
+
+
+class BilinearAdditive(nn.Module):
+    """Linear enlargement that adds channels, `tconvjax.bilinear_additive`; it has no parameters.
+
+    Attributes: those of `tconvjax.nnx.BilinearAdditive`.
+
+    Example:
+      >>> BilinearAdditive((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
+      (1, 32, 32, 2)
+    """
+
+    scale: Sequence[int]
+
+    def __post_init__(self) -> None:
+        layers.fixed_options("BilinearAdditive", "scale", self.scale, "replicate")
+        super().__post_init__()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `bilinear_additive(x)`."""
+        return bilinear_additive(x, self.scale)

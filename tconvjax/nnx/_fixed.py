@@ -1,0 +1,157 @@
+"""Layers without parameters."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from tconvjax import _layers as layers
+from tconvjax._geometry import PaddingMode
+from tconvjax._ops.filters import blur_pool, check_aligned, hold, max_blur_pool
+from tconvjax._ops.resize import bilinear_additive
+
+
+class BlurPool(nnx.Module):
+    """Anti-aliased pooling, `tconvjax.blur_pool`; it has no parameters.
+
+    Args:
+      strides: as in `blur_pool`: one integer per spatial axis.
+      filter_size: as in `blur_pool`.
+      padding_mode: as in `blur_pool`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
+
+    Example:
+      >>> BlurPool((2, 2))(jax.numpy.zeros((1, 16, 16, 8))).shape
+      (1, 8, 8, 8)
+
+    References:
+      Zhang 2019, arXiv:1904.11486.
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int],
+        *,
+        filter_size: int = 4,
+        padding_mode: PaddingMode = "reflect",
+    ) -> None:
+        self.strides, self.filter_size, self.padding_mode = layers.fixed_options(
+            "BlurPool", "strides", strides, padding_mode, filter_size=(filter_size, 1)
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `blur_pool(x)`."""
+        return blur_pool(
+            x, self.strides, filter_size=self.filter_size, padding_mode=self.padding_mode
+        )
+
+
+class MaxBlurPool(nnx.Module):
+    """Max-pooling without its aliasing, `tconvjax.max_blur_pool`; it has no parameters.
+
+    With the default filter an image moves by half a pixel at stride 2; `aligned=True` with an odd filter keeps it.
+
+    Args:
+      strides: as in `max_blur_pool`: one integer per spatial axis.
+      filter_size: as in `max_blur_pool`.
+      padding_mode: as in `max_blur_pool`.
+      aligned: as in `max_blur_pool`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
+
+    Example:
+      >>> MaxBlurPool((2, 2))(jax.numpy.zeros((1, 16, 16, 8))).shape
+      (1, 8, 8, 8)
+
+    References:
+      Zhang 2019, arXiv:1904.11486.
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int],
+        *,
+        filter_size: int = 4,
+        padding_mode: PaddingMode = "reflect",
+        aligned: bool = False,
+    ) -> None:
+        self.strides, self.filter_size, self.padding_mode = layers.fixed_options(
+            "MaxBlurPool", "strides", strides, padding_mode, filter_size=(filter_size, 1)
+        )
+        check_aligned("MaxBlurPool", self.filter_size, aligned=aligned)
+        self.aligned = aligned
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `max_blur_pool(x)`."""
+        return max_blur_pool(
+            x,
+            self.strides,
+            filter_size=self.filter_size,
+            padding_mode=self.padding_mode,
+            aligned=self.aligned,
+        )
+
+
+class Hold(nnx.Module):
+    """Fixed smoothing behind a layer that enlarges, `tconvjax.hold`; it has no parameters.
+
+    Args:
+      scale: as in `hold`: strides of the layer before, one per spatial axis.
+      order: as in `hold`.
+      padding_mode: as in `hold`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
+
+    Example:
+      >>> from tconvjax.nnx import ConvTranspose
+      >>> model = nnx.Sequential(ConvTranspose(8, 3, (4, 4), 2, rngs=nnx.Rngs(0)), Hold((2, 2)))
+      >>> model(jax.numpy.zeros((1, 16, 16, 8))).shape
+      (1, 32, 32, 3)
+
+    References:
+      Sugawara, Shiota & Kiya 2018, arXiv:1806.02658; Kinoshita & Kiya 2020, arXiv:2002.02117.
+    """
+
+    def __init__(
+        self,
+        scale: Sequence[int],
+        *,
+        order: int = 0,
+        padding_mode: PaddingMode = "replicate",
+    ) -> None:
+        self.scale, self.order, self.padding_mode = layers.fixed_options(
+            "Hold", "scale", scale, padding_mode, order=(order, 0)
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `hold(x)`."""
+        return hold(x, self.scale, order=self.order, padding_mode=self.padding_mode)
+
+
+class BilinearAdditive(nnx.Module):
+    """Linear enlargement that adds channels, `tconvjax.bilinear_additive`; it has no parameters.
+
+    Args:
+      scale: as in `bilinear_additive`: one factor per spatial axis.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
+
+    Example:
+      >>> BilinearAdditive((2, 2))(jax.numpy.zeros((1, 16, 16, 8))).shape
+      (1, 32, 32, 2)
+
+    References:
+      Wojna et al. 2019, arXiv:1707.05847.
+    """
+
+    def __init__(self, scale: Sequence[int]) -> None:
+        self.scale, _ = layers.fixed_options("BilinearAdditive", "scale", scale, "replicate")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `bilinear_additive(x)`."""
+        return bilinear_additive(x, self.scale)

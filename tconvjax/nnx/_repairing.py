@@ -1,0 +1,130 @@
+"""Repairs of trained models."""
+
+from typing import Any
+
+from flax import nnx
+
+from tconvjax import _layers as layers
+from tconvjax import _repairs as repairs
+from tconvjax._ops.convolution import conv_transpose
+from tconvjax._repairs import Report
+from tconvjax.nnx._convolution import ConvTranspose, ResizeConv
+
+
+def balance(module: nnx.Module, *args: Any, **kwargs: Any) -> Report:
+    """Repairs the transposed convolutions of a trained model in place: a constant stays constant again.
+
+    Every kernel of a `ConvTranspose`, of this module or of Flax, becomes `analysis.balance(kernel)`, the nearest one
+    without a checkerboard on constants.
+
+    Args:
+      module: any NNX module; its kernels are changed, and nothing else of its state.
+      *args: of the module, to measure what changes in its output, on copies that start from the same state; nothing is
+        measured without them, or if there is a `jax.ShapeDtypeStruct` among the arrays.
+      **kwargs: of the module, likewise.
+
+    Returns:
+      What was done to each layer, which were skipped and why (a dilated or masked kernel, one smaller than its
+      strides), and the change of the output. Layers that `nnx.vmap` stacked along leading axes are one layer here.
+
+    Raises:
+      TypeError: if `module` is not an NNX module.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> layer = ConvTranspose(8, 3, (3, 3), 2, rngs=nnx.Rngs(0))
+      >>> report = balance(layer, jnp.ones((1, 16, 16, 8)))
+      >>> report.layers[""].before > 0.3, report.layers[""].after < 1e-9
+      (True, True)
+
+    References:
+      Sugawara, Shiota & Kiya 2018, arXiv:1806.02658.
+    """
+    if not isinstance(module, nnx.Module):
+        raise TypeError(
+            f"balance: module must be an nnx.Module; got {type(module).__name__}. For Linen: tconvjax.linen.balance."
+        )
+    given = module, args, kwargs
+    real = (args or kwargs) and not repairs.is_abstract((nnx.state(module), args, kwargs))
+
+    def output() -> Any:
+        model, args, kwargs = nnx.clone(given)  # a call may count, collect and draw
+        return model(*args, **kwargs)
+
+    before = output() if real else None
+    found: dict[tuple[Any, ...], repairs.Layer] = {}
+    for path, node in nnx.iter_modules(module):
+        if isinstance(node, ConvTranspose | nnx.ConvTranspose):
+            layer: Any = node
+            found[path] = repairs.Layer(layer, layer.kernel_shape, layer.kernel.get_value())
+    kernels, report = repairs.repaired(found)
+    for path, kernel in kernels.items():
+        found[path].module.kernel[...] = kernel
+    change = repairs.relative_change(before, output()) if real else None
+    return report._replace(output_change=change)
+
+
+def artifact_free(layer: ConvTranspose) -> ResizeConv:
+    """Returns the resize-convolution that can take the place of a transposed convolution.
+
+    Output size, alignment and receptive field are equal: `k − s + 1` taps on the image that 'nearest' enlarges. Its
+    kernel is the one that comes nearest to the trained layer, its bias is that of the layer.
+
+    Args:
+      layer: of kernel_size at least strides, undilated, unmasked and with padding_mode 'zeros'.
+
+    Returns:
+      A layer with new parameters of the same dtype.
+
+    Raises:
+      ValueError: for another layer.
+      TypeError: if `layer` is not a `ConvTranspose` of this module.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> layer = ConvTranspose(8, 3, (4, 4), 2, padding=1, rngs=nnx.Rngs(0))
+      >>> new = artifact_free(layer)
+      >>> new.kernel_size, new.padding, new(jnp.zeros((1, 16, 16, 8))).shape
+      ((3, 3), ((1, 1), (1, 1)), (1, 32, 32, 3))
+
+    References:
+      Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003.
+    """
+    who = "artifact_free"
+    if not isinstance(layer, ConvTranspose):
+        raise TypeError(
+            f"{who}: layer must be a tconvjax.nnx.ConvTranspose; got {type(layer).__name__}. "
+            "Build it with interop.from_flax first."
+        )
+    old: Any = layer  # its attributes come from the specification
+    if old.mask is not None:
+        raise ValueError(f"{who}: the layer must have no mask. Build a ResizeConv.")
+    options = {name: getattr(old, name) for name in layers.option_names(conv_transpose)}
+    kernel_size, scale, padding = repairs.resize_conv_arguments(who, old.kernel_size, options)
+    new: Any = ResizeConv(
+        old.in_features,
+        old.out_features,
+        kernel_size,
+        scale,
+        padding=padding,
+        feature_group_count=old.feature_group_count,
+        use_bias=old.use_bias,
+        dtype=old.dtype,
+        param_dtype=old.param_dtype,
+        precision=old.precision,
+        promote_dtype=old.promote_dtype,
+        preferred_element_type=old.preferred_element_type,
+        rngs=nnx.Rngs(0),
+    )
+    new.kernel[...] = repairs.fitted(
+        layers.effective_kernel(old, options, old.kernel[...]),
+        scale,
+        transpose_kernel=old.transpose_kernel,
+        groups=old.feature_group_count,
+    )
+    if old.bias is not None:
+        new.bias[...] = old.bias[...]
+    resized: ResizeConv = new
+    return resized
