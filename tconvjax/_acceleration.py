@@ -19,7 +19,7 @@ from jax.extend.core.primitives import conv_general_dilated_p
 from jax.sharding import AxisType
 
 from tconvjax import _faces as faces
-from tconvjax._lowerings import flip_and_swap
+from tconvjax._arguments import Call, flip_and_swap
 from tconvjax._program.reading import Reading, read
 
 PROGRAMS: Any = (Jaxpr, getattr(core, "ClosedJaxpr"))  # noqa: B009  # one and the same from jax 0.12 on
@@ -245,8 +245,7 @@ def _compute(reading: Reading, lhs: jax.Array, rhs: jax.Array, **options: Any) -
         for name, array in (("lhs", lhs), ("rhs", rhs))
     }
     face, (roles, _) = next((f, spec) for f, spec in faces.FACES.items() if spec[1] == role["out"])
-    result = faces.bind(
-        face, *(given[r] for r in roles), geometry=geometry, implementation="auto", **options
-    )
+    left, right = (given[r] for r in roles)
+    result = faces.bind(face, left, right, Call(geometry, **options))
     place = sorted(range(len(axes["out"])), key=axes["out"].__getitem__)
     return lax.transpose(flip(result[0], "out"), place)

@@ -19,17 +19,22 @@ two images, `in` for x and w, and `out` for w and y.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from tconvjax import _lowerings as lowerings
 from tconvjax import _sharding as sharding
+from tconvjax._arguments import PLAIN, Call, accumulator
 from tconvjax._geometry import Geometry
+from tconvjax._lowerings import LOWERINGS, cost
+from tconvjax._lowerings.protocol import Face
 
 # Operands and result of each face, by role.
 FACES = {
@@ -45,26 +50,51 @@ LETTERS = {
 }
 
 
-def bind(
-    face: str,
-    lhs: jax.Array,
-    rhs: jax.Array,
-    *,
-    geometry: Geometry,
-    dtype: jnp.dtype,
-    precision: tuple[jax.lax.Precision, jax.lax.Precision] | None,
-    implementation: str,
-) -> jax.Array:
-    """Computes one face of the form; `dtype` is that of the result."""
-    result: jax.Array = _PRIMITIVES[face].bind(
-        lhs,
-        rhs,
-        geometry=geometry,
-        dtype=jnp.dtype(dtype),
-        precision=precision,
-        implementation=implementation,
-    )
+def run(face: str, image: jax.Array, kernel: jax.Array, call: Call) -> jax.Array:
+    """Computes a face of an image, with any number of batch axes, and a kernel."""
+    batch = image.shape[: -call.geometry.rank - 1]
+    image, kernel = image.reshape(1, prod(batch), *image.shape[len(batch) :]), kernel[None]
+    if not jax.sharding.get_abstract_mesh().empty:
+        image, kernel = sharding.varying_alike(image, kernel)
+    if call.implementation in PLAIN:
+        spread = sharding.mesh_of(image, kernel) is not None
+        plain = replace(call, implementation="matmul") if spread else call  # JAX's own, too
+        out = compute(face, image, kernel, replace(plain, spread=spread))
+    else:
+        out = bind(face, image, kernel, call)
+    return out.reshape(*batch, *out.shape[2:])
+
+
+def bind(face: str, lhs: jax.Array, rhs: jax.Array, call: Call) -> jax.Array:
+    """Computes one face of the form, on operands in the canonical layout."""
+    result: jax.Array = _PRIMITIVES[face].bind(lhs, rhs, call=call)
     return result
+
+
+def compute(face: str, lhs: jax.Array, rhs: jax.Array, call: Call) -> jax.Array:
+    """Runs a face on operands in the canonical layout in plain JAX; half precision accumulates in float32."""
+    # Ours, whatever promotion the caller allows in their own code.
+    with jax.numpy_dtype_promotion("standard"):
+        operand_dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
+        wide = accumulator(jnp.promote_types(operand_dtype, call.dtype))
+    mesh = sharding.mesh_of(lhs, rhs) if call.spread else None
+    lhs, rhs = lhs.astype(operand_dtype), rhs.astype(operand_dtype)
+    inside = replace(call, dtype=wide, mesh=mesh)
+    name = call.implementation
+    if call.spread and name != "elementwise" and (call.platform == "cpu" or mesh is None):
+        name = "matmul"
+    elif name == "auto":
+        name = cost.choose(face, call.geometry, lhs.shape[1:], rhs.shape[1:], call.platform)
+    one: Face = getattr(LOWERINGS[name], face)
+    if lhs.shape[0] == 1:
+        out = one(lhs[0], rhs[0], inside)[None]
+    elif call.platform == "cpu":
+        # One problem after another: the grouped convolution that `vmap` over kernels would make is several times
+        # slower on a CPU than its parts.
+        out = lax.map(lambda pair: one(pair[0], pair[1], inside), (lhs, rhs))
+    else:
+        out = jax.vmap(lambda lhs, rhs: one(lhs, rhs, inside))(lhs, rhs)
+    return out.astype(call.dtype)
 
 
 def result_shape(
@@ -99,9 +129,9 @@ def _batch(
     operands: Sequence[jax.Array],
     dims: Sequence[int | None],
     *,
-    geometry: Geometry,
-    **params: Any,
+    call: Call,
 ) -> tuple[jax.Array, int]:
+    geometry = call.geometry
     roles, result = FACES[face]
     mapped = {
         role: jnp.moveaxis(operand, dim, 0)
@@ -119,11 +149,11 @@ def _batch(
         return axis, geometry.feature_group_count if grouped else 1
 
     n = next(iter(mapped.values())).shape[0]
-    folded = [
+    left, right = (
         _fold(mapped[role], *place(role)) if role in mapped else operand
         for role, operand in zip(roles, operands, strict=True)
-    ]
-    out = bind(face, *folded, geometry=geometry, **params)
+    )
+    out = bind(face, left, right, call)
     lhs, rhs = (
         mapped[role].shape[1:] if role in mapped else operand.shape
         for role, operand in zip(roles, operands, strict=True)
@@ -133,40 +163,31 @@ def _batch(
 
 
 def _transpose(
-    face: str, operand: int, cotangent: jax.Array, lhs: Any, rhs: Any, *, dtype: Any, **params: Any
+    face: str, operand: int, cotangent: jax.Array, lhs: Any, rhs: Any, *, call: Call
 ) -> jax.Array:
     """Cotangent of one operand: the face that results in its role, fed with the two other arrays."""
-    del dtype
     roles, result = FACES[face]
     given = dict(zip(roles, (lhs, rhs), strict=True)) | {result: cotangent}
     role = roles[operand]
     target = given[role].aval
     back, (needs, _) = next((f, spec) for f, spec in FACES.items() if spec[1] == role)
-    return bind(back, *(given[need] for need in needs), dtype=target.dtype, **params)
+    lhs, rhs = (given[need] for need in needs)
+    return bind(back, lhs, rhs, replace(call, dtype=target.dtype))
 
 
 def _define(face: str) -> Primitive:
     primitive = Primitive(f"tconv_{face}")
 
-    def abstract(lhs: Any, rhs: Any, *, geometry: Geometry, dtype: Any, **_: Any) -> Any:
-        shape = result_shape(face, lhs.shape, rhs.shape, geometry)
-        return lhs.update(shape=shape, dtype=dtype, weak_type=False)
+    def abstract(lhs: Any, rhs: Any, *, call: Call) -> Any:
+        shape = result_shape(face, lhs.shape, rhs.shape, call.geometry)
+        return lhs.update(shape=shape, dtype=call.dtype, weak_type=False)
 
     def lower(
-        platform: str | None, context: mlir.LoweringRuleContext, *args: Any, **params: Any
+        platform: str | None, context: mlir.LoweringRuleContext, *operands: Any, call: Call
     ) -> Any:
-        def run(lhs: jax.Array, rhs: jax.Array, *, implementation: str, **rest: Any) -> jax.Array:
-            return lowerings.compute(
-                face,
-                lhs,
-                rhs,
-                platform,
-                implementation,
-                spread=sharding.spreads(context.module_context.axis_context),
-                **rest,
-            )
-
-        return mlir.lower_fun(run, multiple_results=False)(context, *args, **params)
+        here = replace(call, platform=platform, spread=_spreads(context))
+        run = partial(compute, face, call=here)
+        return mlir.lower_fun(run, multiple_results=False)(context, *operands)
 
     def one(*operands: jax.Array, **params: Any) -> Any:
         return primitive.bind(*operands, **params)
@@ -174,7 +195,7 @@ def _define(face: str) -> Primitive:
     # The mark of JAX's own primitives. Without it `jax.debug_nans` looks for the operation inside, which is this one.
     one._apply_primitive = True  # type: ignore[attr-defined]
     one.__qualname__ = primitive.name  # what the error of `jax.debug_nans` says
-    compiled = jax.jit(one, static_argnames=_PARAMS)
+    compiled = jax.jit(one, static_argnames="call")
 
     def apply(*operands: jax.Array, **params: Any) -> Any:
         with jax.disable_jit(
@@ -191,5 +212,16 @@ def _define(face: str) -> Primitive:
     return primitive
 
 
-_PARAMS = ("geometry", "dtype", "precision", "implementation")
+def _spreads(context: mlir.LoweringRuleContext) -> bool:
+    """Whether the compiler may split the arrays of a program, from what JAX tells a lowering about its devices.
+
+    It may not on one device, nor inside `shard_map` over all axes of the mesh.
+    """
+    devices: Any = context.module_context.axis_context
+    mesh = getattr(devices, "mesh", None)
+    if mesh is None:
+        return bool(getattr(devices, "num_devices", jax.device_count()) > 1)
+    return prod(n for name, n in mesh.shape.items() if name not in devices.manual_axes) > 1
+
+
 _PRIMITIVES = {face: _define(face) for face in FACES}

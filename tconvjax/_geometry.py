@@ -22,8 +22,10 @@ import difflib
 import math
 import numbers
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
 from typing import Any, Literal, NamedTuple, get_args
 
 Ints = int | Sequence[int]
@@ -64,7 +66,7 @@ class Geometry:
     offset: tuple[int, ...]
     feature_group_count: int = 1
 
-    @property
+    @cached_property
     def rank(self) -> int:
         """Number of spatial axes."""
         return len(self.kernel_size)
@@ -88,12 +90,12 @@ class Geometry:
             self.feature_group_count,
         )
 
-    @property
+    @cached_property
     def extent(self) -> tuple[int, ...]:
         """Pixels of the big image that one dilated kernel spans."""
         return kernel_extent(self.kernel_size, self.kernel_dilation)
 
-    @property
+    @cached_property
     def padding(self) -> Pairs:
         """Pairs (low, high) that make the forward convolution map `big` to exactly `small`."""
         return tuple(
@@ -342,6 +344,66 @@ def phases(k: int, s: int, d: int, *, apart: bool = False) -> tuple[Phases, ...]
         else:
             found.append(Phases(r, 1, tap, taps, shift))
     return tuple(found)
+
+
+class Grid(NamedTuple):
+    """How the big image falls into cells of s pixels; one entry per axis."""
+
+    cells: tuple[int, ...]
+    first: tuple[int, ...]  # number of the first cell: pixel q lies in cell (q + p) // s
+    spacing: tuple[int, ...]  # g = gcd(s, d): every g-th pixel is reached
+    phases: tuple[int, ...]  # s / g of them in a cell
+
+
+def parts(
+    geometry: Geometry, *, apart: bool = False
+) -> Iterator[tuple[tuple[Phases, ...], Geometry]]:
+    """Yields the phases that share a part, and its geometry; phases that no tap meets have none."""
+    grid = grid_of(geometry)
+    for chosen in product(*classes_of(geometry, apart=apart)):
+        if all(c.taps for c in chosen):
+            yield chosen, part_geometry(geometry, grid, chosen)
+
+
+def classes_of(geometry: Geometry, *, apart: bool) -> list[tuple[Phases, ...]]:
+    """Returns the phases along every axis, those with equally many taps together, or each `apart`."""
+    return [
+        phases(*axis, apart=apart)
+        for axis in zip(
+            geometry.kernel_size, geometry.strides, geometry.kernel_dilation, strict=True
+        )
+    ]
+
+
+def grid_of(geometry: Geometry) -> Grid:
+    """Returns the cells that hold all pixels of the big image."""
+    first = tuple(p // s for p, s in zip(geometry.offset, geometry.strides, strict=True))
+    cells = tuple(
+        (m - 1 + p) // s - lo + 1
+        for m, p, s, lo in zip(geometry.big, geometry.offset, geometry.strides, first, strict=True)
+    )
+    spacing = tuple(
+        math.gcd(s, d) for s, d in zip(geometry.strides, geometry.kernel_dilation, strict=True)
+    )
+    inside = tuple(s // g for s, g in zip(geometry.strides, spacing, strict=True))
+    return Grid(cells, first, spacing, inside)
+
+
+def part_geometry(geometry: Geometry, grid: Grid, chosen: tuple[Phases, ...]) -> Geometry:
+    """Returns the geometry of a part: from the small image (as the big one) to the cells, kernel reversed.
+
+    Cell m of a phase reads pixel `m + first − shift − d'j` through its tap j, for d' = d / gcd(s, d).
+    """
+    taps = tuple(c.taps for c in chosen)
+    dilation = tuple(d // g for d, g in zip(geometry.kernel_dilation, grid.spacing, strict=True))
+    offset = tuple(
+        c.shift + d * (c.taps - 1) - lo
+        for c, d, lo in zip(chosen, dilation, grid.first, strict=True)
+    )
+    strides = (1,) * len(taps)
+    return Geometry(
+        geometry.small, grid.cells, taps, strides, dilation, offset, geometry.feature_group_count
+    )
 
 
 def resolve_padding(who: str, padding: Padding, rank: int) -> StringPadding | Pairs:

@@ -24,24 +24,16 @@ from jax import lax
 from jax.nn.initializers import Initializer, lecun_normal
 from jax.typing import ArrayLike, DTypeLike
 
+from tconvjax import _arguments as arguments
 from tconvjax import _boundary as boundary
 from tconvjax import _geometry as geo
-from tconvjax import _lowerings as lowerings
+from tconvjax._arguments import IMPLEMENTATIONS, Bordered, Implementation, operator
 from tconvjax._geometry import Ints, Padding, PaddingMode, Pairs
-from tconvjax._lowerings import Implementation
 from tconvjax._ops import phases
 from tconvjax._ops.adaptive import odd_window
-from tconvjax._ops.convolution import (
-    as_array,
-    canonical_precision,
-    conv,
-    conv_transpose,
-    gather,
-    operands,
-    run_gather,
-    spatial_shape,
-)
-from tconvjax._ops.resize import METHODS, RESIZE_CONV_IMPLEMENTATIONS, Method, resize_conv
+from tconvjax._ops.convolution import conv, conv_transpose, gather
+from tconvjax._ops.resize import METHODS, Method
+from tconvjax._ops.resize_conv import RESIZE_CONV_IMPLEMENTATIONS, resize_conv
 from tconvjax._ops.subpixel import ORDERS, pixel_shuffle, subpixel_conv
 from tconvjax.initializers import variance_scaling_transpose
 
@@ -72,21 +64,13 @@ def strided_conv(
     implementation: Implementation,
 ) -> jax.Array:
     """`tconvjax.conv` behind Flax's `input_dilation`, which inserts zeros between the pixels of the input."""
-    x, kernel = operands("conv", x, kernel)
-    small = spatial_shape("conv", x.shape, kernel)
+    x, kernel = arguments.operands("conv", x, kernel)
+    small = arguments.spatial_shape("conv", x.shape, kernel)
     gaps = geo.per_axis("conv", "input_dilation", input_dilation, len(small))
-
-    def zeros_inserted(x: jax.Array, kernel: jax.Array, *resolved: Any) -> jax.Array:
-        for axis, r in enumerate(gaps, start=x.ndim - 1 - len(gaps)):
-            x = boundary.pad_axis(x, axis, 0, 0, interior=r - 1)
-        return run_gather(x, kernel, *resolved)
-
-    return gather(
+    bordered = arguments.gathering(
         "conv",
         x,
         kernel,
-        spatial=tuple(r * (n - 1) + 1 for r, n in zip(gaps, small, strict=True)),
-        run=zeros_inserted,
         strides=strides,
         padding=padding,
         padding_mode=padding_mode,
@@ -95,7 +79,18 @@ def strided_conv(
         precision=precision,
         preferred_element_type=preferred_element_type,
         implementation=implementation,
+        spatial=tuple(r * (n - 1) + 1 for r, n in zip(gaps, small, strict=True)),
     )
+    return _gather_zero_inserted(x, kernel, bordered, gaps)
+
+
+@operator
+def _gather_zero_inserted(
+    x: jax.Array, kernel: jax.Array, bordered: Bordered, gaps: tuple[int, ...]
+) -> jax.Array:
+    for axis, r in enumerate(gaps, start=x.ndim - 1 - len(gaps)):
+        x = boundary.pad_axis(x, axis, 0, 0, interior=r - 1)
+    return gather(x, kernel, bordered)
 
 
 class Spec(NamedTuple):
@@ -160,9 +155,9 @@ def spec(
     for name, allowed in CHOICES.items():
         if name in options:
             geo.choice(who, name, options[name], allowed)
-    known = RESIZE_CONV_IMPLEMENTATIONS if function is resize_conv else lowerings.IMPLEMENTATIONS
+    known = RESIZE_CONV_IMPLEMENTATIONS if function is resize_conv else IMPLEMENTATIONS
     geo.choice(who, "implementation", options["implementation"], known)
-    options["precision"] = canonical_precision(who, options["precision"])
+    options["precision"] = arguments.canonical_precision(who, options["precision"])
     inexact(who, "preferred_element_type", options["preferred_element_type"])
     if options.get("output_padding") is not None:
         options["output_padding"] = geo.per_axis(
@@ -259,7 +254,7 @@ def effective_kernel(module: Any, options: Mapping[str, Any], kernel: jax.Array)
 
 def image(who: str, x: ArrayLike) -> jax.Array:
     """Returns the input of a layer as an array with at least channels, or refuses it."""
-    array = as_array(who, "x", x)
+    array = arguments.as_array(who, "x", x)
     if array.ndim == 0:
         raise ValueError(f"{who}: x must have shape (*batch, *spatial, channels); got shape ().")
     return array

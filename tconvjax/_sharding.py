@@ -27,10 +27,9 @@ def placed(
     Batch and spatial axes of the result lie where those of the image do, its channels where the axis `features`
     (array, axis) does; an axis that the devices do not divide is whole everywhere.
     """
-    mesh = jax.typeof(image).sharding.mesh
-    for other in others:
-        mesh = mesh if AxisType.Explicit in mesh.axis_types else jax.typeof(other).sharding.mesh
-    if AxisType.Explicit not in mesh.axis_types:
+    meshes = (jax.typeof(array).sharding.mesh for array in (image, *others))
+    mesh = next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
+    if mesh is None:
         return function(image, *others)
     source, axis = features or (image, -1)
     wanted = [*_spec(image)[:-1], _spec(source)[axis]]
@@ -48,18 +47,6 @@ def placed(
     )
     where = NamedSharding(mesh, PartitionSpec(*spec))
     return auto_axes(function, axes=explicit, out_sharding=where)(image, *others)
-
-
-def spreads(context: Any) -> bool:
-    """Whether the compiler may split the arrays of a program, from what JAX tells a lowering about its devices.
-
-    It may not on one device, nor inside `shard_map` over all axes of the mesh.
-    """
-    mesh = getattr(context, "mesh", None)
-    if mesh is None:
-        return bool(getattr(context, "num_devices", jax.device_count()) > 1)
-    manual = context.manual_axes
-    return prod(size for name, size in mesh.shape.items() if name not in manual) > 1
 
 
 def mesh_of(*arrays: jax.Array) -> AbstractMesh | None:

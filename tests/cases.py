@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tconvjax import _lowerings as lowerings
 from tconvjax import conv
+from tconvjax._arguments import IMPLEMENTATIONS
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ CASES = [
     row("unit kernel", (4, 3), (1, 1), (1, 1), 0),
     row("k = s, cropped on both sides", (6, 5), (2, 3), (2, 2), ((1, 1), (0, 0)), i=1, o=2),
 ]
-LOWERINGS = lowerings.IMPLEMENTATIONS
+LOWERINGS = IMPLEMENTATIONS
 FEW = [case for case in CASES if case.why in {"axes differ", "dilation", "groups", "three axes"}]
 
 

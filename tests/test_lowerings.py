@@ -12,12 +12,13 @@ import pytest
 from cases import CASES, each
 from jax import lax
 
+from tconvjax import _faces as faces
 from tconvjax import _geometry as geo
 from tconvjax import _lowerings as lowerings
 from tconvjax import conv, conv_transpose, resize_conv
+from tconvjax._arguments import IMPLEMENTATIONS, PLAIN, Call
 from tconvjax._geometry import Geometry, conv_geometry
 from tconvjax._lowerings import cost, native, patches
-from tconvjax._lowerings.protocol import Options
 from tconvjax._lowerings.strips import in_columns
 
 
@@ -68,8 +69,8 @@ def convolutions(f, *arrays):
 
 def lowered(face, geometry, *arrays, name="auto", platform="cpu"):
     """One face on one problem, in plain JAX."""
-    options = {"geometry": geometry, "dtype": arrays[0].dtype, "precision": None}
-    return lowerings.compute(face, *(a[None] for a in arrays), platform, name, **options)[0]
+    call = Call(geometry, arrays[0].dtype, implementation=name, platform=platform)
+    return faces.compute(face, *(a[None] for a in arrays), call)[0]
 
 
 @each("face", ("gather", "paint", "correlate"))
@@ -133,13 +134,13 @@ def test_kernel_gradients_in_strips_equal_the_whole(case):
         feature_group_count=case.feature_group_count,
     )  # fmt: skip
     y = jnp.asarray(draw(size=(batch, *geometry.small, case.out_features)))
-    settled = Options(None, jnp.dtype(jnp.float64), "cpu")
-    whole = Options(None, jnp.dtype(jnp.float64), "cpu", spread=True)
+    settled = Call(geometry, jnp.dtype(jnp.float64), platform="cpu")
+    whole = replace(settled, spread=True)
     in_pairs = in_columns(lowerings.LOWERINGS["elementwise"].correlate, 2)
     for correlate in (native.DILATED.correlate, lowerings.MATMUL.correlate, in_pairs):
         a, b = (
-            jax.jit(lambda x, y, o=o, f=correlate: f(x, y, geometry, o))(x, y)
-            for o in (settled, whole)
+            jax.jit(lambda x, y, call=call, f=correlate: f(x, y, call))(x, y)
+            for call in (settled, whole)
         )
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
@@ -148,29 +149,29 @@ def test_kernel_gradients_in_strips_equal_the_whole(case):
 def test_strips_are_taken():
     geometry = conv_geometry("test", (8, 8), (3, 3), strides=2)
     x, y = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 4, 4, 5))
-    run = lambda o: str(jax.make_jaxpr(lambda x, y: native.correlate(x, y, geometry, o))(x, y))
-    options = Options(None, jnp.dtype(jnp.float32), "cpu")
-    assert "scan" in run(options)
-    assert "f32[3,3,3,5]" in run(options)
-    assert not re.search(r"f32\[\d+,3,3,3,5\]", run(options))  # one sum, not a kernel per strip
-    assert "scan" not in run(options._replace(spread=True))
-    assert "scan" not in run(options._replace(platform=None))
+    run = lambda call: str(jax.make_jaxpr(lambda x, y: native.correlate(x, y, call))(x, y))
+    call = Call(geometry, jnp.dtype(jnp.float32), platform="cpu")
+    assert "scan" in run(call)
+    assert "f32[3,3,3,5]" in run(call)
+    assert not re.search(r"f32\[\d+,3,3,3,5\]", run(call))  # one sum, not a kernel per strip
+    assert "scan" not in run(replace(call, spread=True))
+    assert "scan" not in run(replace(call, platform=None))
 
 
 def test_depthwise_taps_are_loops_that_a_cpu_runs_fast():
     """Seven times faster where no tap asks whether it is inside, ten times where a sum over columns is short."""
     geometry = conv_geometry("test", (6, 70), (3, 3), feature_group_count=4)
     x, w, y = jnp.ones((2, 6, 70, 4)), jnp.ones((3, 3, 1, 4)), jnp.ones((2, 6, 70, 4))
-    faces = lowerings.LOWERINGS["elementwise"]
-    options = Options(None, jnp.dtype(jnp.float32), "cpu")
-    text = str(jax.make_jaxpr(lambda x, w: faces.gather(x, w, geometry, options))(x, w))
+    elementwise = lowerings.LOWERINGS["elementwise"]
+    call = Call(geometry, jnp.dtype(jnp.float32), platform="cpu")
+    text = str(jax.make_jaxpr(lambda x, w: elementwise.gather(x, w, call))(x, w))
     assert text.index("pad[") < text.index("optimization_barrier") < text.index("slice[")
-    run = lambda o: str(jax.make_jaxpr(lambda x, y: faces.correlate(x, y, geometry, o))(x, y))
-    assert "length=5" in run(options)  # 14 columns each
-    assert "scan" not in run(options._replace(spread=True))
+    run = lambda call: str(jax.make_jaxpr(lambda x, y: elementwise.correlate(x, y, call))(x, y))
+    assert "length=5" in run(call)  # 14 columns each
+    assert "scan" not in run(replace(call, spread=True))
 
 
-@each("name", [n for n in lowerings.IMPLEMENTATIONS if n not in lowerings.PLAIN])
+@each("name", [n for n in IMPLEMENTATIONS if n not in PLAIN])
 def test_convolutions_in_loops_have_the_layout_that_is_fast_on_a_cpu(name):
     """XLA brings others into this form outside of loops alone, and runs them up to 300 times slower inside."""
     f = lambda x, w: jnp.sum(conv_transpose(x, w, strides=2, implementation=name) ** 2)
@@ -198,11 +199,8 @@ def test_no_window_is_larger_than_its_image(face):
     g = conv_geometry("conv", (4, 9), (6, 3), padding=3 if face == "gather" else 5)
     x, w, y = jnp.ones((2, *g.big, 3)), jnp.ones((6, 3, 3, 5)), jnp.ones((2, *g.small, 5))
     lhs, rhs = (x, w) if face == "gather" else (x, y)
-    compute = jax.jit(
-        lambda *a: lowerings.compute(
-            face, *(v[None] for v in a), "cpu", "dilated", geometry=g, dtype=x.dtype, precision=None
-        )
-    )
+    call = Call(g, x.dtype, implementation="dilated", platform="cpu")
+    compute = jax.jit(lambda *a: faces.compute(face, *(v[None] for v in a), call))
     # As compiled: XLA would take a padding back into the convolution.
     windows = re.findall(
         r"convolution\(.*window=\{([^}]*)\}", compute.lower(lhs, rhs).compile().as_text()
@@ -258,13 +256,13 @@ def test_products_of_one_group_have_no_batch(face):
     x, w, y = jnp.ones((2, 8, 8, 3)), jnp.ones((4, 4, 3, 5)), jnp.ones((2, *g.small, 5))
     lhs, rhs = {"gather": (x, w), "paint": (y, w), "correlate": (x, y)}[face]
     one = getattr(lowerings.LOWERINGS["matmul"], face)
-    options = Options(None, jnp.dtype("float32"), "cpu")
-    text = jax.jit(lambda *a: one(*a, g, options)).lower(lhs, rhs).as_text()
+    call = Call(g, jnp.dtype("float32"), platform="cpu")
+    text = jax.jit(lambda *a: one(*a, call)).lower(lhs, rhs).as_text()
     assert "dot_general" in text
     assert "batching_dims" not in text
 
 
-@pytest.mark.parametrize("implementation", lowerings.IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("i", "o"), [(0, 2), (2, 0)])
 def test_no_channels_make_empty_images_or_zeros(implementation, i, o):
     x, w = jnp.ones((2, 6, 6, i)), jnp.ones((3, 3, i, o))
@@ -274,9 +272,9 @@ def test_no_channels_make_empty_images_or_zeros(implementation, i, o):
     assert not y.any()
     assert [a.shape for a in gradients] == [x.shape, w.shape]
     geometry = conv_geometry("test", (6, 6), (3, 3), strides=2, padding=1)
-    one_device = Options(None, jnp.dtype(jnp.float32), "cpu")  # the tests have eight
+    one_device = Call(geometry, jnp.dtype(jnp.float32), platform="cpu")  # the tests have eight
     lowering = lowerings.LOWERINGS.get(implementation, lowerings.MATMUL)
-    assert lowering.correlate(x, y, geometry, one_device).shape == w.shape
+    assert lowering.correlate(x, y, one_device).shape == w.shape
 
 
 def test_the_choice_on_a_cpu():

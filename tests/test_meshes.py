@@ -11,7 +11,7 @@ from cases import LOWERINGS, each
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from tconvjax import _lowerings as lowerings
+from tconvjax import _faces as faces
 from tconvjax import (
     bilinear_additive,
     blur_pool,
@@ -32,6 +32,7 @@ from tconvjax import (
     upfirdn,
 )
 from tconvjax import nnx as tnn
+from tconvjax._arguments import Call
 from tconvjax._geometry import conv_geometry
 
 P = PartitionSpec
@@ -171,10 +172,8 @@ def test_kernel_gradient_of_a_grouped_native_convolution_with_a_sharded_batch(me
     x, w = arrays()
     geometry = conv_geometry("test", (8, 6), (3, 3), strides=2, feature_group_count=2)
     y = np.asarray(operator("conv")(x, w))
-    options = {"geometry": geometry, "dtype": jnp.float32, "precision": None}
-    run = jax.jit(
-        lambda x, y: lowerings.compute("correlate", x[None], y[None], None, "dilated", **options)
-    )
+    call = Call(geometry, jnp.dtype(jnp.float32), implementation="dilated")
+    run = jax.jit(lambda x, y: faces.compute("correlate", x[None], y[None], call))
     put = lambda a: jax.device_put(a, NamedSharding(meshes[1], P("data")))
     agree(run(put(x), put(y)), run(x, y))
 
@@ -289,9 +288,8 @@ def test_places_that_no_type_knows_change_no_number(drawn):
     placed = [NamedSharding(mesh, p) for p in PLACES[0]]
     for platform in ("cpu", None):
         geometry = conv_geometry("test", (8, 8), (3, 3))
-        f = lambda x, w, p=platform, g=geometry: lowerings.compute(
-            "gather", x[None], w[None], p, "auto", geometry=g, dtype=x.dtype, precision=None, spread=True
-        )  # fmt: skip
+        call = Call(geometry, drawn[0].dtype, platform=platform, spread=True)
+        f = lambda x, w, call=call: faces.compute("gather", x[None], w[None], call)
         agree(jax.jit(f, in_shardings=placed)(*drawn)[0], conv(*drawn))
 
 
@@ -301,10 +299,9 @@ def test_convolutions_of_accelerators_see_whole_images(face, drawn):
     mesh = jax.make_mesh((4, 2), ("a", "b"), AUTO)
     geometry = conv_geometry("test", (8, 8), (3, 3))
     operands = (x, x) if face == "correlate" else (x, w)
-    options = {"geometry": geometry, "dtype": x.dtype, "precision": None}
     run = lambda spread: jax.jit(
-        lambda *a: lowerings.compute(
-            face, *(v[None] for v in a), None, "auto", spread=spread, **options
+        lambda *a: faces.compute(
+            face, *(v[None] for v in a), Call(geometry, x.dtype, spread=spread)
         )
     )
     put = [

@@ -291,6 +291,6 @@ def test_plain_is_for_exporters_and_gives_the_same_numbers():
 def test_nothing_is_enlarged_before_the_arguments_are_right(monkeypatch):
     from tconvjax._ops import resize as module
 
-    monkeypatch.setattr(module, "_resize", lambda *_: pytest.fail("enlarged first"))
+    monkeypatch.setattr(module, "enlarge", lambda *_: pytest.fail("enlarged first"))
     with pytest.raises(ValueError, match="resize_conv: padding must be"):
         resize_conv(jnp.ones((4, 3, 2)), jnp.ones((3, 3, 2, 5)), scale=2, padding=(1,))

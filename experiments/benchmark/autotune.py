@@ -16,6 +16,7 @@ from experiments.benchmark.config import Layer
 from tconvjax import _faces as faces  # noqa: PLC2701
 from tconvjax import _geometry as geometry  # noqa: PLC2701
 from tconvjax import _lowerings as lowerings  # noqa: PLC2701
+from tconvjax._arguments import Call  # noqa: PLC2701
 
 SLOWER = 1.15  # chosen over best: what is worth a mark
 # The definition by which the others are tested; nobody should be given it.
@@ -132,13 +133,6 @@ def regret(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _run(
     face: str, at: geometry.Geometry, dtype: str, name: str, lhs: jax.Array, rhs: jax.Array
 ) -> jax.Array:
-    out = faces.bind(
-        face,
-        lhs[None],
-        rhs[None],
-        geometry=at,
-        dtype=jnp.dtype(dtype),
-        precision=None,
-        implementation=name,
-    )
+    call = Call(at, jnp.dtype(dtype), implementation=name)
+    out = faces.bind(face, lhs[None], rhs[None], call)
     return out[0]

@@ -18,8 +18,7 @@ from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
-from tconvjax._geometry import Geometry
-from tconvjax._lowerings.phase import parts
+from tconvjax._geometry import Geometry, parts
 
 PRODUCT = 250e9  # operations per second of a well-shaped product
 COPY = 5e9  # bytes per second of a strided copy, read and written

@@ -11,20 +11,20 @@ import jax.numpy as jnp
 from jax import lax
 
 from tconvjax import _boundary as boundary
-from tconvjax._geometry import Geometry
+from tconvjax._arguments import Call, flip_and_swap
 from tconvjax._lowerings import phase
-from tconvjax._lowerings.protocol import Lowering, Options, flip_and_swap
+from tconvjax._lowerings.protocol import Lowering
 from tconvjax._lowerings.strips import in_columns
 
 COLUMNS = 32  # pixels that XLA on CPU adds up in registers; each of 64 took ten times as long (jaxlib 0.10.1)
 
 
-def _terms(x: jax.Array, geometry: Geometry, options: Options) -> list[jax.Array]:
+def _terms(x: jax.Array, call: Call) -> list[jax.Array]:
     """Returns what each tap sees of each channel of a group, `(batch, *small, groups, 1)`; the channel fastest."""
-    g = geometry.feature_group_count
+    geometry, g = call.geometry, call.geometry.feature_group_count
     x = x.reshape(*x.shape[:-1], g, x.shape[-1] // g)
     x = boundary.pad(x, (*geometry.padding, (0, 0)), "zeros")
-    if options.platform == "cpu":  # or every tap would ask whether it is inside
+    if call.platform == "cpu":  # or every tap would ask whether it is inside
         x = lax.optimization_barrier(x)
     images = [x]
     for axis in range(geometry.rank):
@@ -36,10 +36,10 @@ def _terms(x: jax.Array, geometry: Geometry, options: Options) -> list[jax.Array
     return [image[..., i : i + 1] for image in images for i in range(image.shape[-1])]
 
 
-def _gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    g = geometry.feature_group_count
-    x, w = (a.astype(options.preferred_element_type) for a in (x, w))
-    images = _terms(x, geometry, options)
+def _gather(x: jax.Array, w: jax.Array, call: Call) -> jax.Array:
+    geometry, g = call.geometry, call.geometry.feature_group_count
+    x, w = (a.astype(call.dtype) for a in (x, w))
+    images = _terms(x, call)
     ones = (1,) * (geometry.rank + 1)
     numbers = w.reshape(len(images), *ones, g, w.shape[-1] // g)
     terms = [image * number for image, number in zip(images, numbers, strict=True)]
@@ -53,29 +53,29 @@ def _sum(terms: list[jax.Array]) -> jax.Array:
     return _sum(terms[:half]) + _sum(terms[half:]) if half else terms[0]
 
 
-def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    g = geometry.feature_group_count
-    x, y = (a.astype(options.preferred_element_type) for a in (x, y))
-    if options.platform == "cpu":  # not cut in the loop that adds up a column
+def _correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
+    geometry, g = call.geometry, call.geometry.feature_group_count
+    x, y = (a.astype(call.dtype) for a in (x, y))
+    if call.platform == "cpu":  # not cut in the loop that adds up a column
         y = lax.optimization_barrier(y)
     small = y.reshape(*y.shape[:-1], g, y.shape[-1] // g)
     # In two steps, as XLA on CPU shares out the results of a sum among its threads, not the summands.
-    rows = [(image * small).sum(geometry.rank) for image in _terms(x, geometry, options)]
+    rows = [(image * small).sum(geometry.rank) for image in _terms(x, call)]
     shape = (*geometry.kernel_size, x.shape[-1] // g, y.shape[-1])
     if not rows:
         return jnp.zeros(shape, x.dtype)
     return jnp.stack(rows).sum(range(1, geometry.rank + 1)).reshape(shape)
 
 
-def _reversed(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+def _reversed(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     """Paints at stride 1 by gathering with the reversed kernel."""
-    w = flip_and_swap(w, geometry.rank, geometry.feature_group_count)
-    return _gather(y, w, geometry.turned, options)
+    w = flip_and_swap(w, call.geometry.rank, call.geometry.feature_group_count)
+    return _gather(y, w, call.of(call.geometry.turned))
+
+
+def _paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
+    return phase.paint(y, w, call, by=_STRIDE_ONE, apart=True)
 
 
 _STRIDE_ONE = Lowering(_gather, _reversed, _correlate)
-ELEMENTWISE = Lowering(
-    _gather,
-    phase.through(lambda *_: _STRIDE_ONE, apart=True).paint,
-    in_columns(_correlate, COLUMNS),
-)
+ELEMENTWISE = Lowering(_gather, _paint, in_columns(_correlate, COLUMNS))

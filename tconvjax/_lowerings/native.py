@@ -15,9 +15,9 @@ from jax import lax
 
 from tconvjax import _boundary as boundary
 from tconvjax import _sharding as sharding
-from tconvjax._boundary import pad_axis
+from tconvjax._arguments import Call, flip_and_swap
 from tconvjax._geometry import Geometry, Pairs
-from tconvjax._lowerings.protocol import Lowering, Options, flip_and_swap
+from tconvjax._lowerings.protocol import Lowering
 from tconvjax._lowerings.strips import UNLIMITED, Limits, in_strips
 
 
@@ -34,33 +34,35 @@ def _dimension_numbers(rank: int, lhs: str, rhs: str) -> lax.ConvDimensionNumber
 def _convolution(
     lhs: jax.Array,
     rhs: jax.Array,
-    strides: Sequence[int],
-    pads: Pairs,
+    call: Call,
+    *,
+    window_strides: Sequence[int],
+    padding: Pairs,
     dimension_numbers: lax.ConvDimensionNumbers,
-    options: Options,
-    **sizes: Any,
+    **options: Any,
 ) -> jax.Array:
-    """XLA's convolution; no device of `options.mesh` holds a part of the space of an image or of a kernel.
+    """XLA's convolution; no device of `call.mesh` holds a part of the space of an image or of a kernel.
 
     XLA's partitioner is wrong there: see docs/upstream/convolution_space_and_features.py.
     """
-    numbers = dimension_numbers
-    lhs = sharding.whole(lhs, numbers.lhs_spec[2:], options.mesh)
-    rhs = sharding.whole(rhs, numbers.rhs_spec[2:], options.mesh)
+    numbers, mesh = dimension_numbers, call.mesh
+    if mesh is not None:
+        lhs = sharding.whole(lhs, numbers.lhs_spec[2:], mesh)
+        rhs = sharding.whole(rhs, numbers.rhs_spec[2:], mesh)
     out = lax.conv_general_dilated(
-        lhs, rhs, strides, pads, dimension_numbers=numbers, **sizes, **options.product
+        lhs, rhs, window_strides, padding, dimension_numbers=numbers, **options, **call.product
     )
-    return sharding.whole(out, numbers.out_spec[2:], options.mesh)
+    return out if mesh is None else sharding.whole(out, numbers.out_spec[2:], mesh)
 
 
-def _roomy(geometry: Geometry) -> Geometry:
+def _avoid_xla_abort(geometry: Geometry) -> Geometry:
     """Adds one pixel to the end of the big image along axes on which XLA would abort the process.
 
     With an axis of stride > 1 that is padded on neither side, XLA's algebraic simplifier on CPU may exchange image and
     kernel of a zero-inserted convolution and then fail its own shape check (seen in jaxlib 0.10.1, 0.10.2 and 0.12.0):
     see docs/upstream/transposed_convolution_abort.py.
     """
-    spare = (
+    spare = tuple(
         int(s > 1 and p == e - 1 and m == s * (n - 1) + 2 - e)
         for s, p, e, m, n in zip(
             geometry.strides,
@@ -71,36 +73,39 @@ def _roomy(geometry: Geometry) -> Geometry:
             strict=True,
         )
     )
+    if not any(spare):
+        return geometry
     return replace(geometry, big=tuple(m + r for m, r in zip(geometry.big, spare, strict=True)))
 
 
-def gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+def gather(x: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     """The convolution."""
-    geometry, pads = integer_padding(geometry)
-    x = boundary.pad(x, pads, "zeros")
-    roomy = _roomy(geometry)  # for the transpose that JAX may make of this
-    for axis, (m, r) in enumerate(zip(geometry.big, roomy.big, strict=True), start=1):
-        x = pad_axis(x, axis, 0, r - m)
+    geometry, pads = integer_padding(call.geometry)
+    x = boundary.pad(x, pads, "zeros") if pads else x
+    spacious = _avoid_xla_abort(geometry)  # for the transpose that JAX may make of this
+    if spacious is not geometry:
+        spare = ((0, r - m) for m, r in zip(geometry.big, spacious.big, strict=True))
+        x = boundary.pad(x, tuple(spare), "zeros")
     # Pixels that no window reaches may stay: a negative padding is for crops alone, and ONNX has none.
     pads = tuple(
         (lo, hi if hi >= 0 else min(hi + s - 1, 0))
-        for (lo, hi), s in zip(roomy.padding, geometry.strides, strict=True)
+        for (lo, hi), s in zip(spacious.padding, geometry.strides, strict=True)
     )
-    x, pads = _padded(x, pads, geometry.extent, geometry, options)
+    x, pads = _padded(x, pads, geometry.extent, call)
     return _convolution(
         x,
         w,
-        geometry.strides,
-        pads,
+        call,
+        window_strides=geometry.strides,
+        padding=pads,
         rhs_dilation=geometry.kernel_dilation,
         dimension_numbers=_dimension_numbers(geometry.rank, "N*C", "*IO"),
         feature_group_count=geometry.feature_group_count,
-        options=options,
     )
 
 
 def _padded(
-    x: jax.Array, pads: Pairs, window: Sequence[int], geometry: Geometry, options: Options
+    x: jax.Array, pads: Pairs, window: Sequence[int], call: Call
 ) -> tuple[jax.Array, Pairs]:
     """Returns an image and the padding that is left to XLA's convolution: none on a CPU where it goes wrong.
 
@@ -108,8 +113,9 @@ def _padded(
     they read, twice; a crop may abort the process (an axis of one pixel, padded by one and cropped by one, jaxlib
     0.10.1).
     """
-    if options.platform != "cpu":
+    if call.platform != "cpu":
         return x, pads
+    geometry = call.geometry
     outgrown = any(map(_more, window, x.shape[1:-1]))
     grown = geometry.feature_group_count > 1 and any(map(_more, geometry.small, geometry.big))
     cropped = any(p < 0 for pair in pads for p in pair)
@@ -125,35 +131,40 @@ def _more(a: object, b: object) -> bool:
 
 
 def integer_padding(geometry: Geometry) -> tuple[Geometry, Pairs]:
-    """Splits off the padding where it depends on a symbolic size, which XLA's convolution does not take."""
+    """Splits off the padding where it depends on a symbolic size, which XLA's convolution does not take.
+
+    Returns the geometry that is left, and the padding before it: () if none was split off.
+    """
     pads = geometry.padding
     if all(isinstance(p, int) for pair in pads for p in pair):
-        return geometry, ((0, 0),) * geometry.rank
+        return geometry, ()
     big = tuple(m + lo + hi for m, (lo, hi) in zip(geometry.big, pads, strict=True))
     return replace(geometry, big=big, offset=(0,) * geometry.rank), pads
 
 
-def paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+def paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     """The transposed convolution: a convolution of the zero-inserted small image with the reversed kernel."""
-    geometry, beyond = integer_padding(geometry)
-    roomy = _roomy(geometry)
+    geometry, beyond = integer_padding(call.geometry)
+    spacious = _avoid_xla_abort(geometry)
     pads = tuple(
-        (e - 1 - lo, e - 1 - hi) for e, (lo, hi) in zip(geometry.extent, roomy.padding, strict=True)
+        (e - 1 - lo, e - 1 - hi)
+        for e, (lo, hi) in zip(geometry.extent, spacious.padding, strict=True)
     )
     out = _convolution(
         y,
         flip_and_swap(w, geometry.rank, geometry.feature_group_count),
-        (1,) * geometry.rank,
-        pads,
+        call,
+        window_strides=(1,) * geometry.rank,
+        padding=pads,
         lhs_dilation=geometry.strides,
         rhs_dilation=geometry.kernel_dilation,
         dimension_numbers=_dimension_numbers(geometry.rank, "N*C", "*IO"),
         feature_group_count=geometry.feature_group_count,
-        options=options,
     )
-    for axis, (m, r) in enumerate(zip(geometry.big, roomy.big, strict=True), start=1):
-        out = pad_axis(out, axis, 0, m - r)
-    return boundary.fold(out, geometry.big, beyond, "zeros")
+    if spacious is not geometry:
+        spare = tuple((0, r - m) for m, r in zip(geometry.big, spacious.big, strict=True))
+        out = boundary.fold(out, geometry.big, spare, "zeros")
+    return boundary.fold(out, call.geometry.big, beyond, "zeros") if beyond else out
 
 
 def _turns(x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
@@ -170,14 +181,15 @@ def _turns(x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
     )
 
 
-def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    if options.platform == "cpu" and _turns(x, y, geometry):
-        out = _correlate(y, x, geometry.turned, options)
+def _correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
+    geometry = call.geometry
+    if call.platform == "cpu" and _turns(x, y, geometry):
+        out = _correlate(y, x, call.of(geometry.turned))
         return flip_and_swap(out, geometry.rank, geometry.feature_group_count)
     geometry, pads = integer_padding(geometry)
-    x = boundary.pad(x, pads, "zeros")
+    x = boundary.pad(x, pads, "zeros") if pads else x
     window = tuple(s * (n - 1) + 1 for n, s in zip(geometry.small, geometry.strides, strict=True))
-    x, pads = _padded(x, geometry.padding, window, geometry, options)
+    x, pads = _padded(x, geometry.padding, window, call)
     # The batch is contracted like a feature, the small image is the kernel: strides and dilation change places. Groups
     # lie side by side as features: `batch_group_count`, which says the same of x as it is and which JAX's own gradient
     # of a grouped convolution uses, gives wrong numbers where the batch is sharded over one axis of a mesh that has
@@ -185,7 +197,7 @@ def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options)
     g = geometry.feature_group_count
     groups = jnp.moveaxis(x.reshape(*x.shape[:-1], g, x.shape[-1] // g), -2, 0)
     lhs, rhs, numbers = groups.reshape(g * x.shape[0], *groups.shape[2:]), y, ("C*N", "I*O")
-    if options.platform == "cpu":
+    if call.platform == "cpu":
         # Written out, as XLA on CPU does it for itself, but not inside of loops and branches, where a convolution in
         # any other layout runs some 80 times slower (jaxlib 0.10.1 and 0.12.0).
         lhs = groups.transpose(groups.ndim - 1, *range(2, groups.ndim - 1), 0, 1)
@@ -194,33 +206,29 @@ def _correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options)
     out = _convolution(
         lhs,
         rhs,
-        geometry.kernel_dilation,
-        pads,
+        call,
+        window_strides=geometry.kernel_dilation,
+        padding=pads,
         rhs_dilation=geometry.strides,
         dimension_numbers=_dimension_numbers(geometry.rank, *numbers),
         feature_group_count=g,
-        options=options,
     )
     return jnp.moveaxis(out, 0, -2)
 
 
-def _transposed_paint(
-    y: jax.Array, w: jax.Array, geometry: Geometry, options: Options
-) -> jax.Array:
-    y, w = (a.astype(options.preferred_element_type) for a in (y, w))
-    in_features = w.shape[-2] * geometry.feature_group_count
-    x = sharding.like(y, (y.shape[0], *geometry.big, in_features), y.dtype)
-    (out,) = jax.linear_transpose(lambda x: gather(x, w, geometry, options), x)(y)
+def _transposed_paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
+    y, w = (a.astype(call.dtype) for a in (y, w))
+    in_features = w.shape[-2] * call.geometry.feature_group_count
+    x = sharding.like(y, (y.shape[0], *call.geometry.big, in_features), y.dtype)
+    (out,) = jax.linear_transpose(lambda x: gather(x, w, call), x)(y)
     return out
 
 
-def _transposed_correlate(
-    x: jax.Array, y: jax.Array, geometry: Geometry, options: Options
-) -> jax.Array:
-    x, y = (a.astype(options.preferred_element_type) for a in (x, y))
-    in_features = x.shape[-1] // geometry.feature_group_count
-    w = sharding.like(x, (*geometry.kernel_size, in_features, y.shape[-1]), x.dtype)
-    (out,) = jax.linear_transpose(lambda w: gather(x, w, geometry, options), w)(y)
+def _transposed_correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
+    x, y = (a.astype(call.dtype) for a in (x, y))
+    in_features = x.shape[-1] // call.geometry.feature_group_count
+    w = sharding.like(x, (*call.geometry.kernel_size, in_features, y.shape[-1]), x.dtype)
+    (out,) = jax.linear_transpose(lambda w: gather(x, w, call), w)(y)
     return out
 
 

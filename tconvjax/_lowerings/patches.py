@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tconvjax._arguments import Call
 from tconvjax._boundary import pad_axis
 from tconvjax._geometry import Geometry
 from tconvjax._lowerings import native
-from tconvjax._lowerings.protocol import Lowering, Options
+from tconvjax._lowerings.protocol import Lowering
 from tconvjax._lowerings.strips import UNLIMITED, Limits, in_strips
 
 
@@ -77,33 +78,32 @@ def _patches(x: jax.Array, geometry: Geometry) -> jax.Array:
     return x.reshape(*x.shape[: geometry.rank + 1], prod(geometry.kernel_size), x.shape[-1])
 
 
-def _matmul_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    patches, kernel = _patches(x, geometry), _by_taps(w)
-    g = geometry.feature_group_count
+def _matmul_gather(x: jax.Array, w: jax.Array, call: Call) -> jax.Array:
+    patches, kernel = _patches(x, call.geometry), _by_taps(w)
+    g = call.geometry.feature_group_count
     if g == 1:
-        return jnp.einsum("...p,po->...o", _flat(patches), _flat(kernel, 0), **options.product)
+        return jnp.einsum("...p,po->...o", _flat(patches), _flat(kernel, 0), **call.product)
     patches, kernel = _split(patches, g), _split(kernel, g)
-    out = jnp.einsum("...tgi,tigo->...go", patches, kernel, **options.product)
+    out = jnp.einsum("...tgi,tigo->...go", patches, kernel, **call.product)
     return _flat(out)
 
 
-def _matmul_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-    kernel = _by_taps(w)
+def _matmul_paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
+    geometry, kernel = call.geometry, _by_taps(w)
     g = geometry.feature_group_count
     if g == 1:
-        x = jnp.einsum("...o,po->...p", y, _flat(kernel, 0), **options.product)
+        x = jnp.einsum("...o,po->...p", y, _flat(kernel, 0), **call.product)
     else:
         kernel = _split(kernel, g)
-        x = jnp.einsum("...go,tigo->...tgi", _split(y, g), kernel, **options.product)
+        x = jnp.einsum("...go,tigo->...tgi", _split(y, g), kernel, **call.product)
     x = x.reshape(*y.shape[:-1], *geometry.kernel_size, g * w.shape[-2])
     for axis in range(geometry.rank):
         x = overlap_add(x, axis, geometry, at=geometry.rank + 1)
     return x
 
 
-def _matmul_correlate(
-    x: jax.Array, y: jax.Array, geometry: Geometry, options: Options
-) -> jax.Array:
+def _matmul_correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
+    geometry = call.geometry
     patches, g = _patches(x, geometry), geometry.feature_group_count
     rows, columns = y.shape[-1] // g, patches.shape[-2] * patches.shape[-1] // g
     # XLA on CPU is up to twice as fast with the fewer columns as rows of the product.
@@ -111,16 +111,16 @@ def _matmul_correlate(
     if g == 1:
         patches = _flat(patches)
         if fewer:
-            out = _settled(jnp.einsum("...o,...p->op", y, patches, **options.product), y).T
+            out = _settled(jnp.einsum("...o,...p->op", y, patches, **call.product), y).T
         else:
-            out = _settled(jnp.einsum("...p,...o->po", patches, y, **options.product), y)
+            out = _settled(jnp.einsum("...p,...o->po", patches, y, **call.product), y)
     else:
         patches, y = _split(patches, g), _split(y, g)
         if fewer:
-            out = jnp.einsum("...go,...tgi->otgi", y, patches, **options.product)
+            out = jnp.einsum("...go,...tgi->otgi", y, patches, **call.product)
             out = out.transpose(1, 3, 2, 0)
         else:
-            out = jnp.einsum("...tgi,...go->tigo", patches, y, **options.product)
+            out = jnp.einsum("...tgi,...go->tigo", patches, y, **call.product)
     return out.reshape(*geometry.kernel_size, x.shape[-1] // g, rows * g)
 
 
@@ -179,32 +179,33 @@ def _slab_kernel(w: jax.Array) -> jax.Array:
     return w.reshape(*w.shape[:-3], w.shape[-3] * w.shape[-2], w.shape[-1])
 
 
-def _planes_gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+def _planes_gather(x: jax.Array, w: jax.Array, call: Call) -> jax.Array:
+    geometry = call.geometry
     if geometry.rank <= 2:
-        return native.gather(x, w, geometry, options)
+        return native.gather(x, w, call)
     slabs, kernel = _slabs(x, geometry), _slab_kernel(w)
-    out = _planes_gather(slabs, kernel, geometry.plane, options)
+    out = _planes_gather(slabs, kernel, call.of(geometry.plane))
     return out.reshape(x.shape[0], geometry.small[0], *out.shape[1:])
 
 
-def _planes_paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+def _planes_paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
+    geometry = call.geometry
     if geometry.rank <= 2:
-        return native.paint(y, w, geometry, options)
+        return native.paint(y, w, call)
     planes = y.reshape(y.shape[0] * y.shape[1], *y.shape[2:])
-    out = _planes_paint(planes, _slab_kernel(w), geometry.plane, options)
+    out = _planes_paint(planes, _slab_kernel(w), call.of(geometry.plane))
     g, k, i = geometry.feature_group_count, geometry.kernel_size[0], w.shape[-2]
     slabs = out.reshape(*y.shape[:2], *out.shape[1:-1], g, k, i)
     out = overlap_add(slabs, 0, geometry, at=slabs.ndim - 2)
     return out.reshape(*out.shape[:-2], g * i)
 
 
-def _planes_correlate(
-    x: jax.Array, y: jax.Array, geometry: Geometry, options: Options
-) -> jax.Array:
+def _planes_correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
+    geometry = call.geometry
     if geometry.rank <= 2:
-        return native.correlate(x, y, geometry, options)
+        return native.correlate(x, y, call)
     planes = y.reshape(y.shape[0] * y.shape[1], *y.shape[2:])
-    out = _planes_correlate(_slabs(x, geometry), planes, geometry.plane, options)
+    out = _planes_correlate(_slabs(x, geometry), planes, call.of(geometry.plane))
     k = geometry.kernel_size[0]
     out = out.reshape(*out.shape[:-2], k, out.shape[-2] // k, out.shape[-1])
     return jnp.moveaxis(out, -3, 0)

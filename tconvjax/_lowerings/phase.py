@@ -13,153 +13,110 @@ Neighboring phases with equally many taps share one part (`geometry.phases`): wi
 axis, because k taps on s phases are ceil(k/s) or floor(k/s) for each.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial, reduce
-from itertools import product
 from math import gcd, prod
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from tconvjax import _boundary as boundary
+from tconvjax._arguments import Call
 from tconvjax._boundary import pad_axis
-from tconvjax._geometry import Geometry, Phases, phases
-from tconvjax._lowerings.native import integer_padding
-from tconvjax._lowerings.protocol import Lowering, Options
-
-Pick = Callable[[str, Geometry, jax.Array, jax.Array, Options], Lowering]
-
-
-class _Grid(NamedTuple):
-    """How the big image falls into cells of s pixels; one entry per axis."""
-
-    cells: tuple[int, ...]
-    first: tuple[int, ...]  # number of the first cell: pixel q lies in cell (q + p) // s
-    spacing: tuple[int, ...]  # g = gcd(s, d): every g-th pixel is reached
-    phases: tuple[int, ...]  # s / g of them in a cell
+from tconvjax._geometry import Geometry, Grid, Phases, classes_of, grid_of, part_geometry, parts
+from tconvjax._lowerings import cost
+from tconvjax._lowerings.native import DILATED, integer_padding
+from tconvjax._lowerings.patches import MATMUL, PLANES
+from tconvjax._lowerings.protocol import Lowering
 
 
-def through(pick: Pick, *, apart: bool = False) -> Lowering:
-    """Returns the lowering that splits every face into parts and hands them to the lowering that `pick` returns.
+def paint(
+    y: jax.Array, w: jax.Array, call: Call, *, by: Lowering | None = None, apart: bool = False
+) -> jax.Array:
+    """The transposed convolution: every part gathers from the small image.
 
     Args:
-      pick: `(face, geometry, lhs, rhs, options)` of a part to its lowering.
-      apart: every phase is a part of its own.
+      y: the small image.
+      w: kernel.
+      call: resolved.
+      by: the lowering of all parts; None takes the best of `PARTS` for each.
+      apart: makes every phase a part of its own.
     """
+    geometry, beyond = integer_padding(call.geometry)
+    grid, g, i = grid_of(geometry), geometry.feature_group_count, w.shape[-2]
 
-    def paint(y: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-        geometry, beyond = integer_padding(geometry)
-        grid = _grid(geometry)
-        i = w.shape[-2]
-
-        def part(chosen: tuple[Phases, ...]) -> jax.Array:
-            counts = tuple(c.phases for c in chosen)
-            if not all(c.taps for c in chosen):
-                shape = (y.shape[0], *grid.cells, geometry.feature_group_count, *counts, i)
-                return jnp.zeros(shape, options.preferred_element_type)
-            inner, kernel = _inner(geometry, grid, chosen), _part_of(w, chosen, geometry)
-            out = pick("gather", inner, y, kernel, options).gather(y, kernel, inner, options)
-            return out.reshape(*out.shape[:-1], geometry.feature_group_count, *counts, i)
-
-        out = _beside(part, _classes(geometry, apart=apart), axis=-1 - geometry.rank)
-        return boundary.fold(_to_space(out, geometry, grid), geometry.big, beyond, "zeros")
-
-    def gather(x: jax.Array, w: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-        geometry, pads = integer_padding(geometry)
-        grid = _grid(geometry)
-        deep = _to_depth(boundary.pad(x, pads, "zeros"), geometry, grid)
-        out = []
-        for chosen, inner in parts(geometry, apart=apart):
-            image, kernel = _part_of_image(deep, chosen, geometry), _part_of(w, chosen, geometry)
-            lowering = pick("paint", inner, image, kernel, options)
-            out.append(lowering.paint(image, kernel, inner, options))
-        return reduce(jnp.add, out)
-
-    def correlate(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-        geometry, pads = integer_padding(geometry)
-        grid = _grid(geometry)
-        deep = _to_depth(boundary.pad(x, pads, "zeros"), geometry, grid)
-        g = geometry.feature_group_count
-        i, o = x.shape[-1] // g, y.shape[-1] // g
-        rows = tuple(-(-k // n) for k, n in zip(geometry.kernel_size, grid.phases, strict=True))
-
-        def part(chosen: tuple[Phases, ...]) -> jax.Array:
-            taps, counts = tuple(c.taps for c in chosen), tuple(c.phases for c in chosen)
-            if not all(taps):
-                shape = (*rows, g, *counts, i, o)
-                return jnp.zeros(shape, options.preferred_element_type)
-            inner, image = _inner(geometry, grid, chosen), _part_of_image(deep, chosen, geometry)
-            out = pick("correlate", inner, y, image, options).correlate(y, image, inner, options)
-            # (taps, o, g · counts · i) -> (taps, g, counts, i, o)
-            out = jnp.flip(out, range(geometry.rank)).reshape(*taps, o, g, *counts, i)
-            out = jnp.moveaxis(out, geometry.rank, -1)
-            for axis, (row, t) in enumerate(zip(rows, taps, strict=True)):
-                out = pad_axis(out, axis, 0, row - t)
-            return out
-
-        by_tap = [tuple(sorted(c, key=lambda c: c.tap)) for c in _classes(geometry, apart=apart)]
-        out = _beside(part, by_tap, axis=-2 - geometry.rank)
-        # (rows, g, phases, i, o) -> (row, phase, row, phase, .., i, g, o)
-        r = geometry.rank
-        out = out.transpose(
-            *(axis for a in range(r) for axis in (a, r + 1 + a)), 2 * r + 1, r, 2 * r + 2
+    def part(chosen: tuple[Phases, ...]) -> jax.Array:
+        counts = tuple(c.phases for c in chosen)
+        if not all(c.taps for c in chosen):
+            return jnp.zeros((y.shape[0], *grid.cells, g, *counts, i), call.dtype)
+        inner, kernel = (
+            call.of(part_geometry(geometry, grid, chosen)),
+            _part_of(w, chosen, geometry),
         )
-        whole = (row * n for row, n in zip(rows, grid.phases, strict=True))
-        out = out.reshape(*whole, i, g * o)
-        return out[tuple(slice(k) for k in geometry.kernel_size)]
+        lowering = by or _best("gather", y, kernel, inner)
+        out = lowering.gather(y, kernel, inner)
+        return out.reshape(*out.shape[:-1], g, *counts, i)
 
-    return Lowering(gather, paint, correlate)
-
-
-def parts(
-    geometry: Geometry, *, apart: bool = False
-) -> Iterator[tuple[tuple[Phases, ...], Geometry]]:
-    """Yields the phases that share a part, and its geometry; phases that no tap meets have none."""
-    grid = _grid(geometry)
-    for chosen in product(*_classes(geometry, apart=apart)):
-        if all(c.taps for c in chosen):
-            yield chosen, _inner(geometry, grid, chosen)
+    out = _beside(part, classes_of(geometry, apart=apart), axis=-1 - geometry.rank)
+    x = _to_space(out, geometry, grid)
+    return boundary.fold(x, call.geometry.big, beyond, "zeros") if beyond else x
 
 
-def _classes(geometry: Geometry, *, apart: bool) -> list[tuple[Phases, ...]]:
-    return [
-        phases(*axis, apart=apart)
-        for axis in zip(
-            geometry.kernel_size, geometry.strides, geometry.kernel_dilation, strict=True
-        )
-    ]
+def gather(x: jax.Array, w: jax.Array, call: Call) -> jax.Array:
+    """The convolution: every part paints the small image, and they are added."""
+    geometry, pads = integer_padding(call.geometry)
+    x = boundary.pad(x, pads, "zeros") if pads else x
+    deep = _to_depth(x, geometry, grid_of(geometry))
+    out = []
+    for chosen, inner in parts(geometry):
+        image, kernel = _part_of_image(deep, chosen, geometry), _part_of(w, chosen, geometry)
+        lowering = _best("paint", image, kernel, call.of(inner))
+        out.append(lowering.paint(image, kernel, call.of(inner)))
+    return reduce(jnp.add, out)
 
 
-def _grid(geometry: Geometry) -> _Grid:
-    first = tuple(p // s for p, s in zip(geometry.offset, geometry.strides, strict=True))
-    cells = tuple(
-        (m - 1 + p) // s - lo + 1
-        for m, p, s, lo in zip(geometry.big, geometry.offset, geometry.strides, first, strict=True)
-    )
-    spacing = tuple(
-        gcd(s, d) for s, d in zip(geometry.strides, geometry.kernel_dilation, strict=True)
-    )
-    inside = tuple(s // g for s, g in zip(geometry.strides, spacing, strict=True))
-    return _Grid(cells, first, spacing, inside)
+def correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
+    """The kernel gradient: every part correlates some taps."""
+    geometry, pads = integer_padding(call.geometry)
+    x = boundary.pad(x, pads, "zeros") if pads else x
+    grid = grid_of(geometry)
+    deep = _to_depth(x, geometry, grid)
+    g, rank = geometry.feature_group_count, geometry.rank
+    i, o = x.shape[-1] // g, y.shape[-1] // g
+    rows = tuple(-(-k // n) for k, n in zip(geometry.kernel_size, grid.phases, strict=True))
+
+    def part(chosen: tuple[Phases, ...]) -> jax.Array:
+        taps, counts = tuple(c.taps for c in chosen), tuple(c.phases for c in chosen)
+        if not all(taps):
+            return jnp.zeros((*rows, g, *counts, i, o), call.dtype)
+        inner = call.of(part_geometry(geometry, grid, chosen))
+        image = _part_of_image(deep, chosen, geometry)
+        out = _best("correlate", y, image, inner).correlate(y, image, inner)
+        # (taps, o, g · counts · i) -> (taps, g, counts, i, o)
+        out = jnp.flip(out, range(rank)).reshape(*taps, o, g, *counts, i)
+        out = jnp.moveaxis(out, rank, -1)
+        for axis, (row, t) in enumerate(zip(rows, taps, strict=True)):
+            out = pad_axis(out, axis, 0, row - t)
+        return out
+
+    by_tap = [tuple(sorted(c, key=lambda c: c.tap)) for c in classes_of(geometry, apart=False)]
+    out = _beside(part, by_tap, axis=-2 - rank)
+    # (rows, g, phases, i, o) -> (row, phase, row, phase, .., i, g, o)
+    interleaved = (axis for a in range(rank) for axis in (a, rank + 1 + a))
+    out = out.transpose(*interleaved, 2 * rank + 1, rank, 2 * rank + 2)
+    whole = (row * n for row, n in zip(rows, grid.phases, strict=True))
+    out = out.reshape(*whole, i, g * o)
+    return out[tuple(slice(k) for k in geometry.kernel_size)]
 
 
-def _inner(geometry: Geometry, grid: _Grid, chosen: tuple[Phases, ...]) -> Geometry:
-    """Returns the geometry of a part: from the small image (as the big one) to the cells, kernel reversed.
+PHASE = Lowering(gather, paint, correlate)
+PARTS = {"matmul": MATMUL, "planes": PLANES, "dilated": DILATED}  # the names of `cost.PARTS`
 
-    Cell m of a phase reads pixel `m + first − shift − d'j` through its tap j, for d' = d / gcd(s, d).
-    """
-    taps = tuple(c.taps for c in chosen)
-    dilation = tuple(d // g for d, g in zip(geometry.kernel_dilation, grid.spacing, strict=True))
-    offset = tuple(
-        c.shift + d * (c.taps - 1) - lo
-        for c, d, lo in zip(chosen, dilation, grid.first, strict=True)
-    )
-    ones = (1,) * geometry.rank
-    return Geometry(
-        geometry.small, grid.cells, taps, ones, dilation, offset, geometry.feature_group_count
-    )
+
+def _best(face: str, lhs: jax.Array, rhs: jax.Array, call: Call) -> Lowering:
+    """Returns the lowering of a part, which has stride 1."""
+    return PARTS[cost.choose(face, call.geometry, lhs.shape, rhs.shape, call.platform, cost.PARTS)]
 
 
 def _part_of(w: jax.Array, chosen: tuple[Phases, ...], geometry: Geometry) -> jax.Array:
@@ -169,7 +126,8 @@ def _part_of(w: jax.Array, chosen: tuple[Phases, ...], geometry: Geometry) -> ja
         step = geometry.strides[axis] // gcd(geometry.strides[axis], geometry.kernel_dilation[axis])
         stop = c.tap + c.taps * step
         w = lax.slice_in_dim(w, c.tap, min(stop, w.shape[2 * axis]), axis=2 * axis)
-        w = pad_axis(w, 2 * axis, 0, stop - c.tap - w.shape[2 * axis])
+        if w.shape[2 * axis] < stop - c.tap:
+            w = pad_axis(w, 2 * axis, 0, stop - c.tap - w.shape[2 * axis])
         w = w.reshape(*w.shape[: 2 * axis], c.taps, step, *w.shape[2 * axis + 1 :])
         w = lax.slice_in_dim(w, 0, c.phases, axis=2 * axis + 1)
     i, o = w.shape[-2:]
@@ -208,22 +166,25 @@ def _prepended(
     return part((first, *rest))
 
 
-def _to_space(deep: jax.Array, geometry: Geometry, grid: _Grid) -> jax.Array:
+def _to_space(deep: jax.Array, geometry: Geometry, grid: Grid) -> jax.Array:
     """(batch, *cells, groups, *phases, in // groups) -> (batch, *big, in)."""
     r = geometry.rank
     order = (axis for a in range(r) for axis in (1 + a, 2 + r + a))
     x = deep.transpose(0, *order, 1 + r, 2 + 2 * r)
     pixels = (n * m for n, m in zip(grid.cells, grid.phases, strict=True))
     x = x.reshape(deep.shape[0], *pixels, deep.shape[1 + r] * deep.shape[-1])
+    pads = [(0, 0, 0)]
     for axis in range(r):
         g, s, p = grid.spacing[axis], geometry.strides[axis], geometry.offset[axis]
         start = s * grid.first[axis] - p
         stop = geometry.big[axis] - start - (s * grid.cells[axis] - (g - 1))
-        x = pad_axis(x, axis + 1, start, stop, interior=g - 1)
-    return x
+        pads.append((start, stop, g - 1))
+    if all(pad == (0, 0, 0) for pad in pads):
+        return x
+    return lax.pad(x, jnp.zeros((), x.dtype), [*pads, (0, 0, 0)])
 
 
-def _to_depth(x: jax.Array, geometry: Geometry, grid: _Grid) -> jax.Array:
+def _to_depth(x: jax.Array, geometry: Geometry, grid: Grid) -> jax.Array:
     """Adjoint of `_to_space`, and its inverse where every pixel is reached."""
     r, groups = geometry.rank, geometry.feature_group_count
     for axis in range(r):

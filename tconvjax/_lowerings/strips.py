@@ -19,9 +19,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from tconvjax import _sharding as sharding
+from tconvjax._arguments import Call
 from tconvjax._boundary import pad_axis
 from tconvjax._geometry import Geometry
-from tconvjax._lowerings.protocol import Face, Options
+from tconvjax._lowerings.protocol import Face
 
 
 class Limits(NamedTuple):
@@ -43,27 +44,28 @@ def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry]
       limits: of the operands and their geometry.
     """
 
-    def run(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-        if not _can_cut(x, y, geometry, options):
-            return correlate(x, y, geometry, options)
+    def run(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
+        if not _can_cut(x, y, call):
+            return correlate(x, y, call)
+        geometry = call.geometry
         whole, strip, by_rows = limits(x, y, geometry)
         batch, image = y.shape[0], prod(geometry.small)
         if batch * image <= whole:
-            return correlate(x, y, geometry, options)
+            return correlate(x, y, call)
         if by_rows:
-            return _along(0, -(-batch * image // strip), correlate, x, y, geometry, options)
+            return _along(0, -(-batch * image // strip), correlate, x, y, call)
 
         def of_images(x: jax.Array, y: jax.Array) -> jax.Array:
             if image > whole:
-                return _along(0, -(-image // strip), correlate, x, y, geometry, options)
-            return correlate(x, y, geometry, options)
+                return _along(0, -(-image // strip), correlate, x, y, call)
+            return correlate(x, y, call)
 
         count = -(-batch // max(1, strip // image))
         images = -(-batch // count)
         # The last strip is filled up with images of zeros.
         x, y = (pad_axis(a, 0, 0, count * images - batch) for a in (x, y))
         cut = [a.reshape(count, images, *a.shape[1:]) for a in (x, y)]
-        return _sum(lambda part: of_images(*part), cut, _zeros(x, y, geometry, options))
+        return _sum(lambda part: of_images(*part), cut, _zeros(x, y, call))
 
     return run
 
@@ -71,19 +73,19 @@ def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry]
 def in_columns(correlate: Face, most: int) -> Face:
     """Returns a correlate that, on a CPU, sums over strips of at most so many pixels along the last axis."""
 
-    def run(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
-        if not _can_cut(x, y, geometry, options):
-            return correlate(x, y, geometry, options)
-        last = geometry.rank - 1
-        count = -(-geometry.small[last] // most)
-        return _along(last, count, correlate, x, y, geometry, options)
+    def run(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
+        if not _can_cut(x, y, call):
+            return correlate(x, y, call)
+        last = call.geometry.rank - 1
+        count = -(-call.geometry.small[last] // most)
+        return _along(last, count, correlate, x, y, call)
 
     return run
 
 
-def _can_cut(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> bool:
-    known = all(isinstance(n, int) for n in (*x.shape, *y.shape, *geometry.offset))
-    return options.platform == "cpu" and not options.spread and known
+def _can_cut(x: jax.Array, y: jax.Array, call: Call) -> bool:
+    known = all(isinstance(n, int) for n in (*x.shape, *y.shape, *call.geometry.offset))
+    return call.platform == "cpu" and not call.spread and known
 
 
 def _sum(term: Callable[[Any], jax.Array], parts: Any, start: jax.Array) -> jax.Array:
@@ -91,10 +93,10 @@ def _sum(term: Callable[[Any], jax.Array], parts: Any, start: jax.Array) -> jax.
     return lax.scan(lambda total, part: (total + term(part), None), start, parts)[0]
 
 
-def _zeros(x: jax.Array, y: jax.Array, geometry: Geometry, options: Options) -> jax.Array:
+def _zeros(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
     """Returns a kernel gradient of nothing."""
-    channels = x.shape[-1] // geometry.feature_group_count, y.shape[-1]
-    zeros = jnp.zeros((*geometry.kernel_size, *channels), options.preferred_element_type)
+    channels = x.shape[-1] // call.geometry.feature_group_count, y.shape[-1]
+    zeros = jnp.zeros((*call.geometry.kernel_size, *channels), call.dtype)
     return sharding.varying_alike(zeros, x, y)[0]
 
 
@@ -104,16 +106,16 @@ def _along(
     correlate: Face,
     x: jax.Array,
     y: jax.Array,
-    geometry: Geometry,
-    options: Options,
+    call: Call,
 ) -> jax.Array:
     """Sums over at least `count` strips along a spatial axis; the last is filled up with zeros."""
+    geometry = call.geometry
     n, s = geometry.small[axis], geometry.strides[axis]
     most = -(-n // count)
     pixels = min(range(-(-most // 2), most + 1), key=lambda p: (-n % p, -p))
     count, spare, window = -(-n // pixels), -n % pixels, s * (pixels - 1) + geometry.extent[axis]
     if count == 1:
-        return correlate(x, y, geometry, options)
+        return correlate(x, y, call)
     low, high = geometry.padding[axis]
     x, y = pad_axis(x, 1 + axis, low, high + s * spare), pad_axis(y, 1 + axis, 0, spare)
     part = replace(
@@ -127,8 +129,7 @@ def _along(
         return correlate(
             lax.dynamic_slice_in_dim(x, i * s * pixels, window, axis=1 + axis),
             lax.dynamic_slice_in_dim(y, i * pixels, pixels, axis=1 + axis),
-            part,
-            options,
+            call.of(part),
         )
 
-    return _sum(of_strip, jnp.arange(count), _zeros(x, y, geometry, options))
+    return _sum(of_strip, jnp.arange(count), _zeros(x, y, call))

@@ -17,9 +17,15 @@ from jax.typing import ArrayLike
 from tconvjax import _boundary as boundary
 from tconvjax import _geometry as geo
 from tconvjax import _sharding as sharding
+from tconvjax._arguments import (
+    as_array,
+    check_bits,
+    check_inexact,
+    enlarged_shape,
+    image_and_factors,
+    widened,
+)
 from tconvjax._geometry import Ints, PaddingMode
-from tconvjax._ops.convolution import as_array, check_bits
-from tconvjax._ops.resize import check_inexact, enlarged_shape, image_and_factors, widened
 
 
 def carafe(

@@ -12,12 +12,20 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from tconvjax import _boundary as boundary
+from tconvjax import _faces as faces
 from tconvjax import _geometry as geo
 from tconvjax import _sharding as sharding
+from tconvjax._arguments import (
+    check_bits,
+    check_inexact,
+    face_call,
+    image_and_factors,
+    operands,
+    widened,
+)
 from tconvjax._geometry import Geometry, Ints, PaddingMode, Pairs
-from tconvjax._ops.convolution import check_bits, face_options, operands, run_face
 from tconvjax._ops.pooling import is_larger
-from tconvjax._ops.resize import check_inexact, filtered, image_and_factors, widened
+from tconvjax._ops.resize import filtered
 
 LONGEST = 1024  # taps of a fixed filter
 MANY_TAPS = 144  # beyond which a loop over all taps is long to compile, and a product faster
@@ -105,11 +113,11 @@ def upfirdn(
         lows = tuple(t - 1 - lo for t, (lo, _) in zip(k, pads, strict=True))
         geometry = Geometry(full + c, n + c, k + one, up + one, ones, (*lows, 0))
     implementation = "elementwise" if prod(k) <= MANY_TAPS else "auto"
-    options = face_options(who, x, lax.Precision.HIGHEST, None, implementation)
+    call = face_call(who, geometry, x, lax.Precision.HIGHEST, None, implementation)
 
     def run(x: jax.Array, filter: jax.Array) -> jax.Array:
         kernel = jnp.flip(filter) if face == "gather" else filter
-        y = run_face(face, x[..., None], kernel[..., None, None, None], geometry, options)[..., 0]
+        y = faces.run(face, x[..., None], kernel[..., None, None, None], call)[..., 0]
         return y[(..., *(slice(None, None, d) for d in kept), slice(None))]
 
     return sharding.placed(run, x, filter, shape=(*x.shape[:first], *new, x.shape[-1]))

@@ -11,8 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from tconvjax import _sharding as sharding
-from tconvjax._ops.convolution import as_array
-from tconvjax._ops.resize import enlarged_shape, image_and_factors
+from tconvjax._arguments import as_array, enlarged_shape, image_and_factors
 from tconvjax._ops.subpixel import pixel_shuffle
 
 

@@ -18,10 +18,17 @@ from jax.typing import ArrayLike, DTypeLike
 
 from tconvjax import _geometry as geo
 from tconvjax import _sharding as sharding
+from tconvjax._arguments import (
+    Implementation,
+    as_array,
+    enlarged_shape,
+    gathering,
+    image_and_factors,
+    operands,
+    spatial_shape,
+)
 from tconvjax._geometry import Ints, Padding, PaddingMode
-from tconvjax._lowerings import Implementation
-from tconvjax._ops.convolution import as_array, gather, operands, spatial_shape
-from tconvjax._ops.resize import enlarged_shape, image_and_factors
+from tconvjax._ops.convolution import gather
 
 Order = Literal["CRD", "DCR"]
 ORDERS: tuple[str, ...] = get_args(Order)
@@ -180,7 +187,7 @@ def subpixel_conv(
         turn = partial(_phases_first, phases=prod(factors))
         kernel = sharding.placed(turn, kernel, shape=kernel.shape)
         order = "DCR"
-    phases = gather(
+    bordered = gathering(
         who,
         x,
         kernel,
@@ -192,7 +199,7 @@ def subpixel_conv(
         preferred_element_type=preferred_element_type,
         implementation=implementation,
     )
-    return pixel_shuffle(phases, factors, order=order)
+    return pixel_shuffle(gather(x, kernel, bordered), factors, order=order)
 
 
 def pixel_conv_transpose(
@@ -252,17 +259,20 @@ def pixel_conv_transpose(
             f"{who}: kernels must have shapes (*kernel_size, in, out), (*kernel_size, out, out) and, of odd size, "
             f"(*kernel_size, out, out) with two spatial axes; got {first.shape}, {second.shape}, {third.shape}."
         )
-    conv = partial(
-        gather,
-        who,
-        padding="SAME",
-        padding_mode=padding_mode,
-        kernel_dilation=1,
-        feature_group_count=1,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-        implementation=implementation,
-    )
+
+    def conv(x: ArrayLike, kernel: jax.Array) -> jax.Array:
+        image, kernel = operands(who, x, kernel)
+        bordered = gathering(
+            who,
+            image,
+            kernel,
+            padding_mode=padding_mode,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+            implementation=implementation,
+        )
+        return gather(image, kernel, bordered)
+
     c_0 = conv(x, first)
     c_1 = conv(c_0, second)
     none = jnp.zeros_like(c_0)

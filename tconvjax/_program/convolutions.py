@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from tconvjax._arguments import flip_and_swap
 from tconvjax._geometry import Geometry
-from tconvjax._lowerings import flip_and_swap
 from tconvjax._program.program import Unknown, Value
 from tconvjax._program.reading import read
 
@@ -49,7 +49,7 @@ def layer_of(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
 
 def _of_this_library(equation: Any, inputs: tuple[Value, ...]) -> Layer:
     """Reads one of the faces, whose arrays have a stack axis."""
-    geometry = equation.params["geometry"]
+    geometry = equation.params["call"].geometry
     face = equation.primitive.name.removeprefix("tconv_")
     space = tuple(range(2, 2 + geometry.rank))
     return Layer(face, geometry, inputs[0], inputs[1], lambda w: w, space, 2 + geometry.rank)

@@ -9,8 +9,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tconvjax import _geometry as geo
+from tconvjax._arguments import as_array, check_bits
 from tconvjax._geometry import Ints
-from tconvjax._ops.convolution import as_array, check_bits
 
 
 def adjoint_error(

@@ -9,9 +9,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tconvjax import _geometry as geo
+from tconvjax._arguments import as_array, check_bits
 from tconvjax._geometry import Ints
 from tconvjax._ops import phases
-from tconvjax._ops.convolution import as_array, check_bits
 
 
 def phase_gains(kernel: ArrayLike, strides: Ints, *, transpose_kernel: bool = False) -> jax.Array:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from tconvjax import _geometry as geo
+from tconvjax._arguments import as_array
 from tconvjax._geometry import Ints
-from tconvjax._ops.convolution import as_array
 
 
 def real_images(who: str, images: ArrayLike, rank: int = 2, name: str = "images") -> jax.Array:

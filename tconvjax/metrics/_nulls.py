@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from tconvjax import _geometry as geo
-from tconvjax._ops.convolution import as_array
+from tconvjax._arguments import as_array
 
 
 class Null(NamedTuple):

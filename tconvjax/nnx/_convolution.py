@@ -13,10 +13,11 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from tconvjax import _layers as layers
+from tconvjax._arguments import Implementation
 from tconvjax._geometry import Ints, Padding, PaddingConvention, PaddingMode
-from tconvjax._lowerings import Implementation
 from tconvjax._ops.convolution import conv_transpose
-from tconvjax._ops.resize import Method, ResizeConvImplementation, resize_conv
+from tconvjax._ops.resize import Method
+from tconvjax._ops.resize_conv import ResizeConvImplementation, resize_conv
 from tconvjax._ops.subpixel import Order, subpixel_conv
 
 default_bias_init = jax.nn.initializers.zeros

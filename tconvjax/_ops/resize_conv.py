@@ -1,0 +1,224 @@
+"""Resize-convolution: enlarge with a fixed kernel, then learn; no checkerboard exists before training."""
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from tconvjax import _arguments as arguments
+from tconvjax import _boundary as boundary
+from tconvjax import _faces as faces
+from tconvjax import _geometry as geo
+from tconvjax._arguments import Bordered, flip_and_swap, operator
+from tconvjax._geometry import Geometry, Ints, Padding, PaddingMode
+from tconvjax._ops.convolution import gather
+from tconvjax._ops.resize import FOOTPRINTS, METHODS, Method, enlarge
+
+ResizeConvImplementation = Literal["auto", "fused", "plain"]
+RESIZE_CONV_IMPLEMENTATIONS: tuple[str, ...] = get_args(ResizeConvImplementation)
+
+# Where resizing and then padding the large image is padding the small image and then resizing; for 'linear' with
+# 'zeros' in a frame of few pixels alone.
+FUSED: dict[str, tuple[str, ...]] = {
+    "nearest": ("zeros", "circular", "replicate"),
+    "linear": ("zeros", "replicate"),
+}
+
+
+def resize_conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    scale: Ints,
+    method: Method = "nearest",
+    padding: Padding = "SAME",
+    padding_mode: PaddingMode = "zeros",
+    kernel_dilation: Ints = 1,
+    feature_group_count: int = 1,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: ResizeConvImplementation = "auto",
+) -> jax.Array:
+    """Enlarges, then convolves: the upsampling that starts without a checkerboard.
+
+    `(*batch, *spatial, in)` and `(*kernel_size, in // groups, out)` give `(*batch, *(scale · spatial), out)` with
+    'SAME' padding.
+
+    Args:
+      x: floating or complex, channels last; any number of leading batch axes.
+      kernel: fixes the rank; acts on the enlarged image.
+      scale: output pixels per input pixel, >= 1; an int serves all axes.
+      method: as in `resize`.
+      padding: of the convolution, in pixels of the enlarged image; as in `conv`, like all arguments below.
+      padding_mode: see there.
+      kernel_dilation: see there.
+      feature_group_count: see there.
+      precision: see there.
+      preferred_element_type: see there.
+      implementation: 'auto'; 'fused', which never makes the enlarged image; or 'plain', which does, in JAX's own
+        operations without a primitive of ours, for exporters. 'auto' is 'fused' for 'nearest' with any border but
+        'reflect' and for 'linear' with 'zeros' (of known sizes) or 'replicate', in 32 bits or more. Never changes the
+        result beyond rounding.
+
+    Returns:
+      The enlarged images, in the promoted dtype.
+
+    Raises:
+      ValueError: as `conv` and `resize`; for 'fused' with a method and a border that need the enlarged image.
+      TypeError: as `conv` and `resize`.
+
+    Notes:
+      A fixed enlargement is a transposed convolution with the footprint of one pixel, so both steps together are one
+      transposed convolution of stride r. Its kernel, of size `k + r − 1` for 'nearest', is the sum of the taps that
+      see the same input pixel: at k = 3 and r = 2 it has 16 taps where the two steps multiply 36.
+
+    Example:
+      >>> resize_conv(jnp.zeros((4, 4, 3)), jnp.zeros((3, 3, 3, 8)), scale=2).shape
+      (8, 8, 8)
+
+    References:
+      Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003.
+    """
+    who = "resize_conv"
+    geo.choice(who, "implementation", implementation, RESIZE_CONV_IMPLEMENTATIONS)
+    geo.choice(who, "method", method, METHODS)
+    x, kernel = arguments.operands(who, x, kernel)
+    small = arguments.spatial_shape(who, x.shape, kernel)
+    factors = geo.per_axis(who, "scale", scale, len(small))
+    large = arguments.enlarged_shape(who, x.shape, factors)[-1 - len(small) : -1]
+    bordered = arguments.gathering(
+        who,
+        x,
+        kernel,
+        padding=padding,
+        padding_mode=padding_mode,
+        kernel_dilation=kernel_dilation,
+        feature_group_count=feature_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        implementation="dilated" if implementation == "plain" else "auto",
+        spatial=large,
+    )
+    framed = method == "linear" and padding_mode == "zeros"
+    known = all(isinstance(n, int) for n in small)
+    fusable = padding_mode in FUSED.get(method, ()) and (known or not framed)
+    if implementation == "fused" and not fusable:
+        raise ValueError(
+            f"{who}: implementation='fused' needs a border that one footprint describes, and 'linear' with 'zeros' "
+            f"known sizes: {', '.join(f'{m!r} with {b}' for m, b in FUSED.items())}; got method={method!r}, "
+            f"padding_mode={padding_mode!r}, spatial shape {small}. Use 'auto'."
+        )
+    # The summed kernel would round once more in half precision.
+    exact = fusable and jnp.finfo(x.dtype).bits >= 32
+    if implementation == "plain" or (implementation == "auto" and not exact):
+        return _gather_enlarged(x, kernel, bordered, factors, method)
+    if framed:
+        return _paint_framed(x, kernel, bordered, factors)
+    return _paint_footprints(x, kernel, bordered, factors, method)
+
+
+@operator
+def _gather_enlarged(
+    x: jax.Array, kernel: jax.Array, bordered: Bordered, factors: tuple[int, ...], method: Method
+) -> jax.Array:
+    """The two steps one after the other."""
+    return gather(enlarge(x, factors, method), kernel, bordered)
+
+
+@operator
+def _paint_framed(
+    x: jax.Array, kernel: jax.Array, bordered: Bordered, factors: tuple[int, ...]
+) -> jax.Array:
+    return _framed(x, kernel, bordered, factors, axis=0)
+
+
+def _framed(
+    x: jax.Array, kernel: jax.Array, bordered: Bordered, factors: tuple[int, ...], axis: int
+) -> jax.Array:
+    """'linear' with 'zeros': the inner pixels fused; those that see beyond a border from the few rows they see."""
+    call, pads = bordered.call, bordered.pads
+    geometry = call.geometry
+    if axis == geometry.rank:
+        inner = bordered._replace(pads=((0, 0),) * axis, mode="replicate")
+        return _paint_footprints(x, kernel, inner, factors, "linear")
+    at, r = x.ndim - 1 - geometry.rank + axis, factors[axis]
+    n, new, offset = x.shape[at], geometry.small[axis], geometry.offset[axis]
+    low = min(max(pads[axis][0], 0), new)
+    high = min(max(pads[axis][1], 0), new - low)
+    seen = min(n, (geometry.extent[axis] - 2) // r + 2)  # rows of x under the rows at a border
+
+    def rows(part: Geometry, start: int, size: int, first: int) -> Geometry:
+        """Narrows a geometry to few rows, of an image that starts at row `first` of x."""
+        return replace(
+            part,
+            small=(*part.small[:axis], size, *part.small[axis + 1 :]),
+            offset=(*part.offset[:axis], offset - start + r * first, *part.offset[axis + 1 :]),
+        )
+
+    def border(start: int, size: int, first: int) -> jax.Array:
+        image = enlarge(lax.slice_in_dim(x, first, first + seen, axis=at), factors, "linear")
+        part = replace(geometry, big=image.shape[-geometry.rank - 1 : -1])
+        return faces.run("gather", image, kernel, call.of(rows(part, start, size, first)))
+
+    pieces = []
+    if low:
+        pieces.append(border(0, low, 0))
+    if low + high < new:
+        narrow = call.of(rows(geometry, low, new - low - high, 0))
+        pieces.append(_framed(x, kernel, bordered._replace(call=narrow), factors, axis + 1))
+    if high:
+        pieces.append(border(new - high, high, n - seen))
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, at)
+
+
+@operator
+def _paint_footprints(
+    x: jax.Array, kernel: jax.Array, bordered: Bordered, factors: tuple[int, ...], method: Method
+) -> jax.Array:
+    """One transposed convolution of stride r that paints what enlarging and gathering would give.
+
+    Output q meets tap a at `n = q + d·a − p` of the large image, where input m has painted
+    `footprint[n − r·m + reach]`.
+    """
+    call, pads, mode = bordered.call, bordered.pads, bordered.mode
+    geometry = call.geometry
+    rank, groups = geometry.rank, geometry.feature_group_count
+    kernel = arguments.widened(kernel)
+    sizes, offsets, around = [], [], []
+    for axis, r in enumerate(factors):
+        footprint = np.ones(r) if method == "nearest" else np.trim_zeros(FOOTPRINTS[method](r))
+        reach = (len(footprint) - r) // 2
+        k, d = geometry.kernel_size[axis], geometry.kernel_dilation[axis]
+        extent = d * (k - 1) + 1
+        size = extent - 1 + len(footprint)
+        t, a = np.ogrid[:size, :k]
+        at = t - (extent - 1) + d * a
+        seen = np.where((at >= 0) & (at < len(footprint)), footprint[at % len(footprint)], 0)
+        kernel = jnp.moveaxis(
+            jnp.tensordot(
+                jnp.asarray(seen, kernel.dtype), kernel, (1, axis), precision=lax.Precision.HIGHEST
+            ),
+            0,
+            axis,
+        )
+        low, high = (0 if mode == "zeros" else -(-(max(p, 0) + reach) // r) for p in pads[axis])
+        sizes.append(size)
+        around.append((low, high))
+        offsets.append(extent - 1 - geometry.offset[axis] + reach + r * low)
+    if mode != "zeros":
+        x = boundary.pad(x, tuple(around), mode)
+    painting = Geometry(
+        big=geometry.small,
+        small=x.shape[-rank - 1 : -1],
+        kernel_size=tuple(sizes),
+        strides=factors,
+        kernel_dilation=(1,) * rank,
+        offset=tuple(offsets),
+        feature_group_count=groups,
+    )
+    turned = flip_and_swap(jnp.flip(kernel, range(rank)), rank, groups)
+    return faces.run("paint", x, turned, call.of(painting))
