@@ -320,16 +320,22 @@ def check_channels(
 
 
 def image_and_factors(
-    who: str, x: ArrayLike, name: str, value: Sequence[int]
+    who: str, x: ArrayLike, name: str, value: Ints, rank: int | None = None
 ) -> tuple[jax.Array, tuple[int, ...]]:
-    """Returns an image and one positive integer for each of its spatial axes, or refuses what `who` was given."""
+    """Returns an image and one positive integer for each of its spatial axes, or refuses them in the name of `who`.
+
+    An int serves all axes where something else fixes their number, `rank`.
+    """
     image = as_array(who, "x", x)
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if rank is not None:
+        factors = geo.per_axis(who, name, value, rank)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        factors = geo.ints(who, name, value, minimum=1)
+    else:
         raise TypeError(
             f"{who}: {name} must be a sequence with one integer per spatial axis; got {name}={value!r}. "
             "Write (2, 2) for two along height and width."
         )
-    factors = geo.ints(who, name, value, minimum=1)
     if not 1 <= len(factors) < image.ndim:
         raise ValueError(
             f"{who}: x must have shape (*batch, *spatial, channels) with one spatial axis per entry of {name}, "

@@ -242,8 +242,8 @@ def conv_transpose_geometry(
 def conv_transpose_shape(
     spatial_shape: Sequence[int],
     kernel_size: Ints,
-    *,
     strides: Ints = 1,
+    *,
     padding: Padding = "SAME",
     output_padding: Ints | None = None,
     output_shape: Sequence[int] | None = None,

@@ -15,6 +15,7 @@ Flax's strings for borders mean, for a dilated kernel of extent e and strides s,
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, NamedTuple
 
@@ -28,18 +29,18 @@ from tconvjax import _arguments as arguments
 from tconvjax import _boundary as boundary
 from tconvjax import _geometry as geo
 from tconvjax._arguments import IMPLEMENTATIONS, Bordered, Implementation, operator
-from tconvjax._geometry import Ints, Padding, PaddingMode, Pairs
+from tconvjax._geometry import Geometry, Ints, Padding, PaddingMode, Pairs
 from tconvjax._ops import phases
 from tconvjax._ops.adaptive import odd_window
 from tconvjax._ops.convolution import conv, conv_transpose, gather
 from tconvjax._ops.resize import METHODS, Method
 from tconvjax._ops.resize_conv import RESIZE_CONV_IMPLEMENTATIONS, resize_conv
-from tconvjax._ops.subpixel import ORDERS, pixel_shuffle, subpixel_conv
+from tconvjax._ops.subpixel import ORDERS, Order, pixel_shuffle, subpixel_conv
 from tconvjax.initializers import variance_scaling_transpose
 
 UpsampleMethod = Literal["conv_transpose", "subpixel_conv"] | Method
 UPSAMPLE_METHODS = ("conv_transpose", "subpixel_conv", *METHODS)
-LARGE = 1 << 30  # pixels of an axis on which any layer has output
+ROOMY = 1 << 30  # pixels of an axis on which any layer has output
 PER_AXIS = ("strides", "scale", "kernel_dilation", "input_dilation")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "padding_mode": geo.PADDING_MODES,
@@ -93,6 +94,48 @@ def _gather_zero_inserted(
     return gather(x, kernel, bordered)
 
 
+@dataclass(frozen=True)
+class Border:
+    """A border string of Flax's: the padding mode that it stands for, and how many pixels it pads.
+
+    Attributes:
+      mode: of the padding.
+      pads: `(who, kernel_size, options)` to pairs (low, high).
+    """
+
+    mode: PaddingMode
+    pads: Callable[[str, tuple[int, ...], Mapping[str, Any]], Pairs]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What sets the layers of one function apart from those of another.
+
+    Attributes:
+      function: `f(x, kernel, **options)`.
+      biased: `f(x, kernel, bias, **options)`.
+      geometry: resolves the integers of a call.
+      kernel_init: options to the default initializer.
+      phases: options to the kernel's outputs per output channel.
+      borders: Flax's strings for `padding`, beside lax's.
+      implementations: of the function.
+    """
+
+    function: Callable[..., jax.Array]
+    biased: Callable[..., jax.Array]
+    geometry: Callable[..., Geometry] = geo.conv_geometry
+    kernel_init: Callable[[Mapping[str, Any]], Initializer] = lambda _: lecun_normal()
+    phases: Callable[[Mapping[str, Any]], int] = lambda _: 1
+    borders: Mapping[str, Border] = field(default_factory=dict)
+    implementations: tuple[str, ...] = IMPLEMENTATIONS
+
+    @functools.cached_property
+    def option_names(self) -> tuple[str, ...]:
+        """Arguments of the function that a layer fixes: not the arrays, nor the shape that a call chooses."""
+        names = inspect.signature(self.function).parameters
+        return tuple(name for name in names if name not in {"x", "kernel", "output_shape"})
+
+
 class Spec(NamedTuple):
     """A resolved layer.
 
@@ -111,17 +154,9 @@ class Spec(NamedTuple):
     options: dict[str, Any]
 
 
-@functools.cache
-def option_names(function: Callable[..., jax.Array]) -> tuple[str, ...]:
-    """Returns the keywords of a function that its layer fixes: all but the shape that is chosen at the call."""
-    parameters = inspect.signature(function).parameters.values()
-    keywords = (p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
-    return tuple(name for name in keywords if name != "output_shape")
-
-
 def spec(
     who: str,
-    function: Callable[..., jax.Array],
+    kind: Kind,
     in_features: int | None,
     out_features: int,
     kernel_size: Ints,
@@ -133,12 +168,12 @@ def spec(
 
     Args:
       who: name of the layer, for error messages.
-      function: what the layer computes.
+      kind: of the layer.
       in_features: channels of the input; None where they are not known yet.
       out_features: channels of the output.
       kernel_size: one integer per spatial axis; an int is one axis, as in Flax.
       out_name: what the layer calls `out_features`.
-      **options: every keyword of `function`, Flax's None and strings allowed.
+      **options: every option of the function, Flax's None and strings allowed.
 
     Raises:
       ValueError, TypeError: for a value or kind that the function refuses.
@@ -155,36 +190,27 @@ def spec(
     for name, allowed in CHOICES.items():
         if name in options:
             geo.choice(who, name, options[name], allowed)
-    known = RESIZE_CONV_IMPLEMENTATIONS if function is resize_conv else IMPLEMENTATIONS
-    geo.choice(who, "implementation", options["implementation"], known)
+    geo.choice(who, "implementation", options["implementation"], kind.implementations)
     options["precision"] = arguments.canonical_precision(who, options["precision"])
     inexact(who, "preferred_element_type", options["preferred_element_type"])
     if options.get("output_padding") is not None:
         options["output_padding"] = geo.per_axis(
             who, "output_padding", options["output_padding"], rank, minimum=0
         )
-    _resolve_border(who, function, k, options)
-    _refuse_geometry(who, function, k, options)
+    _resolve_border(who, kind, k, options)
+    _refuse_geometry(who, kind, k, options)
     groups = geo.positive_int(who, "feature_group_count", options["feature_group_count"])
-    transpose_kernel = options.get("transpose_kernel", False)
-    init = lecun_normal()
-    if function is conv_transpose:
-        init = variance_scaling_transpose(
-            options["strides"],
-            transpose_kernel=transpose_kernel,
-            feature_group_count=groups,
-        )
     features = {"in_features": in_features, out_name: out_features}
     source, target = _features(who, groups, features)
-    if function is subpixel_conv:
-        target *= prod(options["scale"])
+    target *= kind.phases(options)
+    transpose_kernel = options.get("transpose_kernel", False)
     channels = (target // groups, source) if transpose_kernel else (source // groups, target)
     geo.fits(who, (*k, *channels))
-    return Spec(k, (*k, *channels), (target,), init, options)
+    return Spec(k, (*k, *channels), (target,), kind.kernel_init(options), options)
 
 
 def apply(
-    function: Callable[..., jax.Array],
+    kind: Kind,
     options: Mapping[str, Any],
     x: jax.Array,
     kernel: jax.Array,
@@ -192,13 +218,8 @@ def apply(
 ) -> jax.Array:
     """Returns `function(x, kernel) + bias`, for arrays of the dtype of the computation."""
     if bias is None:
-        return function(x, kernel, **options)
-    if function is subpixel_conv:  # a bias per phase, as that of a convolution before the shuffle
-        rest = dict(options)
-        scale, order = rest.pop("scale"), rest.pop("order")
-        return pixel_shuffle(apply(conv, rest, x, kernel, bias), scale, order=order)
-    y = function(x, kernel, **options)
-    return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return kind.function(x, kernel, **options)
+    return kind.biased(x, kernel, bias, **options)
 
 
 def inexact(who: str, name: str, dtype: DTypeLike | None) -> None:
@@ -231,15 +252,24 @@ def check_parameters(
         )
 
 
-def check_balanced(who: str, spec: Spec, mask: ArrayLike | None, *, balanced: bool) -> None:
+def check_balanced(
+    who: str,
+    kernel_size: tuple[int, ...],
+    strides: tuple[int, ...],
+    kernel_dilation: tuple[int, ...],
+    mask: ArrayLike | None,
+    *,
+    balanced: bool,
+) -> None:
     """Raises if the kernel of a transposed convolution shall be balanced and cannot be."""
     if not balanced:
         return
-    k, s, d = spec.kernel_size, spec.options["strides"], spec.options["kernel_dilation"]
-    if mask is not None or set(d) != {1} or any(a < b for a, b in zip(k, s, strict=True)):
+    small = any(k < s for k, s in zip(kernel_size, strides, strict=True))
+    if mask is not None or set(kernel_dilation) != {1} or small:
         raise ValueError(
             f"{who}: balanced=True needs an undilated kernel without a mask, of at least the size of the strides; got "
-            f"kernel_size={k}, strides={s}, kernel_dilation={d}, mask {'given' if mask is not None else 'None'}."
+            f"kernel_size={kernel_size}, strides={strides}, kernel_dilation={kernel_dilation}, "
+            f"mask {'None' if mask is None else 'given'}."
         )
 
 
@@ -273,64 +303,105 @@ def _features(who: str, groups: int, features: dict[str, int | None]) -> tuple[i
 
 
 def _resolve_border(
-    who: str,
-    function: Callable[..., jax.Array],
-    kernel_size: tuple[int, ...],
-    options: dict[str, Any],
+    who: str, kind: Kind, kernel_size: tuple[int, ...], options: dict[str, Any]
 ) -> None:
     """Replaces Flax's border strings in `options` by a padding and a padding mode."""
-    padding, rank = options["padding"], len(kernel_size)
-    extent = geo.kernel_extent(kernel_size, options["kernel_dilation"])
-    if function is strided_conv:
-        modes = {"CIRCULAR": "circular", "REFLECT": "reflect", "CAUSAL": "zeros"}
-    elif function is conv_transpose:
-        modes = {"CIRCULAR": "circular"}
-    else:
-        modes = {}
+    padding = options["padding"]
     if isinstance(padding, str):
-        allowed = (*geo.STRING_PADDINGS, *modes)
-        padding = geo.choice(who, "padding", padding, allowed)
-    if not isinstance(padding, str) or padding not in modes:
-        options["padding"] = geo.resolve_padding(who, padding, rank)
+        padding = geo.choice(who, "padding", padding, (*geo.STRING_PADDINGS, *kind.borders))
+    if not isinstance(padding, str) or padding not in kind.borders:
+        options["padding"] = geo.resolve_padding(who, padding, len(kernel_size))
         return
-    mode = modes[padding]
-    if options["padding_mode"] not in {"zeros", mode}:
+    border = kind.borders[padding]
+    if options["padding_mode"] not in {"zeros", border.mode}:
         raise ValueError(
             f"{who}: padding={padding!r} already says what lies beyond the border; got "
             f"padding_mode={options['padding_mode']!r}. Leave padding_mode at 'zeros'."
         )
-    if padding == "CAUSAL":
-        if rank != 1:
-            raise ValueError(
-                f"{who}: padding='CAUSAL' is for one spatial axis; got kernel_size={kernel_size}. "
-                "Give (low, high) pairs."
-            )
-        pairs: Pairs = ((extent[0] - 1, 0),)
-    elif function is conv_transpose:
-        up = int(options["transpose_kernel"])
-        strides = options["strides"]
-        lows = ((max(e - s, 0) + up) // 2 for e, s in zip(extent, strides, strict=True))
-        pairs = tuple((low, e - s - low) for low, e, s in zip(lows, extent, strides, strict=True))
+    options["padding"] = border.pads(who, kernel_size, options)
+    options["padding_mode"] = border.mode
+    if "padding_convention" in options:
         options["padding_convention"] = "forward"
-    else:
-        pairs = tuple(((e - 1) // 2, e // 2) for e in extent)
-    options["padding"], options["padding_mode"] = pairs, mode
 
 
 def _refuse_geometry(
-    who: str,
-    function: Callable[..., jax.Array],
-    kernel_size: tuple[int, ...],
-    options: Mapping[str, Any],
+    who: str, kind: Kind, kernel_size: tuple[int, ...], options: Mapping[str, Any]
 ) -> None:
-    shape = (LARGE,) * len(kernel_size)
-    resolve = geo.conv_geometry
-    names = ["strides", "padding", "kernel_dilation", "feature_group_count"]
-    if function is conv_transpose:
-        resolve = geo.conv_transpose_geometry
-        names += ["output_padding", "padding_convention"]
-    given = {n: options[n] for n in names if n in options}
-    resolve(who, shape, kernel_size, **given, bounded=False)
+    names = inspect.signature(kind.geometry).parameters.keys() & options.keys()
+    shape = (ROOMY,) * len(kernel_size)
+    kind.geometry(who, shape, kernel_size, **{n: options[n] for n in names}, bounded=False)
+
+
+def _centered(_who: str, kernel_size: tuple[int, ...], options: Mapping[str, Any]) -> Pairs:
+    extent = geo.kernel_extent(kernel_size, options["kernel_dilation"])
+    return tuple(((e - 1) // 2, e // 2) for e in extent)
+
+
+def _causal(who: str, kernel_size: tuple[int, ...], options: Mapping[str, Any]) -> Pairs:
+    if len(kernel_size) != 1:
+        raise ValueError(
+            f"{who}: padding='CAUSAL' is for one spatial axis; got kernel_size={kernel_size}. "
+            "Give (low, high) pairs."
+        )
+    (extent,) = geo.kernel_extent(kernel_size, options["kernel_dilation"])
+    return ((extent - 1, 0),)
+
+
+def _whole_strides(_who: str, kernel_size: tuple[int, ...], options: Mapping[str, Any]) -> Pairs:
+    """Pads so that s output pixels belong to each input pixel, as Flax's transposed convolution does."""
+    extent = geo.kernel_extent(kernel_size, options["kernel_dilation"])
+    up, strides = int(options["transpose_kernel"]), options["strides"]
+    lows = ((max(e - s, 0) + up) // 2 for e, s in zip(extent, strides, strict=True))
+    return tuple((low, e - s - low) for low, e, s in zip(lows, extent, strides, strict=True))
+
+
+def _plus_bias(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def biased(x: jax.Array, kernel: jax.Array, bias: jax.Array, **options: Any) -> jax.Array:
+        y = function(x, kernel, **options)
+        return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+    return biased
+
+
+def _biased_subpixel_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array,
+    *,
+    scale: Sequence[int],
+    order: Order,
+    **options: Any,
+) -> jax.Array:
+    """A bias per phase, as that of a convolution before the shuffle."""
+    return pixel_shuffle(_plus_bias(conv)(x, kernel, bias, **options), scale, order=order)
+
+
+CONV = Kind(
+    strided_conv,
+    _plus_bias(strided_conv),
+    borders={
+        "CIRCULAR": Border("circular", _centered),
+        "REFLECT": Border("reflect", _centered),
+        "CAUSAL": Border("zeros", _causal),
+    },
+)
+CONV_TRANSPOSE = Kind(
+    conv_transpose,
+    _plus_bias(conv_transpose),
+    geometry=geo.conv_transpose_geometry,
+    kernel_init=lambda options: variance_scaling_transpose(
+        options["strides"],
+        transpose_kernel=options["transpose_kernel"],
+        feature_group_count=options["feature_group_count"],
+    ),
+    borders={"CIRCULAR": Border("circular", _whole_strides)},
+)
+RESIZE_CONV = Kind(
+    resize_conv, _plus_bias(resize_conv), implementations=RESIZE_CONV_IMPLEMENTATIONS
+)
+SUBPIXEL_CONV = Kind(
+    subpixel_conv, _biased_subpixel_conv, phases=lambda options: prod(options["scale"])
+)
 
 
 def fixed_options(

@@ -42,10 +42,18 @@ def test_names_are_the_glossary(function):
     assert not banned & set(inspect.signature(function).parameters)
 
 
-@each("function", [f for f in PUBLIC if f.__module__.startswith("tconvjax._ops")])
-def test_options_are_keyword_only(function):
-    options = list(inspect.signature(function).parameters.values())[2:]
-    assert all(p.kind == p.KEYWORD_ONLY for p in options)
+FACTORS = {"scale", "strides", "up", "down"}
+ARRAYS = {"x", "kernel", "kernels", "offsets", "phases", "filter", "input_shape", "spatial_shape"}
+OPERATORS = [f for f in PUBLIC if f.__module__.startswith("tconvjax._ops")]
+
+
+@each("function", OPERATORS)
+def test_arrays_come_first_then_factors_and_options_by_keyword(function):
+    """`resize(x, 2)`-like calls read alike everywhere: what is enlarged, by how much, how."""
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD]
+    arrays = [name for name in positional if name in ARRAYS or name == "kernel_size"]
+    assert positional == arrays + [p.name for p in parameters if p.name in FACTORS]
 
 
 def test_import_is_light():

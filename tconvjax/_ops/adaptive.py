@@ -31,8 +31,8 @@ from tconvjax._geometry import Ints, PaddingMode
 def carafe(
     x: ArrayLike,
     kernels: ArrayLike,
+    scale: Ints,
     *,
-    scale: Sequence[int],
     window: Ints = 5,
     padding_mode: PaddingMode = "zeros",
 ) -> jax.Array:
@@ -45,8 +45,8 @@ def carafe(
       x: floating or complex, channels last; any number of leading batch axes.
       kernels: one for each output pixel, with `taps = prod(window)` weights of the neighbors, the last axis counting
         first. After a softmax over taps constants stay constant.
-      scale: r >= 1, output pixels per input pixel, one factor per spatial axis; fixes the rank.
-      window: odd, input pixels; an int serves all axes.
+      scale: r >= 1, output pixels per input pixel, one factor per spatial axis; an int serves all axes of `window`.
+      window: odd, input pixels, one number per spatial axis; an int serves all axes of `scale`.
       padding_mode: what the window sees beyond the border: 'zeros', as published, which darkens the frame; 'circular',
         'reflect' or 'replicate'.
 
@@ -55,11 +55,11 @@ def carafe(
 
     Raises:
       ValueError: for an even window, or kernels of another shape.
-      TypeError: for integer images, or a scale that is not a sequence of integers.
+      TypeError: for integer images, or a scale and a window neither of which is a sequence of integers.
 
     Example:
       >>> kernels = jnp.zeros((8, 8, 9)).at[..., 4].set(1)  # the middle of nine: 'nearest'
-      >>> carafe(jnp.ones((4, 4, 3)), kernels, scale=(2, 2), window=3).shape
+      >>> carafe(jnp.ones((4, 4, 3)), kernels, (2, 2), window=3).shape
       (8, 8, 3)
 
     References:
@@ -69,7 +69,8 @@ def carafe(
       `mmcv.ops.carafe(x, kernels, window, 1, r)`, channels first.
     """
     who = "carafe"
-    image, factors = image_and_factors(who, x, "scale", scale)
+    rank = len(window) if isinstance(window, Sequence) else None
+    image, factors = image_and_factors(who, x, "scale", scale, rank if _one(scale) else None)
     check_inexact(who, image)
     w = as_array(who, "kernels", kernels)
     check_inexact(who, w, "kernels")
@@ -92,7 +93,7 @@ def carafe(
     )
 
 
-def dysample(x: ArrayLike, offsets: ArrayLike, *, scale: Sequence[int]) -> jax.Array:
+def dysample(x: ArrayLike, offsets: ArrayLike, scale: Ints) -> jax.Array:
     """Samples the image where every output pixel asks, linearly between pixels.
 
     `(*batch, *spatial, channels)` and `(*batch, *(scale · spatial), groups, rank)` give
@@ -103,17 +104,17 @@ def dysample(x: ArrayLike, offsets: ArrayLike, *, scale: Sequence[int]) -> jax.A
       offsets: in input pixels, from where 'linear' looks, one number per spatial axis in their order; groups of
         consecutive channels have their own. Positions beyond the border, infinite ones among them, are those on it; NaN
         makes its pixel NaN.
-      scale: r >= 1, output pixels per input pixel, one factor per spatial axis; fixes the rank.
+      scale: r >= 1, output pixels per input pixel, one factor per spatial axis; an int serves all axes of `offsets`.
 
     Returns:
       The enlarged images, dtype of x; half precision calculates in float32.
 
     Raises:
       ValueError: for offsets of another shape, or if groups do not divide the channels.
-      TypeError: for integer images, or a scale that is not a sequence of integers.
+      TypeError: for integer images, or a scale that is no integer and no sequence of integers.
 
     Example:
-      >>> dysample(jnp.array([[0.0], [4.0]]), jnp.zeros((4, 1, 1)), scale=(2,))[:, 0]
+      >>> dysample(jnp.array([[0.0], [4.0]]), jnp.zeros((4, 1, 1)), 2)[:, 0]
       Array([0., 1., 3., 4.], dtype=float32)
 
     References:
@@ -123,9 +124,10 @@ def dysample(x: ArrayLike, offsets: ArrayLike, *, scale: Sequence[int]) -> jax.A
       `torch.nn.functional.grid_sample(.., padding_mode='border', align_corners=False)`, of positions in [−1, 1].
     """
     who = "dysample"
-    image, factors = image_and_factors(who, x, "scale", scale)
-    check_inexact(who, image)
     moved = as_array(who, "offsets", offsets)
+    axes = moved.shape[-1] if moved.ndim and _one(scale) else None
+    image, factors = image_and_factors(who, x, "scale", scale, axes)
+    check_inexact(who, image)
     rank = len(factors)
     shape = enlarged_shape(who, image.shape, factors)
     groups = moved.shape[-2] if moved.ndim > 1 else 1
@@ -148,6 +150,11 @@ def dysample(x: ArrayLike, offsets: ArrayLike, *, scale: Sequence[int]) -> jax.A
         moved,
         shape=shape,
     )
+
+
+def _one(value: Ints) -> bool:
+    """Whether one number serves all axes."""
+    return not hasattr(value, "__len__")
 
 
 def odd_window(who: str, window: Ints, rank: int) -> tuple[int, ...]:

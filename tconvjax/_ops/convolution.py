@@ -25,8 +25,8 @@ from tconvjax._geometry import Ints, Padding, PaddingConvention, PaddingMode
 def conv(
     x: ArrayLike,
     kernel: ArrayLike,
-    *,
     strides: Ints = 1,
+    *,
     padding: Padding = "SAME",
     padding_mode: PaddingMode = "zeros",
     kernel_dilation: Ints = 1,
@@ -89,8 +89,8 @@ def conv(
 def conv_transpose(
     x: ArrayLike,
     kernel: ArrayLike,
-    *,
     strides: Ints = 1,
+    *,
     padding: Padding = "SAME",
     padding_mode: PaddingMode = "zeros",
     output_padding: Ints | None = None,
@@ -202,8 +202,8 @@ def _paint(
 def conv_matrix(
     input_shape: Sequence[int],
     kernel: ArrayLike,
-    *,
     strides: Ints = 1,
+    *,
     padding: Padding = "SAME",
     padding_mode: PaddingMode = "zeros",
     kernel_dilation: Ints = 1,

@@ -34,9 +34,9 @@ MANY_TAPS = 144  # beyond which a loop over all taps is long to compile, and a p
 def upfirdn(
     x: ArrayLike,
     filter: ArrayLike,
-    *,
     up: Ints = 1,
     down: Ints = 1,
+    *,
     padding: int | Sequence[int | Sequence[int]] = 0,
 ) -> jax.Array:
     """Inserts zeros, filters, and keeps some: `(*batch, *spatial, channels)` to `(*batch, *new_spatial, channels)`.

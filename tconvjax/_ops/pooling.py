@@ -95,7 +95,7 @@ def is_larger(a: jax.Array, b: jax.Array) -> jax.Array:
     return (a >= b) | lax.ne(a, a)
 
 
-def max_unpool(x: ArrayLike, phases: ArrayLike, *, strides: Sequence[int]) -> jax.Array:
+def max_unpool(x: ArrayLike, phases: ArrayLike, strides: Sequence[int]) -> jax.Array:
     """Puts pixels back where `max_pool` found them, among zeros.
 
     `(*batch, *spatial, channels)` to `(*batch, *(s · spatial), channels)`. The gradient goes to the same places, so

@@ -32,8 +32,8 @@ FUSED: dict[str, tuple[str, ...]] = {
 def resize_conv(
     x: ArrayLike,
     kernel: ArrayLike,
-    *,
     scale: Ints,
+    *,
     method: Method = "nearest",
     padding: Padding = "SAME",
     padding_mode: PaddingMode = "zeros",
@@ -77,7 +77,7 @@ def resize_conv(
       see the same input pixel: at k = 3 and r = 2 it has 16 taps where the two steps multiply 36.
 
     Example:
-      >>> resize_conv(jnp.zeros((4, 4, 3)), jnp.zeros((3, 3, 3, 8)), scale=2).shape
+      >>> resize_conv(jnp.zeros((4, 4, 3)), jnp.zeros((3, 3, 3, 8)), 2).shape
       (8, 8, 8)
 
     References:

@@ -126,8 +126,8 @@ def pixel_unshuffle(x: ArrayLike, scale: Sequence[int], *, order: Order = "CRD")
 def subpixel_conv(
     x: ArrayLike,
     kernel: ArrayLike,
-    *,
     scale: Ints,
+    *,
     order: Order = "CRD",
     padding: Padding = "SAME",
     padding_mode: PaddingMode = "zeros",

@@ -57,8 +57,8 @@ class CenterMap(NamedTuple):
 def overlap_map(
     input_shape: Sequence[int],
     kernel_size: Ints,
-    *,
     strides: Ints = 1,
+    *,
     padding: Padding = "SAME",
     output_padding: Ints | None = None,
     output_shape: Sequence[int] | None = None,

@@ -15,10 +15,9 @@ from jax.typing import DTypeLike
 from tconvjax import _layers as layers
 from tconvjax._arguments import Implementation
 from tconvjax._geometry import Ints, Padding, PaddingConvention, PaddingMode
-from tconvjax._ops.convolution import conv_transpose
 from tconvjax._ops.resize import Method
-from tconvjax._ops.resize_conv import ResizeConvImplementation, resize_conv
-from tconvjax._ops.subpixel import Order, subpixel_conv
+from tconvjax._ops.resize_conv import ResizeConvImplementation
+from tconvjax._ops.subpixel import Order
 
 default_bias_init = jax.nn.initializers.zeros
 
@@ -58,14 +57,15 @@ class ConvTranspose(nn.Module):
     balanced: bool = False
 
     def __post_init__(self) -> None:
-        spec = _spec(self, conv_transpose, None)
-        layers.check_balanced("ConvTranspose", spec, self.mask, balanced=self.balanced)
+        spec = _spec(self, layers.CONV_TRANSPOSE, None)
+        integers = spec.kernel_size, spec.options["strides"], spec.options["kernel_dilation"]
+        layers.check_balanced("ConvTranspose", *integers, self.mask, balanced=self.balanced)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
         """Returns `conv_transpose(x, kernel) + bias`; see there for `output_shape`."""
-        return _apply(self, conv_transpose, x, output_shape=output_shape)
+        return _apply(self, layers.CONV_TRANSPOSE, x, output_shape=output_shape)
 
 
 class Conv(nn.Module):
@@ -99,13 +99,13 @@ class Conv(nn.Module):
     implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
-        _refuse(self, layers.strided_conv)
+        _refuse(self, layers.CONV)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `conv(x, kernel) + bias`."""
-        return _apply(self, layers.strided_conv, x)
+        return _apply(self, layers.CONV, x)
 
 
 class ResizeConv(nn.Module):
@@ -139,13 +139,13 @@ class ResizeConv(nn.Module):
     implementation: ResizeConvImplementation = "auto"
 
     def __post_init__(self) -> None:
-        _refuse(self, resize_conv)
+        _refuse(self, layers.RESIZE_CONV)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `resize_conv(x, kernel) + bias`."""
-        return _apply(self, resize_conv, x)
+        return _apply(self, layers.RESIZE_CONV, x)
 
 
 class SubpixelConv(nn.Module):
@@ -179,13 +179,13 @@ class SubpixelConv(nn.Module):
     implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
-        _refuse(self, subpixel_conv)
+        _refuse(self, layers.SUBPIXEL_CONV)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `subpixel_conv(x, kernel) + bias`."""
-        return _apply(self, subpixel_conv, x)
+        return _apply(self, layers.SUBPIXEL_CONV, x)
 
 
 class Upsample(nn.Module):
@@ -235,29 +235,25 @@ class Upsample(nn.Module):
         )
 
 
-def _spec(module: Any, function: Callable[..., jax.Array], in_features: int | None) -> layers.Spec:
+def _spec(module: Any, kind: layers.Kind, in_features: int | None) -> layers.Spec:
     who = type(module).__name__
-    options = {name: getattr(module, name) for name in layers.option_names(function)}
+    options = {name: getattr(module, name) for name in kind.option_names}
     features = in_features, module.features
-    resolved = layers.spec(
-        who, function, *features, module.kernel_size, out_name="features", **options
-    )
+    resolved = layers.spec(who, kind, *features, module.kernel_size, out_name="features", **options)
     mask = module.mask if in_features else None  # whose shape is not known without them
     layers.check_parameters(who, mask, resolved.kernel_shape, module.dtype, module.param_dtype)
     return resolved
 
 
-def _refuse(module: Any, function: Callable[..., jax.Array]) -> None:
+def _refuse(module: Any, kind: layers.Kind) -> None:
     """Raises at construction for what every call would refuse."""
-    _spec(module, function, None)
+    _spec(module, kind, None)
 
 
-def _apply(
-    module: Any, function: Callable[..., jax.Array], x: jax.Array, **at_call: Any
-) -> jax.Array:
+def _apply(module: Any, kind: layers.Kind, x: jax.Array, **at_call: Any) -> jax.Array:
     """Returns `function(x, effective kernel) + bias`, all in the dtype of the computation."""
     x = layers.image(type(module).__name__, x)
-    spec = _spec(module, function, x.shape[-1])
+    spec = _spec(module, kind, x.shape[-1])
     init = module.kernel_init or spec.kernel_init
     kernel = module.param("kernel", init, spec.kernel_shape, module.param_dtype)
     kernel = layers.effective_kernel(module, spec.options, kernel)
@@ -265,4 +261,4 @@ def _apply(
     if module.use_bias:
         bias = module.param("bias", module.bias_init, spec.bias_shape, module.param_dtype)
     x, kernel, bias = module.promote_dtype(x, kernel, bias, dtype=module.dtype)
-    return layers.apply(function, spec.options | at_call, x, kernel, bias)
+    return layers.apply(kind, spec.options | at_call, x, kernel, bias)

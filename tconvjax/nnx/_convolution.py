@@ -14,17 +14,72 @@ from jax.typing import DTypeLike
 
 from tconvjax import _layers as layers
 from tconvjax._arguments import Implementation
-from tconvjax._geometry import Ints, Padding, PaddingConvention, PaddingMode
-from tconvjax._ops.convolution import conv_transpose
+from tconvjax._geometry import Ints, Padding, PaddingConvention, PaddingMode, Pairs, StringPadding
 from tconvjax._ops.resize import Method
-from tconvjax._ops.resize_conv import ResizeConvImplementation, resize_conv
-from tconvjax._ops.subpixel import Order, subpixel_conv
+from tconvjax._ops.resize_conv import ResizeConvImplementation
+from tconvjax._ops.subpixel import Order
 
 default_bias_init = jax.nn.initializers.zeros
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
-class ConvTranspose(nnx.Module):
+class _Layer(nnx.Module):
+    """One kernel, one bias, and the options of one function, resolved; every attribute may be read."""
+
+    kernel: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array] | None
+    mask: jax.Array | None
+    in_features: int
+    out_features: int
+    kernel_size: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
+    padding: StringPadding | Pairs
+    padding_mode: PaddingMode
+    kernel_dilation: tuple[int, ...]
+    feature_group_count: int
+    use_bias: bool
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike
+    precision: lax.PrecisionLike
+    preferred_element_type: DTypeLike | None
+    promote_dtype: Callable[..., Any]
+    implementation: str
+
+    def _create(self, kind: layers.Kind, arguments: Mapping[str, Any]) -> None:
+        """Takes the arguments of a constructor by their names; draws parameters in Flax's order."""
+        given = dict(arguments)
+        who, param_dtype = type(self).__name__, given["param_dtype"]
+        features = given["in_features"], given["out_features"]
+        options = {name: given[name] for name in kind.option_names}
+        spec = layers.spec(who, kind, *features, given["kernel_size"], **options)
+        mask = given["mask"]
+        layers.check_parameters(who, mask, spec.kernel_shape, given["dtype"], param_dtype)
+        for name, value in spec.options.items():
+            setattr(self, name, value)
+        self.in_features, self.out_features = features
+        self.kernel_size, self.kernel_shape = spec.kernel_size, spec.kernel_shape
+        self.use_bias, self.param_dtype = given["use_bias"], param_dtype
+        self.dtype, self.promote_dtype = given["dtype"], given["promote_dtype"]
+        self.mask = nnx.data(None if mask is None else jnp.asarray(mask))
+        params, init = given["rngs"].params, given["kernel_init"] or spec.kernel_init
+        kernel = init(params(), spec.kernel_shape, param_dtype)
+        self.kernel = nnx.Param(kernel, **given["kernel_metadata"])
+        self.bias = nnx.data(None)
+        if self.use_bias:
+            bias = given["bias_init"](params(), spec.bias_shape, param_dtype)
+            self.bias = nnx.Param(bias, **given["bias_metadata"])
+
+    def _apply(self, kind: layers.Kind, x: jax.Array, **at_call: Any) -> jax.Array:
+        """Returns `function(x, effective kernel) + bias`, all in the dtype of the computation."""
+        x = layers.image(type(self).__name__, x)
+        options = {name: getattr(self, name) for name in kind.option_names}
+        kernel = layers.effective_kernel(self, options, self.kernel[...])
+        bias = None if self.bias is None else self.bias[...]
+        x, kernel, bias = self.promote_dtype((x, kernel, bias), dtype=self.dtype)
+        return layers.apply(kind, options | at_call, x, kernel, bias)
+
+
+class ConvTranspose(_Layer):
     """Transposed convolution, `tconvjax.conv_transpose` with parameters `kernel` and `bias`.
 
     Args:
@@ -69,6 +124,12 @@ class ConvTranspose(nnx.Module):
       `torch.nn.ConvTranspose2d(8, 3, 4, stride=2, padding=1)`.
     """
 
+    strides: tuple[int, ...]
+    output_padding: tuple[int, ...] | None
+    transpose_kernel: bool
+    padding_convention: PaddingConvention
+    balanced: bool
+
     def __init__(
         self,
         in_features: int,
@@ -98,49 +159,17 @@ class ConvTranspose(nnx.Module):
         implementation: Implementation = "auto",
         balanced: bool = False,
     ) -> None:
-        spec = layers.spec(
-            "ConvTranspose",
-            conv_transpose,
-            in_features,
-            out_features,
-            kernel_size,
-            strides=strides,
-            padding=padding,
-            padding_mode=padding_mode,
-            output_padding=output_padding,
-            kernel_dilation=kernel_dilation,
-            feature_group_count=feature_group_count,
-            transpose_kernel=transpose_kernel,
-            padding_convention=padding_convention,
-            precision=precision,
-            preferred_element_type=preferred_element_type,
-            implementation=implementation,
-        )
-        _create(
-            self,
-            spec,
-            in_features,
-            out_features,
-            use_bias=use_bias,
-            mask=mask,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            kernel_init=kernel_init,
-            bias_init=bias_init,
-            promote_dtype=promote_dtype,
-            rngs=rngs,
-            kernel_metadata=kernel_metadata,
-            bias_metadata=bias_metadata,
-        )
-        layers.check_balanced("ConvTranspose", spec, mask, balanced=balanced)
+        self._create(layers.CONV_TRANSPOSE, locals())
+        integers = self.kernel_size, self.strides, self.kernel_dilation
+        layers.check_balanced("ConvTranspose", *integers, mask, balanced=balanced)
         self.balanced = balanced
 
     def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
         """Returns `conv_transpose(x, kernel) + bias`; see there for `output_shape`."""
-        return _apply(self, conv_transpose, x, output_shape=output_shape)
+        return self._apply(layers.CONV_TRANSPOSE, x, output_shape=output_shape)
 
 
-class Conv(nnx.Module):
+class Conv(_Layer):
     """Convolution, `tconvjax.conv` with parameters `kernel` and `bias`.
 
     Args:
@@ -178,6 +207,9 @@ class Conv(nnx.Module):
       (1, 16, 16, 8)
     """
 
+    strides: tuple[int, ...]
+    input_dilation: tuple[int, ...]
+
     def __init__(
         self,
         in_features: int,
@@ -204,45 +236,14 @@ class Conv(nnx.Module):
         padding_mode: PaddingMode = "zeros",
         implementation: Implementation = "auto",
     ) -> None:
-        spec = layers.spec(
-            "Conv",
-            layers.strided_conv,
-            in_features,
-            out_features,
-            kernel_size,
-            strides=strides,
-            padding=padding,
-            padding_mode=padding_mode,
-            input_dilation=input_dilation,
-            kernel_dilation=kernel_dilation,
-            feature_group_count=feature_group_count,
-            precision=precision,
-            preferred_element_type=preferred_element_type,
-            implementation=implementation,
-        )
-        _create(
-            self,
-            spec,
-            in_features,
-            out_features,
-            use_bias=use_bias,
-            mask=mask,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            kernel_init=kernel_init,
-            bias_init=bias_init,
-            promote_dtype=promote_dtype,
-            rngs=rngs,
-            kernel_metadata=kernel_metadata,
-            bias_metadata=bias_metadata,
-        )
+        self._create(layers.CONV, locals())
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `conv(x, kernel) + bias`."""
-        return _apply(self, layers.strided_conv, x)
+        return self._apply(layers.CONV, x)
 
 
-class ResizeConv(nnx.Module):
+class ResizeConv(_Layer):
     """Resize-convolution, `tconvjax.resize_conv` with parameters `kernel` and `bias`.
 
     Args:
@@ -279,6 +280,9 @@ class ResizeConv(nnx.Module):
       (1, 32, 32, 3)
     """
 
+    scale: tuple[int, ...]
+    method: Method
+
     def __init__(
         self,
         in_features: int,
@@ -305,45 +309,14 @@ class ResizeConv(nnx.Module):
         padding_mode: PaddingMode = "zeros",
         implementation: ResizeConvImplementation = "auto",
     ) -> None:
-        spec = layers.spec(
-            "ResizeConv",
-            resize_conv,
-            in_features,
-            out_features,
-            kernel_size,
-            scale=scale,
-            method=method,
-            padding=padding,
-            padding_mode=padding_mode,
-            kernel_dilation=kernel_dilation,
-            feature_group_count=feature_group_count,
-            precision=precision,
-            preferred_element_type=preferred_element_type,
-            implementation=implementation,
-        )
-        _create(
-            self,
-            spec,
-            in_features,
-            out_features,
-            use_bias=use_bias,
-            mask=mask,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            kernel_init=kernel_init,
-            bias_init=bias_init,
-            promote_dtype=promote_dtype,
-            rngs=rngs,
-            kernel_metadata=kernel_metadata,
-            bias_metadata=bias_metadata,
-        )
+        self._create(layers.RESIZE_CONV, locals())
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `resize_conv(x, kernel) + bias`."""
-        return _apply(self, resize_conv, x)
+        return self._apply(layers.RESIZE_CONV, x)
 
 
-class SubpixelConv(nnx.Module):
+class SubpixelConv(_Layer):
     """Sub-pixel convolution, `tconvjax.subpixel_conv` with parameters `kernel` and `bias`.
 
     Args:
@@ -384,6 +357,9 @@ class SubpixelConv(nnx.Module):
       Shi et al. 2016, arXiv:1609.05158.
     """
 
+    scale: tuple[int, ...]
+    order: Order
+
     def __init__(
         self,
         in_features: int,
@@ -410,42 +386,11 @@ class SubpixelConv(nnx.Module):
         padding_mode: PaddingMode = "zeros",
         implementation: Implementation = "auto",
     ) -> None:
-        spec = layers.spec(
-            "SubpixelConv",
-            subpixel_conv,
-            in_features,
-            out_features,
-            kernel_size,
-            scale=scale,
-            order=order,
-            padding=padding,
-            padding_mode=padding_mode,
-            kernel_dilation=kernel_dilation,
-            feature_group_count=feature_group_count,
-            precision=precision,
-            preferred_element_type=preferred_element_type,
-            implementation=implementation,
-        )
-        _create(
-            self,
-            spec,
-            in_features,
-            out_features,
-            use_bias=use_bias,
-            mask=mask,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            kernel_init=kernel_init,
-            bias_init=bias_init,
-            promote_dtype=promote_dtype,
-            rngs=rngs,
-            kernel_metadata=kernel_metadata,
-            bias_metadata=bias_metadata,
-        )
+        self._create(layers.SUBPIXEL_CONV, locals())
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `subpixel_conv(x, kernel) + bias`."""
-        return _apply(self, subpixel_conv, x)
+        return self._apply(layers.SUBPIXEL_CONV, x)
 
 
 class Upsample(nnx.Module):
@@ -505,52 +450,3 @@ class Upsample(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns the enlarged images."""
         return self.layer(x)
-
-
-def _create(
-    module: Any,
-    spec: layers.Spec,
-    in_features: int,
-    out_features: int,
-    *,
-    use_bias: bool,
-    mask: jax.Array | None,
-    dtype: DTypeLike | None,
-    param_dtype: DTypeLike,
-    kernel_init: Initializer | None,
-    bias_init: Initializer,
-    promote_dtype: Callable[..., Any],
-    rngs: nnx.Rngs,
-    kernel_metadata: Mapping[str, Any],
-    bias_metadata: Mapping[str, Any],
-) -> None:
-    """Gives a layer its options as attributes and its parameters, in Flax's order of random draws."""
-    who = type(module).__name__
-    layers.check_parameters(who, mask, spec.kernel_shape, dtype, param_dtype)
-    for name, value in spec.options.items():
-        setattr(module, name, value)
-    module.in_features, module.out_features = in_features, out_features
-    module.kernel_size, module.kernel_shape = spec.kernel_size, spec.kernel_shape
-    module.use_bias, module.param_dtype = use_bias, param_dtype
-    module.dtype, module.promote_dtype = dtype, promote_dtype
-    module.mask = nnx.data(None if mask is None else jnp.asarray(mask))
-    init = kernel_init or spec.kernel_init
-    module.kernel = nnx.Param(
-        init(rngs.params(), spec.kernel_shape, param_dtype), **kernel_metadata
-    )
-    module.bias = nnx.data(None)
-    if use_bias:
-        bias = bias_init(rngs.params(), spec.bias_shape, param_dtype)
-        module.bias = nnx.Param(bias, **bias_metadata)
-
-
-def _apply(
-    module: Any, function: Callable[..., jax.Array], x: jax.Array, **at_call: Any
-) -> jax.Array:
-    """Returns `function(x, effective kernel) + bias`, all in the dtype of the computation."""
-    x = layers.image(type(module).__name__, x)
-    options = {name: getattr(module, name) for name in layers.option_names(function)}
-    kernel = layers.effective_kernel(module, options, module.kernel[...])
-    bias = None if module.bias is None else module.bias[...]
-    x, kernel, bias = module.promote_dtype((x, kernel, bias), dtype=module.dtype)
-    return layers.apply(function, options | at_call, x, kernel, bias)

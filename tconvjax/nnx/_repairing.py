@@ -6,7 +6,6 @@ from flax import nnx
 
 from tconvjax import _layers as layers
 from tconvjax import _repairs as repairs
-from tconvjax._ops.convolution import conv_transpose
 from tconvjax._repairs import Report
 from tconvjax.nnx._convolution import ConvTranspose, ResizeConv
 
@@ -98,33 +97,31 @@ def artifact_free(layer: ConvTranspose) -> ResizeConv:
             f"{who}: layer must be a tconvjax.nnx.ConvTranspose; got {type(layer).__name__}. "
             "Build it with interop.from_flax first."
         )
-    old: Any = layer  # its attributes come from the specification
-    if old.mask is not None:
+    if layer.mask is not None:
         raise ValueError(f"{who}: the layer must have no mask. Build a ResizeConv.")
-    options = {name: getattr(old, name) for name in layers.option_names(conv_transpose)}
-    kernel_size, scale, padding = repairs.resize_conv_arguments(who, old.kernel_size, options)
-    new: Any = ResizeConv(
-        old.in_features,
-        old.out_features,
+    options = {name: getattr(layer, name) for name in layers.CONV_TRANSPOSE.option_names}
+    kernel_size, scale, padding = repairs.resize_conv_arguments(who, layer.kernel_size, options)
+    new = ResizeConv(
+        layer.in_features,
+        layer.out_features,
         kernel_size,
         scale,
         padding=padding,
-        feature_group_count=old.feature_group_count,
-        use_bias=old.use_bias,
-        dtype=old.dtype,
-        param_dtype=old.param_dtype,
-        precision=old.precision,
-        promote_dtype=old.promote_dtype,
-        preferred_element_type=old.preferred_element_type,
+        feature_group_count=layer.feature_group_count,
+        use_bias=layer.use_bias,
+        dtype=layer.dtype,
+        param_dtype=layer.param_dtype,
+        precision=layer.precision,
+        promote_dtype=layer.promote_dtype,
+        preferred_element_type=layer.preferred_element_type,
         rngs=nnx.Rngs(0),
     )
     new.kernel[...] = repairs.fitted(
-        layers.effective_kernel(old, options, old.kernel[...]),
+        layers.effective_kernel(layer, options, layer.kernel[...]),
         scale,
-        transpose_kernel=old.transpose_kernel,
-        groups=old.feature_group_count,
+        transpose_kernel=layer.transpose_kernel,
+        groups=layer.feature_group_count,
     )
-    if old.bias is not None:
-        new.bias[...] = old.bias[...]
-    resized: ResizeConv = new
-    return resized
+    if layer.bias is not None and new.bias is not None:
+        new.bias[...] = layer.bias[...]
+    return new
