@@ -344,7 +344,7 @@ def test_preferred_dtype_and_precision_are_kept():
     )
     assert accelerate(wide)(x, w).dtype == jnp.float32
     (eqn,) = (e for e in jax.make_jaxpr(accelerate(wide))(x, w).eqns if "tconv" in e.primitive.name)
-    assert eqn.params["precision"] == (lax.Precision.HIGH, lax.Precision.HIGHEST)
+    assert eqn.params["call"].precision == (lax.Precision.HIGH, lax.Precision.HIGHEST)
 
 
 def image(dtype=float):
