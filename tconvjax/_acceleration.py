@@ -1,7 +1,7 @@
-"""Convolutions of a program that others wrote, bound to the faces of this library.
+"""Replacement of the convolutions of any program by the faces of this library.
 
 `accelerate` traces a function to a jaxpr, replaces the convolutions in it and evaluates the result; layers, models and
-training loops stay as they are. Gradients that JAX has already written are convolutions like all others:
+training loops stay unchanged. Gradients that the function takes itself are convolutions like all others:
 `tconvjax._program.reading` decides which face each of them is.
 """
 
@@ -22,11 +22,11 @@ from tconvjax import _faces as faces
 from tconvjax._arguments import Call, flip_and_swap
 from tconvjax._program.reading import Reading, read
 
-PROGRAMS: Any = (Jaxpr, getattr(core, "ClosedJaxpr"))  # noqa: B009  # one and the same from jax 0.12 on
+PROGRAMS: Any = (Jaxpr, getattr(core, "ClosedJaxpr"))  # noqa: B009  # one class since jax-ml/jax#39009
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Operations that hold programs and mean the same with another program that computes the same.
+# Operations that hold programs and keep their meaning if an equivalent program replaces one.
 HOLDERS = {
     "jit", "closed_call", "core_call", "remat2", "checkpoint", "scan", "while", "cond",
     "custom_jvp_call", "custom_vjp_call", "shard_map",
@@ -34,26 +34,26 @@ HOLDERS = {
 
 
 def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
-    """Returns a function that computes what `fn` does with the convolutions of this library.
+    """Returns a function that computes the same as `fn`, with the convolutions of this library.
 
-    Every `lax.conv_general_dilated` that `fn` comes to, from whatever library of layers, becomes a gather, paint or
-    correlate, so that gradients cost what a convolution costs: `jax.grad(accelerate(loss))`. Outside of convolutions
-    nothing changes, and these only by rounding. `jit`, `scan`, `while`, `cond`, `checkpoint` with its policy, functions
-    with derivatives of their own and `shard_map` are kept, and what they hold is rewritten.
+    Every `lax.conv_general_dilated` in `fn`, from any library of layers, becomes a gather, paint or correlate, so that
+    gradients cost as much as a convolution: `jax.grad(accelerate(loss))`. Convolutions change only by rounding, other
+    operations not at all. `jit`, `scan`, `while`, `cond`, `checkpoint` with its policy, functions with derivatives of
+    their own and `shard_map` are kept, and the programs in them are rewritten.
 
-    Left as they are: convolutions of integers, of 8-bit floats, without a spatial axis, of empty or weakly typed
-    arrays, over meshes with Explicit axes, with an algorithm as precision, and those in which all three arrays are
-    spread (`lhs_dilation`, `window_strides` and `rhs_dilation` > 1 on some axis each); derivative rules of
-    `custom_jvp` and `custom_vjp`; kernels in Pallas and other operations that hold programs.
+    Unchanged: convolutions of integers, of 8-bit floats, without a spatial axis, of empty or weakly typed arrays, over
+    meshes with Explicit axes, with an algorithm as precision, and those in which all three arrays are spread
+    (`lhs_dilation`, `window_strides` and `rhs_dilation` > 1 on some axis each); derivative rules of `custom_jvp` and
+    `custom_vjp`; kernels in Pallas and other operations that hold programs.
 
     Args:
       fn: a function of pytrees, traced at every call as by `jax.jit`, without its cache: put `jax.jit` around the
-        result. Arrays of JAX in its arguments are traced, all else, as `train=True`, reaches it as it is. What it
-        changes in its arguments it returns: of a Flax NNX module with statistics or random streams `nnx.state(module)`,
-        with which the caller does `nnx.update(module, state)`.
+        result. JAX arrays in its arguments are traced; other leaves, such as `train=True`, reach it unchanged. It must
+        return every change of its arguments: for a Flax NNX module with statistics or random streams
+        `nnx.state(module)`, which the caller applies with `nnx.update(module, state)`.
 
     Returns:
-      A function of the same arguments that can be called under `jax.jit`, `jax.grad`, `jax.vmap` and all others.
+      A function of the same arguments, for calls under `jax.jit`, `jax.grad`, `jax.vmap` and all other transformations.
 
     Raises:
       TypeError: if `fn` is not callable.
@@ -99,7 +99,7 @@ def accelerate(fn: Callable[P, R]) -> Callable[P, R]:
 
 
 def _split(leaves: Sequence[Any]) -> tuple[list[jax.Array], list[Any]]:
-    """Returns the arrays of JAX among `leaves`, and the leaves with a mark in the place of each."""
+    """Returns the JAX arrays among `leaves`, and the leaves with a mark in the place of each array."""
     arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
     return arrays, [_ARRAY if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
 
@@ -114,7 +114,7 @@ _ARRAY = object()
 
 
 def _check_returned(before: Any, after: Any, returned: Sequence[Any]) -> None:
-    """Raises if a function has changed its arguments, of which it saw copies, and does not return what is new.
+    """Raises if a function changes its arguments, which are copies, and does not return the change.
 
     Args:
       before: leaves with paths and the tree of the arguments `(args, kwargs)`.
@@ -133,13 +133,13 @@ def _check_returned(before: Any, after: Any, returned: Sequence[Any]) -> None:
     else:
         what = "a new structure of the arguments"
     raise ValueError(
-        f"accelerate: fn must return what it changes in its arguments; got {what}, which would be lost. Return it, "
-        "of a Flax NNX module its nnx.state, and nnx.update the module outside."
+        f"accelerate: fn must return every change of its arguments; got {what}, which would be lost. Return it, for a "
+        "Flax NNX module as nnx.state(module), and nnx.update the module outside."
     )
 
 
 def _rewritten(program: Any) -> Any:
-    """Returns a jaxpr, closed or not, with convolutions bound to faces, or itself if it has none that can be."""
+    """Returns a jaxpr, closed or not, with convolutions bound to faces; the same one if none can be."""
     if program not in _REWRITTEN:
         jaxpr: Any = program if isinstance(program, Jaxpr) else program.jaxpr
         eqns = [new for eqn in jaxpr.eqns for new in _rewritten_equation(eqn)]
@@ -149,7 +149,7 @@ def _rewritten(program: Any) -> Any:
     return _REWRITTEN[program] or program
 
 
-# What became of a program, None if nothing: JAX keeps the inside of a `jit` between calls, and what it compiled for it.
+# Rewritten programs, None for unchanged ones. JAX finds the compiled code of an inner `jit` by its program's identity.
 _REWRITTEN: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
@@ -177,7 +177,7 @@ def _rewritten_param(value: Any) -> Any:
 
 
 def _as_convolution(policy: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a policy of `jax.checkpoint` that takes a face for the convolution that it was."""
+    """Returns a policy of `jax.checkpoint` that treats a face as the convolution that it replaces."""
 
     def of_faces(primitive: Any, *avals: Any, **params: Any) -> Any:
         face = primitive.name.removeprefix("tconv_") in faces.FACES
@@ -190,33 +190,33 @@ def _convolution(eqn: JaxprEqn) -> list[JaxprEqn]:
     """Returns the equations of a face that computes the convolution `eqn`, or `eqn` if there is none."""
     lhs, rhs, out = arrays = [_aval(v) for v in (*eqn.invars, *eqn.outvars)]
     precision = eqn.params["precision"]
-    understood = (
+    supported = (
         all(jnp.issubdtype(a.dtype, jnp.inexact) and a.dtype.itemsize > 1 for a in arrays)
         and all(AxisType.Explicit not in a.sharding.mesh.axis_types for a in arrays)
         and (precision is None or isinstance(precision, tuple))
     )
-    reading = read(lhs.shape, rhs.shape, out.shape, eqn.params) if understood else None
+    reading = read(lhs.shape, rhs.shape, out.shape, eqn.params) if supported else None
     if reading is None:
         return [eqn]
     compute = partial(_compute, reading, dtype=out.dtype, precision=precision)
-    with eqn.ctx.manager, jax.disable_jit():  # flat
+    with eqn.ctx.manager, jax.disable_jit():  # without inner programs
         face = jax.make_jaxpr(compute)(lhs, rhs)
     (result,) = face.out_avals
     if (result.shape, result.dtype, result.weak_type) != (out.shape, out.dtype, out.weak_type):
         return [eqn]
-    place: dict[Any, Any] = dict(zip(face.jaxpr.invars, eqn.invars, strict=True))
-    place |= dict(zip(face.jaxpr.outvars, eqn.outvars, strict=True))
+    variables: dict[Any, Any] = dict(zip(face.jaxpr.invars, eqn.invars, strict=True))
+    variables |= dict(zip(face.jaxpr.outvars, eqn.outvars, strict=True))
 
-    def placed(v: Any) -> Any:
-        if not isinstance(v, Literal) and v not in place:
-            # Under `shard_map`, which is not around this trace, all vary alike.
-            place[v] = Var(v.aval.update(manual_axis_type=out.manual_axis_type))
-        return v if isinstance(v, Literal) else place[v]
+    def renamed(v: Any) -> Any:
+        if not isinstance(v, Literal) and v not in variables:
+            # This trace is outside of `shard_map`, in which all values vary over the axes of the result.
+            variables[v] = Var(v.aval.update(manual_axis_type=out.manual_axis_type))
+        return v if isinstance(v, Literal) else variables[v]
 
     return [
         new.replace(
-            invars=[placed(v) for v in new.invars],
-            outvars=[placed(v) for v in new.outvars],
+            invars=[renamed(v) for v in new.invars],
+            outvars=[renamed(v) for v in new.outvars],
             source_info=eqn.source_info,
             ctx=eqn.ctx,
         )
@@ -229,7 +229,7 @@ def _aval(v: Any) -> Any:
 
 
 def _compute(reading: Reading, lhs: jax.Array, rhs: jax.Array, **options: Any) -> jax.Array:
-    """Computes a convolution of XLA by the face that it was read as."""
+    """Computes a convolution of XLA by the face of its reading."""
     arrays, axes, flipped, geometry = reading
     role = {name: role for role, name in arrays.items()}
 
@@ -247,5 +247,5 @@ def _compute(reading: Reading, lhs: jax.Array, rhs: jax.Array, **options: Any) -
     face, (roles, _) = next((f, spec) for f, spec in faces.FACES.items() if spec[1] == role["out"])
     left, right = (given[r] for r in roles)
     result = faces.bind(face, left, right, Call(geometry, **options))
-    place = sorted(range(len(axes["out"])), key=axes["out"].__getitem__)
-    return lax.transpose(flip(result[0], "out"), place)
+    permutation = sorted(range(len(axes["out"])), key=axes["out"].__getitem__)
+    return lax.transpose(flip(result[0], "out"), permutation)

@@ -1,6 +1,6 @@
-"""Repair of trained layers: what NNX and Linen share.
+"""Repair of trained layers, shared by NNX and Linen.
 
-Two cures: the smallest change of the weights that makes a constant stay constant, and another layer in the place, which
+Two repairs: the smallest change of the weights that keeps a constant constant, and the replacement by a layer that
 cannot make a checkerboard, with the same output size, alignment and receptive field.
 """
 
@@ -18,11 +18,11 @@ from tconvjax._geometry import Pairs
 
 
 class Balanced(NamedTuple):
-    """What balancing did to one kernel, or to a stack of them.
+    """Effect of balancing on one kernel, or on a stack of kernels.
 
     Attributes:
-      before: harmonic share of the trained kernel; the worst of a stack.
-      after: that of the balanced one, 0 up to rounding.
+      before: harmonic share of the trained kernel; the largest of a stack.
+      after: harmonic share of the balanced kernel, 0 up to rounding.
       change: norm of the change over the norm of the kernel.
     """
 
@@ -32,13 +32,13 @@ class Balanced(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What balancing did to a model.
+    """Effect of balancing on a model.
 
     Attributes:
-      layers: each balanced kernel, by the path of its layer.
-      skipped: why a transposed convolution was left as it is, by the path of its layer.
-      output_change: norm of the change of the model's output over the norm of the output, on the data that was given;
-        None without data.
+      layers: effect on each balanced kernel, by the path of its layer.
+      skipped: reason why a transposed convolution is unchanged, by the path of its layer.
+      output_change: norm of the change of the model's output over the norm of the output, for the given data; None
+        without data.
     """
 
     layers: dict[str, Balanced]
@@ -46,13 +46,13 @@ class Report(NamedTuple):
     output_change: float | None
 
 
-class Layer(NamedTuple):
-    """A transposed convolution that was found in a model.
+class Candidate(NamedTuple):
+    """A transposed convolution of a model, which balancing may change.
 
     Attributes:
-      module: has its options.
-      kernel_shape: of one layer.
-      kernel: what is stored: of layers under `vmap` or `scan` a stack, along leading axes; None if nothing is.
+      module: the layer, with its options.
+      kernel_shape: shape of one layer's kernel.
+      kernel: the stored kernel, under `vmap` or `scan` a stack along leading axes; None if there is none.
     """
 
     module: Any
@@ -61,22 +61,22 @@ class Layer(NamedTuple):
 
 
 def repaired(
-    found: Mapping[tuple[Any, ...], Layer],
+    candidates: Mapping[tuple[Any, ...], Candidate],
 ) -> tuple[dict[tuple[Any, ...], jax.Array], Report]:
-    """Returns the balanced kernels of layers, by their paths, and what was done; no output was measured yet."""
+    """Returns the balanced kernels by the paths of their layers, and a report without the change of the output."""
     kernels: dict[tuple[Any, ...], jax.Array] = {}
     report = Report({}, {}, None)
-    for path, layer in found.items():
-        name, why = "/".join(map(str, path)), _obstacle(layer)
-        if why:
-            report.skipped[name] = why
+    for path, candidate in candidates.items():
+        name, obstacle = "/".join(map(str, path)), _obstacle(candidate)
+        if obstacle:
+            report.skipped[name] = obstacle
         else:
-            kernels[path], report.layers[name] = _balanced(layer)
+            kernels[path], report.layers[name] = _balanced(candidate)
     return kernels, report
 
 
 def relative_change(before: Any, after: Any) -> float:
-    """Returns the norm of a difference of pytrees over the norm of the first; of their numbers, in float32 or wider."""
+    """Returns the norm of the change of a pytree over its norm, over numeric leaves, in float32 or wider."""
     old, new = ([_wide(leaf) for leaf in jax.tree.leaves(t) if _is_number(leaf)] for t in (before, after))  # fmt: skip
     change = hypot(*(float(jnp.linalg.norm(b - a)) for a, b in zip(old, new, strict=True)))
     norm = hypot(*(float(jnp.linalg.norm(a)) for a in old))
@@ -84,13 +84,13 @@ def relative_change(before: Any, after: Any) -> float:
 
 
 def is_abstract(tree: Any) -> bool:
-    """Returns whether a `jax.ShapeDtypeStruct` stands for an array, of which nothing can be calculated."""
+    """Returns whether a `jax.ShapeDtypeStruct`, which has no numbers, stands for an array."""
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
-def _obstacle(layer: Layer) -> str | None:
+def _obstacle(candidate: Candidate) -> str | None:
     """Returns why a layer cannot be balanced, None if it can."""
-    module, shape, kernel = layer
+    module, shape, kernel = candidate
     rank = len(shape) - 2
     s = geo.per_axis("balance", "strides", module.strides or 1, rank)
     d = geo.per_axis("balance", "kernel_dilation", module.kernel_dilation or 1, rank)
@@ -111,9 +111,9 @@ def _obstacle(layer: Layer) -> str | None:
     return None
 
 
-def _balanced(layer: Layer) -> tuple[jax.Array, Balanced]:
-    """Returns a balanced kernel, calculated in float32 or wider, and what that changed."""
-    module, shape, kernel = layer
+def _balanced(candidate: Candidate) -> tuple[jax.Array, Balanced]:
+    """Returns a balanced kernel, calculated in float32 or wider, and the effect."""
+    module, shape, kernel = candidate
     s, old = module.strides, _wide(kernel)
     options = {"transpose_kernel": module.transpose_kernel}
     balance: Any = lambda w: analysis.balance(w, s, **options)
@@ -139,9 +139,9 @@ def resize_conv_arguments(
     kernel_size: tuple[int, ...],
     options: Mapping[str, Any],
 ) -> tuple[tuple[int, ...], tuple[int, ...], Pairs]:
-    """Returns kernel size, scale and padding of the resize-convolution in the place of a transposed convolution.
+    """Returns kernel size, scale and padding of the resize-convolution that replaces a transposed convolution.
 
-    Of k taps at stride s it takes `k − s + 1` on the enlarged image, which see the same input pixels.
+    For k taps at stride s it has `k − s + 1` taps on the enlarged image, which see the same input pixels.
     """
     s: tuple[int, ...] = options["strides"]
     if max(options["kernel_dilation"]) > 1 or any(
@@ -171,10 +171,10 @@ def resize_conv_arguments(
 def fitted(
     kernel: jax.Array, strides: tuple[int, ...], *, transpose_kernel: bool, groups: int
 ) -> jax.Array:
-    """Returns the kernel of a 'nearest' resize-convolution that is nearest to a transposed convolution.
+    """Returns the kernel of the 'nearest' resize-convolution that is closest to a transposed convolution.
 
-    Repeating pixels and convolving paints the kernel convolved with ones(s); this is its least-squares inverse, along
-    one axis after the other.
+    Repeating pixels and convolving paints the kernel convolved with ones(s); this is the least-squares inverse of that
+    convolution, along one axis after the other.
     """
     if transpose_kernel:  # (*k, out // groups, in), painted as it is
         rank = kernel.ndim - 2

@@ -1,7 +1,7 @@
-"""Initializers that know the stride, in JAX's form `init(key, shape, dtype)`.
+"""Initializers that depend on the stride, in JAX's form `init(key, shape, dtype)`.
 
-Those of transposed convolutions make kernels in the layouts of `conv_transpose`, by default those that it paints
-flipped; the laws that they keep are those of the painted kernel.
+Initializers of transposed convolutions make kernels in the layouts of `conv_transpose`, by default in the one that it
+paints flipped; their laws hold for the painted kernel.
 """
 
 from collections.abc import Sequence
@@ -39,13 +39,13 @@ def variance_scaling_transpose(
 
     Args:
       strides: of the layer; an int serves all axes.
-      scale: wanted output variance for unit input variance, > 0.
+      scale: output variance for unit input variance, > 0.
       distribution: 'truncated_normal', 'normal' or 'uniform', as in `jax.nn.initializers.variance_scaling`.
       transpose_kernel: the kernel is `(*kernel_size, out // groups, in)`, as in `conv_transpose`.
       feature_group_count: groups of the layer.
       per_phase: gives a tap of phase p the variance `scale / (in/groups · n_p)`, n_p the taps of that phase, so that
-        all phases of the output have the wanted variance, not only their mean. The same as without it if strides
-        divide the kernel size. Where k < s, phases without taps stay empty and the others have the wanted variance.
+        all phases of the output have the variance `scale`, not only their mean. No change if strides divide the kernel
+        size. Where k < s, phases without taps stay empty and the others have the variance `scale`.
 
     Returns:
       `init(key, shape, dtype)` for kernels of `tconvjax.conv_transpose`.
@@ -100,14 +100,13 @@ def variance_scaling_transpose(
 def icnr(scale: Ints, base: Initializer | None = None, order: Order = "CRD") -> Initializer:
     """Draws kernels of `subpixel_conv` that start as nearest upsampling of a convolution: no checkerboard at first.
 
-    All phases get the same draw W_0 of `base`, so that the layer is `resize(conv(x, W_0), scale)` until it learns
-    otherwise.
+    All phases get the same draw W_0 of `base`, so that the layer is `resize(conv(x, W_0), scale)` before training.
 
     Args:
       scale: of the layer; an int serves all axes.
       base: draws W_0, of shape `(*kernel_size, in // groups, out)`; by default `jax.nn.initializers.lecun_normal()`.
-      order: of the layer. The wrong one has the artifacts of random kernels, but for a single output channel. With
-        groups, phases in the order 'DCR' read channels of their own, and only 'CRD' keeps the law.
+      order: channel order of the layer. The wrong one has the artifacts of random kernels, except for a single output
+        channel. With groups, the phases of 'DCR' read channels of their own, and only 'CRD' keeps the law.
 
     Returns:
       `init(key, shape, dtype)` for kernels `(*kernel_size, in // groups, out · prod(scale))`.
@@ -139,7 +138,7 @@ def icnr(scale: Ints, base: Initializer | None = None, order: Order = "CRD") -> 
         if shape[-1] % count != 0:
             raise ValueError(
                 f"icnr: prod(scale) must divide the last axis of the kernel, out · prod(scale); got kernel shape "
-                f"{tuple(shape)}, scale={scale} (product {count}). Ask for a multiple of {count} there."
+                f"{tuple(shape)}, scale={scale} (product {count}). Make the last axis a multiple of {count}."
             )
         drawn = (base or lecun_normal())(key, (*shape[:-1], shape[-1] // count), dtype)
         kernel = jnp.repeat(drawn, count, -1) if order == "CRD" else jnp.tile(drawn, count)
@@ -151,11 +150,11 @@ def icnr(scale: Ints, base: Initializer | None = None, order: Order = "CRD") -> 
 def icnr_transpose(
     strides: Ints, base: Initializer | None = None, *, transpose_kernel: bool = False
 ) -> Initializer:
-    """Draws kernels of a transposed convolution that start as nearest upsampling of one of stride 1.
+    """Draws kernels of a transposed convolution that start as nearest upsampling after stride 1.
 
     `w[a] = W_0[floor(a/s)]` on the painted kernel, with W_0 of size `ceil(k/s)`. If strides divide the kernel size, the
     layer is `conv_transpose(x, W_0)` and then nearest upsampling, before any crop, and constants stay constant. If not,
-    the last copies are cropped, and phases differ; `balanced_transpose(strides, icnr_transpose(strides))` mends it.
+    the last copies are cropped, and phases differ; `balanced_transpose(strides, icnr_transpose(strides))` repairs them.
 
     Args:
       strides: of the layer; an int serves all axes.
@@ -202,11 +201,11 @@ def icnr_transpose(
 def balanced_transpose(
     strides: Ints, base: Initializer | None = None, *, transpose_kernel: bool = False
 ) -> Initializer:
-    """Draws kernels of a transposed convolution that answer constants with constants, for every k >= s.
+    """Draws kernels of a transposed convolution that keep a constant constant, for every k >= s.
 
     A draw of `base` goes through the projection of `analysis.balance`, the smallest change that makes all phase gains
-    equal. Of independent weights it keeps `1 − (Πs − 1)/Πk` of the variance, nearly all unless k is close to s; at
-    k = s the layer is nearest upsampling of a 1x1 convolution.
+    equal. The projection keeps `1 − (Πs − 1)/Πk` of the variance of independent weights, nearly all unless k is close
+    to s; at k = s the layer is nearest upsampling of a 1x1 convolution.
 
     Args:
       strides: of the layer; an int serves all axes.
@@ -245,12 +244,12 @@ def balanced_transpose(
 
 
 def bilinear(strides: Ints) -> Initializer:
-    """Makes the kernels of linear interpolation, of FCN: `w[a] = Π (1 − |a − (k − 1)/2| / s)`.
+    """Makes the kernels of linear interpolation, as in FCN: `w[a] = Π (1 − |a − (k − 1)/2| / s)`.
 
-    The kernel size must be `2s − s mod 2` along every axis, which makes constants stay the same constants, and
-    polynomials of degree 1 come out without ripple. Output channel o of a group enlarges input channel
-    `o mod in // groups` of that group: itself, for as many outputs as inputs; for a depthwise layer its one input. No
-    channels are mixed and nothing is random.
+    The kernel size must be `2s − s mod 2` along every axis; then constants keep their value and polynomials of degree 1
+    come out without ripple. Output channel o of a group enlarges input channel `o mod in // groups` of that group: for
+    as many outputs as inputs its own, in a depthwise layer the only input. Channels are not mixed, and nothing is
+    random.
 
     Args:
       strides: of the layer; an int serves all axes.
@@ -279,16 +278,16 @@ def bilinear(strides: Ints) -> Initializer:
     ) -> jax.Array:
         s = phases.per_spatial_axis("bilinear", "strides", strides, shape)
         k, (source, target) = tuple(shape[:-2]), shape[-2:]
-        wanted = tuple(2 * t - t % 2 for t in s)
-        if k != wanted:
+        linear_size = tuple(2 * t - t % 2 for t in s)
+        if k != linear_size:
             raise ValueError(
                 f"bilinear: kernel_size must be 2·strides − strides mod 2; got kernel_size={k}, strides={s}. "
-                f"Use kernel_size={wanted}."
+                f"Use kernel_size={linear_size}."
             )
         if target % source != 0:
             raise ValueError(
                 f"bilinear: in // groups must divide out, as every output enlarges one input; got kernel shape "
-                f"{tuple(shape)}. Mix channels in a layer of their own."
+                f"{tuple(shape)}. Mix channels in another layer."
             )
         tents = phases.outer(
             [1 - abs(np.arange(n) - (n - 1) / 2) / t for n, t in zip(k, s, strict=True)]
@@ -303,5 +302,5 @@ def bilinear(strides: Ints) -> Initializer:
 
 
 def _placed(kernel: jax.Array, out_sharding: Any) -> jax.Array:
-    """Places a kernel where the caller of `init` wants it."""
+    """Returns a kernel with the sharding `out_sharding`, if there is one."""
     return kernel if out_sharding is None else jax.sharding.reshard(kernel, out_sharding)

@@ -25,7 +25,7 @@ AS_JAX = ("CHWN", "HWOI", "HWNC")  # the kernel gradient
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """One call of `lax.conv_general_dilated`, and the face that it is."""
+    """One call of `lax.conv_general_dilated`, and its face."""
 
     why: str
     face: str
@@ -263,7 +263,7 @@ def test_derivatives_and_vmap_of_programs(name):
             return sum(jnp.sum(jnp.cos(y) ** 2) for y in jax.tree.leaves(fn(x, w)))
 
         def all_of_them(x, w):
-            both = (0, 1) if name != "custom_jvp" else 0  # whose rule knows the image alone
+            both = (0, 1) if name != "custom_jvp" else 0  # its rule covers the image alone
             forward = (
                 jax.jvp(loss, (x, w), (jnp.sin(x), jnp.cos(w))) if name != "custom_vjp" else 0.0
             )
@@ -294,7 +294,7 @@ def test_jits_keep_their_names_and_what_was_compiled():
 
     inner = [jax.make_jaxpr(accelerate(distinctly))(x, w).eqns[0].params for _ in range(2)]
     assert inner[0]["name"] == "distinctly"
-    assert inner[0]["jaxpr"] is inner[1]["jaxpr"]  # by which JAX finds what it has compiled
+    assert inner[0]["jaxpr"] is inner[1]["jaxpr"]  # JAX finds compiled code by this object
 
 
 def test_programs_are_forgotten():
@@ -477,7 +477,7 @@ def test_refuses_to_lose_a_change_of_an_argument():
 
     x, state = normal(3), {"mean": jnp.zeros(())}
     with pytest.raises(
-        ValueError, match=r"in its arguments; got a new structure of the arguments, which"
+        ValueError, match=r"of its arguments; got a new structure of the arguments, which"
     ):
         accelerate(fn)(x, state, more=[])
     with pytest.raises(ValueError, match=r"got a new value of args\[1\]\['mean'\], which would be"):

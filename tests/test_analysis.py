@@ -202,7 +202,7 @@ ORDERS = [  # why, kernel, stride, zero order
     ("kernel", "s", "order"), [o[1:] for o in ORDERS], ids=[o[0] for o in ORDERS]
 )
 def test_zero_order_is_the_first_degree_with_ripple(kernel, s, order):
-    """The table, and what it means: degree < L comes out as a polynomial, degree L does not."""
+    """The table and its meaning: polynomials of degree < L come out as polynomials, of degree L they do not."""
     kernel = analysis.balance(column(*RANDOM), s) if kernel is None else kernel
     assert analysis.zero_order(kernel, s) == order
     for degree in (order - 1, order):

@@ -1,4 +1,4 @@
-"""`audit`: planted faults are found, with the user's own lines, and clean models are left in peace."""
+"""`audit` finds planted faults, with the user's own lines, and nothing in clean models."""
 
 import inspect
 from functools import partial
@@ -48,7 +48,7 @@ def one(fn, *args, **options):
     return finding
 
 
-# What is found.
+# Findings.
 
 
 def test_a_transposed_convolution_is_described():
@@ -70,7 +70,7 @@ def test_a_transposed_convolution_is_described():
     assert found.remedy_cost == (2 * 2 * 64 * 9 * 20, 80, (2, 2))  # 2 + 2 − 1 taps when fused
     assert found.message.startswith(
         "transposed convolution, kernel 3x3, stride 2x2, 4 -> 5 channels: "
-        f"pixels are painted by unequally many taps (most/fewest 4), and these weights put {share:.1%}"
+        f"output pixels receive unequal numbers of taps (max/min 4), and these weights put {share:.1%}"
     )
     assert found.file == __file__
     assert found.line == here(transposed, "lax.conv_transpose")
@@ -268,8 +268,8 @@ def test_numbers_that_are_gone_or_too_many_count_as_random(monkeypatch):
     w = jnp.asarray(drawn(3, 3, 4, 4))
     w.delete()
     assert one(transposed, IMAGE, w).weights == "drawn"
-    monkeypatch.setattr("tconvjax._program.program.LARGE", 500)
-    stack = np.stack([drawn(3, 3, 4, 4)] * 4)  # 576, of which each layer has 144
+    monkeypatch.setattr("tconvjax._program.program.MOST_ELEMENTS", 500)
+    stack = np.stack([drawn(3, 3, 4, 4)] * 4)  # 576 numbers, 144 in each layer
     layers = lambda x, w: lax.scan(lambda c, w: (c, transposed(c, w)), x, w)[1]
     assert one(layers, IMAGE, stack).weights == "given"
     assert one(layers, IMAGE, np.tile(stack, (1, 1, 1, 1, 4))).weights == "none"
@@ -295,7 +295,7 @@ WEIGHTS = {
 
 @each("how", WEIGHTS)
 def test_weights_are_known_through_what_is_done_to_them(how):
-    """[1, 2, 1]/2 keeps a constant although its taps are uneven; anything else does not."""
+    """[1, 2, 1]/2 keeps a constant although its taps are uneven; other kernels do not."""
     hat = np.array([0.5, 1, 0.5])[:, None] * np.array([0.5, 1, 0.5])
     flat = np.float32(hat[..., None, None] * np.ones((4, 4)))
     assert not audit(WEIGHTS[how](flat), IMAGE)
@@ -483,7 +483,7 @@ def test_a_pixel_shuffle_of_channels_first_and_of_tokens():
 
 
 def test_a_pixel_shuffle_whose_channels_nothing_names():
-    """The axis that is split, and whose parts go into the others, is that of the channels."""
+    """The axis of the channels is the one that is split and joined to the others."""
 
     def first(x):  # channels first, without a convolution before
         return x.reshape(2, 3, 2, 2, 8, 8).transpose(0, 1, 4, 2, 5, 3).reshape(2, 3, 16, 16)
@@ -658,7 +658,7 @@ class Clean(nnx.Module):
 
 
 class Unbatched(nnx.Module):
-    """As models of Equinox, whose layers add an axis for a batch of one."""
+    """A model for single images, as in Equinox: its layers add an axis for a batch of one."""
 
     def __init__(self, rngs):
         self.up = nnx.ConvTranspose(4, 4, (3, 3), strides=2, rngs=rngs)
@@ -672,7 +672,7 @@ class Unbatched(nnx.Module):
 
 
 def test_a_model_is_audited_as_it_is():
-    """Its statistics change while it is traced, and only there."""
+    """Its statistics change only in the traced copy."""
     model = Unbatched(nnx.Rngs(0))
     for function in (model, model.decode):
         found = audit(function, jax.ShapeDtypeStruct((8, 8, 4), jnp.float32))

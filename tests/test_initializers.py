@@ -255,7 +255,7 @@ INITS = {
 
 @each("name", INITS)
 def test_has_the_form_of_jax(name, key):
-    """Any floating dtype, under jit, and placed on a mesh as asked."""
+    """Any floating dtype, under jit, and on a mesh with the given sharding."""
     init, shape = INITS[name], (4, 4, 8, 8)
     half = jax.eval_shape(lambda: init(key, shape, jnp.bfloat16))
     assert (half.shape, half.dtype) == (shape, jnp.bfloat16)

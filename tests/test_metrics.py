@@ -363,7 +363,7 @@ def everything(x, reference):
 
 @pytest.fixture(scope="module")
 def judged():
-    """All metrics of a set beside a reference of white noise, and what 99 % of white noise stays below."""
+    """All metrics of a set beside a reference of white noise, and the 99 % point of white noise."""
     reference = draw(1, 64, 32, 32, 1)
     run = jax.jit(everything)
     upper = metrics.null(run, reference, reference, level=0.99).upper
@@ -419,7 +419,7 @@ def test_psnr_is_blind_to_structure_and_ssim_is_not():
 
 
 def test_feature_distances_see_different_things():
-    """Skewed features of equal mean and covariance; copies of a few; what lies between two modes."""
+    """Skewed features of equal mean and covariance; copies of a few samples; samples between two modes."""
     real, other = draw(0, 2, 600, 4).astype("f")
     skewed = (np.random.default_rng(1).exponential(size=(600, 4)) - 1).astype("f")
     whiten = lambda x: (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T
@@ -488,7 +488,7 @@ def test_null_keeps_shapes_and_draws_by_key(key):
 
 
 def test_null_by_permutation():
-    """Two sets that differ stand out of all ways to split their union; two that do not, do not."""
+    """Two different sets stand out from random splits of their union; two of one kind do not."""
     a, b = draw(0, 2, 20, 12, 12, 1).astype("f")
 
     @jax.jit
@@ -503,7 +503,7 @@ def test_null_by_permutation():
         assert (accuracy > null.upper) == differ
 
 
-# What comes in
+# Inputs
 
 
 def close(got, want, rtol):

@@ -1,4 +1,4 @@
-"""Repair of trained models, in NNX and Linen: a constant stays constant, or another layer takes the place."""
+"""Repair of trained models, in NNX and Linen: a constant stays constant, or another layer replaces the first."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ class Net(nnx.Module):
 
 
 def constant(layer, channels=4):
-    """The variation of what a layer makes of a constant image, away from the borders."""
+    """The variation of a layer's output for a constant image, away from the borders."""
     y = np.asarray(layer(jnp.ones((1, 12, 12, channels))))
     return np.ptp(y[:, 9:-9, 9:-9], axis=(1, 2)).max()
 
@@ -184,7 +184,7 @@ JITTED = linen.jit(Block)
 def test_lifted_layers_are_found_and_stacks_balanced_one_by_one(lift, stack):
     net, x = Lifted(lift), X[..., :2]
     variables = net.init(jax.random.key(0), x)
-    net.apply(variables, x)  # what nn.jit traced is not traced again
+    net.apply(variables, x)  # nn.jit does not trace it again
     for _ in range(2):
         new, report = tconvjax.linen.balance(net, variables, x)
         assert list(report.layers) == ["block/up"]
@@ -241,7 +241,7 @@ def test_shapes_alone_show_what_would_be_skipped():
 
 
 class Noisy(nnx.Module):
-    """Everything that a call may change, layers shared and layers stacked."""
+    """State of every kind that a call may change, in shared and in stacked layers."""
 
     def __init__(self, rngs):
         self.up = tconvjax.nnx.ConvTranspose(4, 4, (3, 3), 2, rngs=rngs)
@@ -282,7 +282,7 @@ def test_measuring_leaves_the_state_of_a_model():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64"])
 def test_kernels_keep_their_dtype_and_are_balanced_in_float32(dtype):
     layer = tconvjax.nnx.ConvTranspose(4, 6, (3, 3), 2, rngs=nnx.Rngs(0))
-    kernel = np.random.default_rng(1).normal(size=(3, 3, 4, 6)) * 6e3  # whose norm is not a float16
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 4, 6)) * 6e3  # its norm is no float16
     layer.kernel = nnx.Param(jnp.asarray(kernel, dtype))
     want = analysis.balance(layer.kernel[...].astype(np.promote_types(dtype, np.float32)), 2)
     report = tconvjax.nnx.balance(layer)
@@ -321,7 +321,7 @@ def test_kernels_stay_on_their_devices():
     ],
 )
 def test_a_resize_convolution_takes_the_place(k, s, options):
-    """Equal size, center and receptive field; and equal numbers where the kernel was one that it can have."""
+    """Equal size, center and receptive field, and equal numbers for kernels that a resize-convolution can have."""
     layer = tconvjax.nnx.ConvTranspose(4, 6, k, s, rngs=nnx.Rngs(0), **options)
     if layer.bias is not None:
         layer.bias[...] = jnp.arange(6.0)

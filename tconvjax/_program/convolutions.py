@@ -11,19 +11,19 @@ from tconvjax._geometry import Geometry
 from tconvjax._program.program import Unknown, Value
 from tconvjax._program.reading import read
 
-SEEN = 256  # values that are looked at, at most, to find the convolutions that made an image
+MOST_VALUES = 256  # visited in the search for the convolutions that made an image
 
 
-class Layer(NamedTuple):
-    """A convolution, read as a face.
+class Convolution(NamedTuple):
+    """A convolution of a program, read as a face.
 
     Attributes:
       face: 'gather', 'paint' or 'correlate'.
-      geometry: of the face.
-      image: what it reads.
-      kernel: with which weights.
+      geometry: geometry of the face.
+      image: the array that it reads.
+      kernel: its weights.
       canonical: brings the kernel into the layout `(layers, *kernel_size, in // groups, out)` of the forward
-        convolution, of several layers under `vmap`.
+        convolution; `vmap` gives several layers.
       space: spatial axes of the result.
       features: feature axis of the result.
     """
@@ -37,7 +37,7 @@ class Layer(NamedTuple):
     features: int
 
 
-def layer_of(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
+def convolution_of(equation: Any, inputs: tuple[Value, ...]) -> Convolution | None:
     """Reads an equation as a convolution, if it is one."""
     name = equation.primitive.name
     if name.startswith("tconv_"):
@@ -47,17 +47,17 @@ def layer_of(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
     return _of_xla(equation, inputs) if name == "conv_general_dilated" else None
 
 
-def _of_this_library(equation: Any, inputs: tuple[Value, ...]) -> Layer:
+def _of_this_library(equation: Any, inputs: tuple[Value, ...]) -> Convolution:
     """Reads one of the faces, whose arrays have a stack axis."""
     geometry = equation.params["call"].geometry
     face = equation.primitive.name.removeprefix("tconv_")
     space = tuple(range(2, 2 + geometry.rank))
-    return Layer(face, geometry, inputs[0], inputs[1], lambda w: w, space, 2 + geometry.rank)
+    return Convolution(face, geometry, inputs[0], inputs[1], lambda w: w, space, 2 + geometry.rank)
 
 
-def _of_xla(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
+def _of_xla(equation: Any, inputs: tuple[Value, ...]) -> Convolution | None:
     image, params = _undilated(inputs[0], equation.params)
-    # As layers write it, whose images may be smaller than their kernels; kernel gradients dilate rhs, if anything.
+    # Kernel gradients with strides dilate rhs. Undilated, rhs is the kernel of a layer, even if the image is smaller.
     plain = max(params["rhs_dilation"], default=1) == 1
     out = equation.outvars[0].aval.shape
     reading = read(image.shape, inputs[1].shape, out, params, kernel_is_rhs=plain)
@@ -65,21 +65,21 @@ def _of_xla(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
         return None
     arrays, axes, flipped, geometry = reading
     role = {name: role for role, name in arrays.items()}["out"]
-    at = arrays["w"]
+    kernel_name = arrays["w"]
 
     def canonical(w: np.ndarray) -> np.ndarray:
-        w = w.transpose(axes[at])
+        w = w.transpose(axes[kernel_name])
         turned = flip_and_swap(jnp.asarray(w), geometry.rank, geometry.feature_group_count)
-        return (np.asarray(turned) if flipped == at else w)[None]
+        return (np.asarray(turned) if flipped == kernel_name else w)[None]
 
     _, features, *space = params["dimension_numbers"].out_spec
     face = {"y": "gather", "x": "paint", "w": "correlate"}[role]
-    source, kernel = (inputs[1], image) if at == "lhs" else (image, inputs[1])
-    return Layer(face, geometry, source, kernel, canonical, tuple(space), features)
+    source, kernel = (inputs[1], image) if kernel_name == "lhs" else (image, inputs[1])
+    return Convolution(face, geometry, source, kernel, canonical, tuple(space), features)
 
 
 def _undilated(image: Value, params: dict[str, Any]) -> tuple[Value, dict[str, Any]]:
-    """Takes zeros that a `pad` put between pixels as the convolution's own dilation."""
+    """Replaces a `pad` that puts zeros between pixels by a dilation of the convolution."""
     if image.made_by != "pad" or not _is_zero(image.inputs[1]):
         return image, params
     batch, features, *space = params["dimension_numbers"].lhs_spec
@@ -104,7 +104,7 @@ def _is_zero(value: Value) -> bool:
         return False
 
 
-def _dense(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
+def _dense(equation: Any, inputs: tuple[Value, ...]) -> Convolution | None:
     """Reads a matrix product over the last axis as a convolution with one tap."""
     (contracted, batch) = equation.params["dimension_numbers"]
     image, kernel = inputs
@@ -115,26 +115,28 @@ def _dense(equation: Any, inputs: tuple[Value, ...]) -> Layer | None:
     geometry = Geometry(size, size, ones, ones, ones, (0,) * rank)
     turned = contracted[1] == (1,)
     canonical = lambda w: (w.T if turned else w)[(None,) * (rank + 1)]
-    return Layer("gather", geometry, image, kernel, canonical, tuple(range(1, rank + 1)), rank + 1)
+    space = tuple(range(1, rank + 1))
+    return Convolution("gather", geometry, image, kernel, canonical, space, rank + 1)
 
 
-def convolutions_before(value: Value) -> list[Layer]:
-    """Returns the convolutions that made an image, through elementwise operations, those that were added included."""
-    made: list[Layer] = []
+def convolutions_before(value: Value) -> list[Convolution]:
+    """Returns the convolutions from which elementwise operations, sums among them, make an image."""
+    made: list[Convolution] = []
     seen = {value}
-    waiting = [(value, 0)]  # and how many leading axes of size 1 were dropped since
-    while waiting and len(seen) < SEEN:
+    waiting = [(value, 0)]  # with the number of leading axes of size 1 that were dropped since
+    while waiting and len(seen) < MOST_VALUES:
         value, dropped = waiting.pop()
         if value.equation is None:
             continue
-        layer = layer_of(value.equation, value.inputs)
-        if layer is not None:
-            space = tuple(axis - dropped for axis in layer.space)
-            made.append(layer._replace(space=space, features=layer.features - dropped))
+        convolution = convolution_of(value.equation, value.inputs)
+        if convolution is not None:
+            space = tuple(axis - dropped for axis in convolution.space)
+            features = convolution.features - dropped
+            made.append(convolution._replace(space=space, features=features))
             continue
         for before in value.inputs:
-            lost = before.shape == (1, *value.shape)
-            if (lost or before.shape == value.shape) and before not in seen:
+            drops = before.shape == (1, *value.shape)
+            if (drops or before.shape == value.shape) and before not in seen:
                 seen.add(before)
-                waiting.append((before, dropped + lost))
+                waiting.append((before, dropped + drops))
     return made

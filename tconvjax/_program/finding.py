@@ -1,4 +1,4 @@
-"""What an audit says of one place of a program."""
+"""The result of an audit at one place of a program."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -11,7 +11,7 @@ SEVERITIES: tuple[Severity, ...] = ("none", "low", "medium", "high")
 
 
 class Cost(NamedTuple):
-    """What a layer costs: multiplications and additions of one call, parameters, input pixels seen along each axis."""
+    """Cost of a layer: multiplications and additions of one call, parameters, receptive field in pixels per axis."""
 
     flops: int
     parameters: int
@@ -23,26 +23,26 @@ class Finding:
     """One place of a program.
 
     Attributes:
-      kind: what it does.
-      severity: 'high' for patterns that weights cannot avoid or that the given weights have strongly, 'medium' for
-        patterns of random weights, 'low' for weak ones and for uneven gradients, 'none' for what is clean.
+      kind: kind of operation.
+      severity: 'high' for patterns that weights cannot avoid or that are strong with the given weights, 'medium' for
+        patterns of random weights, 'low' for weak patterns and uneven gradients, 'none' for clean places.
       primitive: name of the operation in the jaxpr.
-      kernel_size: taps along each axis; of a pixel shuffle those of the convolution before it, if there is one.
-      strides: factor of enlargement, or of reduction, along each axis.
-      file: source file of the user's own line, '' if it is not known.
-      line: its number, 0 if it is not known.
-      message: what is wrong and what to do, in words.
-      remedy: what to use instead.
-      input_shape: of the image.
-      output_shape: of the image.
-      overlap_ratio: most over fewest taps that meet a pixel of the large image; inf if some meet none.
-      variance_ratio: largest over smallest sum of squared weights of a phase; equal to `overlap_ratio` for random ones.
-      harmonic_share: of a constant's output energy on the stride harmonics, in [0, 1]; None if it cannot be known.
+      kernel_size: taps along each axis; for a pixel shuffle, those of the convolution before it, or None.
+      strides: factor of enlargement or reduction along each axis.
+      file: source file of the user's own line, '' if unknown.
+      line: its number, 0 if unknown.
+      message: the fault and its remedy, in words.
+      remedy: suggested replacement.
+      input_shape: shape of the input image.
+      output_shape: shape of the output image.
+      overlap_ratio: largest over smallest number of taps of a pixel of the large image; inf if some pixel has none.
+      variance_ratio: largest over smallest sum of squared weights of a phase; `overlap_ratio` for random weights.
+      harmonic_share: share of a constant's output energy on the stride harmonics, in [0, 1]; None if unknown.
       weights: 'given', 'drawn' at random in the shape of the given ones, or 'none'.
-      center_shift: pixels of the large image by which the layer displaces it.
-      period: of the pattern, in pixels of the function's output, or of the layer's where that is no image.
-      cost: of the layer, or None.
-      remedy_cost: of the remedy, or None.
+      center_shift: displacement of the image by the layer, in pixels of the large image.
+      period: period of the pattern, in pixels of the function's output, or of the layer's if that is no image.
+      cost: cost of the layer, or None.
+      remedy_cost: cost of the remedy, or None.
     """
 
     kind: Kind

@@ -1,7 +1,7 @@
-"""Programs, walked: every equation of a jaxpr with the values that it reads and the user's line that wrote it.
+"""A walk over a program: every equation of a jaxpr, with the values that it reads and the user's line that wrote it.
 
-Values are followed backwards to the weights through whatever lies between (casts, masks, flips, a resize folded into a
-kernel); what is known by shape alone is drawn at random for this.
+Values can be computed from the weights through the operations between them (casts, masks, flips, a resize folded into a
+kernel); for this, inputs known by shape alone are drawn at random.
 """
 
 import contextlib
@@ -20,23 +20,23 @@ import numpy as np
 from jax.extend import core
 from jax.extend.core import Jaxpr
 
-LARGE = 1 << 26  # numbers that are computed, at most, to know the weights of a layer
-# Libraries of layers, whose lines are not the user's own.
+MOST_ELEMENTS = 1 << 26  # of an array that is computed to get the weights of a layer
+# Libraries whose lines are not the user's own.
 LIBRARIES = (
     "jax", "jaxlib", "flax", "keras", "equinox", "haiku", "einops", "jaxtyping", "tconvjax",
 )  # fmt: skip
-PROGRAMS: Any = (Jaxpr, getattr(core, "ClosedJaxpr"))  # noqa: B009  # one and the same from jax 0.12 on
-# Operations that are not worth computing to know a weight.
+PROGRAMS: Any = (Jaxpr, getattr(core, "ClosedJaxpr"))  # noqa: B009  # one class since jax-ml/jax#39009
+# Operations too costly to compute for a weight.
 OPAQUE = {
     "conv_general_dilated", "scan", "while", "cond", "shard_map", "custom_call", "pure_callback",
     "io_callback", "pallas_call", "tconv_gather", "tconv_paint", "tconv_correlate",
 }  # fmt: skip
-# Operations that tell the compiler, not the numbers, what a value is inside of `shard_map`.
+# Operations of `shard_map` that change the type of a value, not its numbers.
 MARKS = {"pvary", "pcast"}
 
 
 class Unknown(Exception):
-    """A value that more than a few cheap operations compute."""
+    """Raised for a value that a few cheap operations cannot compute."""
 
 
 @dataclass(eq=False)
@@ -46,13 +46,13 @@ class Value:
     Attributes:
       shape: its shape.
       dtype: its dtype.
-      given: the array, if it is.
-      equation: that computes it, if one does.
-      inputs: what the equation reads.
-      index: which result of the equation it is.
-      stacked: of which it is an entry, inside of a loop over stacked layers.
-      turns: how many values it has, one in each turn of the loops around it.
-      drawn: once computed, whether random numbers took part.
+      given: the array, if it is given.
+      equation: the equation that computes it, if any.
+      inputs: the values that the equation reads.
+      index: its index among the results of the equation.
+      stacked: the stack with this value as an entry, inside of a loop over stacked layers.
+      turns: number of its values, one for each turn of the loops around it.
+      drawn: whether random numbers took part; set when it is computed.
     """
 
     shape: tuple[int, ...]
@@ -68,19 +68,19 @@ class Value:
 
     @property
     def made_by(self) -> str:
-        """The name of the primitive that computes it, '' if none does."""
+        """The name of the primitive that computes it, '' if there is none."""
         return self.equation.primitive.name if self.equation else ""
 
     def compute(self, turn: int = 0) -> jax.Array:
         """Returns the value in one turn of the loops around it.
 
         Raises:
-          Unknown: if that takes more than cheap operations.
+          Unknown: if cheap operations cannot compute it.
         """
         turn %= self.turns
         if turn not in self._known:
             known = all(isinstance(n, int) for n in self.shape)
-            if self.made_by in OPAQUE or not known or prod(self.shape) > LARGE:
+            if self.made_by in OPAQUE or not known or prod(self.shape) > MOST_ELEMENTS:
                 raise Unknown
             try:
                 self._known[turn] = self._computed(turn)
@@ -110,7 +110,7 @@ class Value:
             return operands[self.index]
         try:
             out = self.equation.primitive.bind(*operands, **self.equation.params)
-        except Exception as error:  # a collective, say, of which every device has a part
+        except Exception as error:  # such as a collective, whose parts lie on several devices
             raise Unknown from error
         results: Sequence[jax.Array] = out if self.equation.primitive.multiple_results else (out,)
         return results[self.index]
@@ -120,12 +120,12 @@ class Place(NamedTuple):
     """One equation of a program.
 
     Attributes:
-      equation: of the jaxpr.
-      inputs: what it reads.
-      shape: of its first result.
+      equation: equation of the jaxpr.
+      inputs: the values that it reads.
+      shape: shape of its first result.
       where: file and number of the user's own line; ('', 0) if there is none.
       backward: whether it calculates a gradient.
-      images: shapes of what the whole program returns.
+      images: shapes of the results of the whole program.
     """
 
     equation: Any
@@ -136,12 +136,12 @@ class Place(NamedTuple):
     images: Sequence[tuple[int, ...]]
 
 
-class Around(NamedTuple):
-    """What the equations of a program inside of another do not say themselves.
+class Context(NamedTuple):
+    """Context of an inner program, which its own equations do not record.
 
     Attributes:
       where: as in `Place`.
-      names: of the transformations and scopes, as JAX writes them.
+      names: transformations and scopes around it, in JAX's notation.
     """
 
     where: tuple[str, int] = ("", 0)
@@ -151,7 +151,7 @@ class Around(NamedTuple):
 def traced(fn: Any, args: tuple[Any, ...]) -> tuple[Any, list[Value]]:
     """Returns the jaxpr of a function of pytrees, and its inputs; leaves that are no arrays are part of the program.
 
-    A model that is a pytree, or whose method is given, is one of its inputs: what it does to its state stays inside.
+    A model that is a pytree, or whose method is given, becomes an input: changes of its state stay inside.
     """
     if isinstance(fn, MethodType):
         fn, args = fn.__func__, (fn.__self__, *args)
@@ -166,7 +166,7 @@ def traced(fn: Any, args: tuple[Any, ...]) -> tuple[Any, list[Value]]:
         return [leaf for leaf in outputs if isinstance(leaf, jax.Array)]
 
     shapes = [_like(a) for a in arrays.values()]
-    inputs = [Value(a.shape, a.dtype, a if _held_by(a) else None) for a in arrays.values()]
+    inputs = [Value(a.shape, a.dtype, a if _has_numbers(a) else None) for a in arrays.values()]
     return jax.make_jaxpr(run)(*shapes), inputs
 
 
@@ -175,26 +175,26 @@ def _like(array: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
-def _held_by(array: Any) -> bool:
-    """Whether an array has numbers: a donated one has none left, and another process's are not here."""
+def _has_numbers(array: Any) -> bool:
+    """Whether an array has numbers in this process: a donated array has none left."""
     if isinstance(array, jax.Array):
         return array.is_fully_addressable and not array.is_deleted()
     return isinstance(array, np.ndarray)
 
 
 def walk(program: Any, inputs: Sequence[Value]) -> Iterator[Place]:
-    """Yields every equation of a program, those of the programs inside of it included.
+    """Yields every equation of a program, those of inner programs included.
 
-    What `checkpoint` calculates a second time is left out.
+    The second computation of a `checkpoint` is left out.
     """
     images = [tuple(v.aval.shape) for v in program.jaxpr.outvars]
-    return _walk(program, inputs, Around(), images, [])
+    return _walk(program, inputs, Context(), images, [])
 
 
 def _walk(
     program: Any,
     inputs: Sequence[Value],
-    around: Around,
+    context: Context,
     images: Sequence[tuple[int, ...]],
     outputs: list[Value],
 ) -> Iterator[Place]:
@@ -215,16 +215,16 @@ def _walk(
             Value(*_shaped(v), None, eqn, given, index, turns=turns)
             for index, v in enumerate(eqn.outvars)
         ]
-        where = _own_line(eqn) or around.where
-        names = f"{around.names}/{eqn.source_info.name_stack}"
+        where = _own_line(eqn) or context.where
+        names = f"{context.names}/{eqn.source_info.name_stack}"
         if "rematted_computation" not in names:
             backward = "transpose(jvp(" in names
             yield Place(eqn, given, results[0].shape if results else (), where, backward, images)
-        for inner, entering, same_results in _held(eqn, given):
-            inside: list[Value] = []
-            yield from _walk(inner, entering, Around(where, names), images, inside)
-            if same_results and len(inside) == len(results):
-                results = inside
+        for inner, inner_inputs, same_results in _inner_programs(eqn, given):
+            inner_results: list[Value] = []
+            yield from _walk(inner, inner_inputs, Context(where, names), images, inner_results)
+            if same_results and len(inner_results) == len(results):
+                results = inner_results
         values |= dict(zip(eqn.outvars, results, strict=True))
     outputs.extend(map(value, jaxpr.outvars))
 
@@ -234,16 +234,18 @@ def _shaped(atom: Any) -> tuple[tuple[int, ...], Any]:
 
 
 def _opened(program: Any) -> tuple[Any, list[Value]]:
-    """Returns a program without its constants, and these."""
+    """Returns the jaxpr of a program and its constants."""
     consts = [Value(np.shape(c), jnp.result_type(c), c) for c in getattr(program, "consts", ())]
     return getattr(program, "jaxpr", program), consts
 
 
-def _held(eqn: Any, given: tuple[Value, ...]) -> Iterator[tuple[Any, Sequence[Value], bool]]:
-    """Yields the programs of an equation, what each reads, and whether its results are those of the equation."""
+def _inner_programs(
+    eqn: Any, given: tuple[Value, ...]
+) -> Iterator[tuple[Any, Sequence[Value], bool]]:
+    """Yields the inner programs of an equation, the inputs of each, and whether its results are the equation's."""
     name, params = eqn.primitive.name, eqn.params
     entering: list[Sequence[Value]]
-    if name == "while":  # and scan: what a loop reads at its first turn
+    if name == "while":  # the values of the first turn, as for scan
         conds, consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
         programs = [params["cond_jaxpr"], params["body_jaxpr"]]
         entering = [[*given[:conds], *given[consts:]], given[conds:]]
@@ -254,14 +256,14 @@ def _held(eqn: Any, given: tuple[Value, ...]) -> Iterator[tuple[Any, Sequence[Va
         programs = [p for p in params.values() if isinstance(p, PROGRAMS)]
         entering = [given] * len(programs)
     for program, values in zip(programs, entering, strict=True):
-        wanted = [Value(*_shaped(v)) for v in _opened(program)[0].invars]
-        if len(wanted) == len(values):
-            wanted = [_entering(v, inner) for v, inner in zip(values, wanted, strict=True)]
-        yield program, wanted, name not in {"scan", "while", "cond"}
+        inputs = [Value(*_shaped(v)) for v in _opened(program)[0].invars]
+        if len(inputs) == len(values):
+            inputs = [_entering(v, inner) for v, inner in zip(values, inputs, strict=True)]
+        yield program, inputs, name not in {"scan", "while", "cond"}
 
 
 def _entering(value: Value, inner: Value) -> Value:
-    """Returns what a program inside of another sees of a value: all, an entry of a stack, or its shape."""
+    """Returns a value as an inner program reads it: whole, as an entry of a stack, or by its shape alone."""
     if value.shape == inner.shape:
         return value
     numbers = value.given is not None or value.equation is not None or value.stacked is not None
@@ -282,7 +284,7 @@ def _own_line(eqn: Any) -> tuple[str, int] | None:
 
 
 def _library_files() -> tuple[str, ...]:
-    """Returns where the names of their files begin."""
+    """Returns the prefixes of the names of their files."""
     files = [getattr(sys.modules.get(name), "__file__", None) for name in LIBRARIES]
     folders = [f"{Path(file).parent}/" for file in files if file]
     return (*folders, contextlib.__file__, functools.__file__, "<frozen")

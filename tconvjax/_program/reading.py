@@ -5,7 +5,7 @@ Along each axis the three arrays of a convolution of XLA meet in
     lhs[m]  rhs[o]  out[a]        where        s·a + d·o − low = t·m
 
 with t = lhs_dilation, s = window_strides, d = rhs_dilation. An array whose coefficient is 1 may be the big image, and
-each of the two others the kernel, so that one of the three faces computes the result whichever way it is read.
+each of the two others the kernel; for every such reading one of the three faces computes the result.
 """
 
 from math import inf, prod
@@ -22,9 +22,9 @@ class Reading(NamedTuple):
 
     Attributes:
       arrays: which of 'lhs', 'rhs' and 'out' is x, w and y.
-      axes: those of each in the order of the face's layout without its stack; of a flipped kernel, in and out swapped.
+      axes: axes of each array in the face's layout, without its stack axis; for a flipped kernel, in and out swapped.
       flipped: the array that is read backwards in space, if any.
-      geometry: that of the face.
+      geometry: geometry of the face.
     """
 
     arrays: dict[str, str]
@@ -43,18 +43,18 @@ def read(
 ) -> Reading | None:
     """Reads a convolution of XLA, given by the shapes of its arrays and its parameters, as one of the faces.
 
-    The big image is an array whose coefficient is 1 along every axis, the one with the largest extent if there are
-    several; the kernel is, of the two others, the one with the smaller extent, where n elements with the coefficient c
-    extend over c(n − 1) + 1 pixels. With groups it is the array that holds no more than one group's share of a
-    letter, with `kernel_is_rhs` it is rhs, as layers write it, even if the image is smaller. Any such choice is exact;
-    this one is what the convolution means in a network:
+    The big image is the array with the largest extent among those whose coefficient is 1 along every axis; the kernel
+    is the one with the smaller extent of the two others. Here n elements with the coefficient c extend over
+    c(n − 1) + 1 pixels. With groups, the kernel is the array that holds only one group's share of a letter; with
+    `kernel_is_rhs` it is rhs, as in a layer, even if the image is smaller. Any such choice is exact; this one is the
+    convolution's role in a network:
 
         big lhs, kernel rhs    gather       a convolution
         big out, kernel rhs    paint        a transposed convolution, or the gradient of a convolution
         big lhs, kernel out    correlate    the kernel gradient of a convolution
         big rhs, kernel out    correlate    the kernel gradient of a transposed convolution
 
-    and of the two more, with the kernel in lhs, JAX makes the first for derivatives of these gradients.
+    JAX makes the two other ones, with the kernel in lhs, for derivatives of kernel gradients.
     """
     numbers = params["dimension_numbers"]
     specs = {"lhs": numbers.lhs_spec, "rhs": numbers.rhs_spec, "out": numbers.out_spec}
@@ -94,7 +94,7 @@ def read(
         ends = kernel_extent(size[flipped], step[flipped])
         lows = [end - 1 - low for end, low in zip(ends, lows, strict=True)]
 
-    # Batch, in and out are what two arrays share.
+    # Each of batch, in and out is shared by two arrays.
     axes = {}
     for role, others in (("x", "yw"), ("w", "xy"), ("y", "xw")):
         name = arrays[role]

@@ -1,4 +1,4 @@
-"""What makes an image larger, or smaller, how evenly, and what to use instead."""
+"""Rules of the audit: how evenly an equation enlarges or reduces an image, and what to use instead."""
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,28 +9,29 @@ import numpy as np
 
 from tconvjax import analysis
 from tconvjax._geometry import Geometry
-from tconvjax._program.convolutions import Layer, layer_of
+from tconvjax._program.convolutions import Convolution, convolution_of
 from tconvjax._program.finding import Cost, Finding, Severity
 from tconvjax._program.program import Place, Unknown, Value
 from tconvjax._program.shuffles import pixel_shuffle
 
 FLAT = 1e-3  # harmonic share up to which a constant counts as constant
-TURNS = 256  # layers of a loop whose weights are looked at, at most
+MOST_TURNS = 256  # of a loop over layers whose weights are judged
 
 
-def found(place: Place) -> Iterator[Finding]:
-    """Yields what there is to say of one equation."""
+def findings_of(place: Place) -> Iterator[Finding]:
+    """Yields the findings of one equation."""
     name = place.equation.primitive.name
-    layer = layer_of(place.equation, place.inputs)
-    if layer is not None:
-        if max(layer.geometry.strides) == 1:
+    convolution = convolution_of(place.equation, place.inputs)
+    if convolution is not None:
+        if max(convolution.geometry.strides) == 1:
             return
-        if layer.face == "paint":
-            yield (_painted_gradient if place.backward else _transposed_convolution)(place, layer)
-        elif layer.face == "gather" and not place.backward:
-            yield _strided_convolution(place, layer)
+        if convolution.face == "paint":
+            rule = _painted_gradient if place.backward else _transposed_convolution
+            yield rule(place, convolution)
+        elif convolution.face == "gather" and not place.backward:
+            yield _strided_convolution(place, convolution)
     elif place.backward:
-        return  # what the program itself does is found there
+        return  # the forward equation already has its finding
     elif name in {"reduce_window_sum", "reduce_window"}:
         yield from _strided_pool(place)
     elif name == "jit" and place.equation.params.get("name") in {"_resize", "_resize_nearest"}:
@@ -38,19 +39,19 @@ def found(place: Place) -> Iterator[Finding]:
     elif name == "reshape":
         yield from _pixel_shuffle(place)
         (source, *_) = place.inputs
-        if source.made_by == "broadcast_in_dim":  # pixels are repeated
+        if source.made_by == "broadcast_in_dim":  # repeated pixels
             yield from _resize(place, source.inputs[0])
 
 
-def _transposed_convolution(place: Place, layer: Layer) -> Finding:
-    geometry = layer.geometry
+def _transposed_convolution(place: Place, convolution: Convolution) -> Finding:
+    geometry = convolution.geometry
     k, s, extent = geometry.kernel_size, geometry.strides, geometry.extent
     overlap = _overlap(k, s, geometry.kernel_dilation)
-    kernels, weights = _kernels(layer)
-    numbers = [_of_painting(kernel, geometry) for kernel in kernels]
+    kernels, weights = _kernels(convolution)
+    numbers = [_share_and_variance_ratio(kernel, geometry) for kernel in kernels]
     share = _most(share for share, _ in numbers)
     variance = max((variance for _, variance in numbers), default=overlap)
-    batch, small, big = _sizes(place, layer)
+    batch, small, big = _sizes(place, convolution)
     pairs = small * big // geometry.feature_group_count
 
     def cost(size: Sequence[int], painted: Sequence[int]) -> Cost | None:
@@ -63,18 +64,18 @@ def _transposed_convolution(place: Place, layer: Layer) -> Finding:
     conv = tuple(max(1, e - t + 1) for e, t in zip(extent, s, strict=True))
     fused = tuple(c + t - 1 for c, t in zip(conv, s, strict=True))
     remedy = (
-        f"ResizeConv(kernel_size={conv}, scale={s}), flat before and after training, or ConvTranspose("
-        f"kernel_size={_whole(extent, s)}, strides={s}) started with initializers.balanced_transpose"
+        f"ResizeConv(kernel_size={conv}, scale={s}), in which a constant stays constant before and after training, or "
+        f"ConvTranspose(kernel_size={_whole(extent, s)}, strides={s}) initialized by initializers.balanced_transpose"
     )
-    taps = "taps are even"
+    taps = "output pixels receive equal numbers of taps"
     if overlap > 1:
-        taps = f"pixels are painted by unequally many taps (most/fewest {overlap:g})"
+        taps = f"output pixels receive unequal numbers of taps (max/min {overlap:g})"
     return _finding(
         place,
         kind="transposed_convolution",
         severity=_severity(share, weights, uneven=overlap > 1),
         what=f"transposed convolution, kernel {_by(k)}, stride {_by(s)}, {small} -> {big} channels",
-        why=taps + _energy(share, weights),
+        why=taps + _energy_clause(share, weights),
         remedy=remedy,
         kernel_size=k,
         strides=s,
@@ -83,35 +84,36 @@ def _transposed_convolution(place: Place, layer: Layer) -> Finding:
         harmonic_share=share,
         weights=weights,
         center_shift=_shift(geometry),
-        period=_period(place, layer.space, s),
+        period=_period(place, convolution.space, s),
         cost=cost(k, k),
         remedy_cost=cost(conv, fused),
-        image=layer.image,
+        image=convolution.image,
     )
 
 
-def _painted_gradient(place: Place, layer: Layer) -> Finding:
-    """The input gradient of a strided convolution, whose weights are that one's own."""
-    geometry = layer.geometry
+def _painted_gradient(place: Place, convolution: Convolution) -> Finding:
+    """Judges the input gradient of a strided convolution, which has the weights of that convolution."""
+    geometry = convolution.geometry
     k, s = geometry.kernel_size, geometry.strides
     return _uneven_gradient(
         place,
         kind="transposed_convolution",
         what=f"input gradient of a strided convolution, kernel {_by(k)}, stride {_by(s)}",
-        remedy=f"kernel_size={_whole(geometry.extent, s)} there, or stride 1 and then blur_pool(strides={s})",
+        remedy=f"kernel_size={_whole(geometry.extent, s)} in that convolution, or stride 1 and then "
+        f"blur_pool(strides={s})",
         overlap=_overlap(k, s, geometry.kernel_dilation),
         kernel_size=k,
         strides=s,
         center_shift=_shift(geometry),
-        image=layer.image,
+        image=convolution.image,
     )
 
 
-def _strided_convolution(place: Place, layer: Layer) -> Finding:
-    geometry = layer.geometry
+def _strided_convolution(place: Place, convolution: Convolution) -> Finding:
+    geometry = convolution.geometry
     k, s = geometry.kernel_size, geometry.strides
     even = _whole(geometry.extent, s)
-    batch, small, big = _sizes(place, layer)
+    batch, small, big = _sizes(place, convolution)
     pairs = small * big // geometry.feature_group_count
 
     def cost(size: tuple[int, ...]) -> Cost | None:
@@ -131,7 +133,7 @@ def _strided_convolution(place: Place, layer: Layer) -> Finding:
         center_shift=_shift(geometry),
         cost=cost(k),
         remedy_cost=cost(even),
-        image=layer.image,
+        image=convolution.image,
     )
 
 
@@ -142,7 +144,7 @@ def _strided_pool(place: Place) -> Iterator[Finding]:
     axes = [i for i, stride in enumerate(params["window_strides"]) if stride > 1]
     source = place.inputs[0]
     constant = source.made_by == "broadcast_in_dim" and not source.inputs[0].shape
-    if not axes or constant:  # the number of pixels in each window
+    if not axes or constant:  # the pool of a constant counts the pixels of each window
         return
     k, s, d = (
         tuple(params[name][i] for i in axes)
@@ -163,11 +165,11 @@ def _strided_pool(place: Place) -> Iterator[Finding]:
 
 
 def _uneven_gradient(place: Place, *, overlap: float, **rest: Any) -> Finding:
-    """Something that makes images smaller, and whose gradient paints."""
+    """Judges an operation that reduces images, by the taps through which its gradient paints."""
     return _finding(
         place,
         severity="none" if overlap == 1 else "medium" if overlap == inf else "low",
-        why=f"gradients reach pixels through unequally many taps (most/fewest {overlap:g})",
+        why=f"input pixels receive their gradient through unequal numbers of taps (max/min {overlap:g})",
         overlap_ratio=overlap,
         variance_ratio=overlap,
         harmonic_share=None,
@@ -181,22 +183,24 @@ def _pixel_shuffle(place: Place) -> Iterator[Finding]:
     shuffle = pixel_shuffle(place)
     if shuffle is None:
         return
-    layers, r = shuffle.layers, shuffle.factors
-    of_phases = functools.partial(_of_phases, split=shuffle.split, phases=shuffle.phases)
+    convolutions, r = shuffle.convolutions, shuffle.factors
+    share_of = functools.partial(
+        _share_before_shuffle, split=shuffle.split, phase_digits=shuffle.phase_digits
+    )
     shares, weights = [], "none"
-    for layer in layers:
-        kernels, weights = _kernels(layer)
-        turned = layer.face == "paint"
-        shares += [of_phases(np.swapaxes(w, -1, -2) if turned else w) for w in kernels]
+    for convolution in convolutions:
+        kernels, weights = _kernels(convolution)
+        turned = convolution.face == "paint"
+        shares += [share_of(np.swapaxes(w, -1, -2) if turned else w) for w in kernels]
     share = _most(shares)
     yield _finding(
         place,
         kind="pixel_shuffle",
         severity=_severity(share, weights, uneven=False),
         what=f"pixel shuffle by {_by(r)}",
-        why="every phase has a kernel of its own" + _energy(share, weights),
+        why="every phase has a kernel of its own" + _energy_clause(share, weights),
         remedy="initializers.icnr for the convolution before it, or a blur after it",
-        kernel_size=layers[0].geometry.kernel_size if layers else None,
+        kernel_size=convolutions[0].geometry.kernel_size if convolutions else None,
         strides=r,
         overlap_ratio=1.0,
         variance_ratio=1.0,
@@ -209,7 +213,7 @@ def _pixel_shuffle(place: Place) -> Iterator[Finding]:
 
 
 def _resize(place: Place, source: Value) -> Iterator[Finding]:
-    """`jax.image.resize`, and pixels that are repeated: clean."""
+    """Lists `jax.image.resize` and repeated pixels, which are clean."""
     if len(source.shape) != len(place.shape):
         return
     sizes = list(zip(source.shape, place.shape, strict=True))
@@ -247,7 +251,7 @@ def _finding(
     image: Value,
     **rest: Any,
 ) -> Finding:
-    """Fills in what is the same for all; the faces of this library have a stack axis that no user knows."""
+    """Fills in the fields that all rules share, without the stack axis of this library's faces."""
     stack = place.equation.primitive.name.startswith("tconv_")
     clean = f"{what}: clean, a constant stays constant."
     file, line = place.where
@@ -267,18 +271,18 @@ def _finding(
 # Structure.
 
 
-def _sizes(place: Place, layer: Layer) -> tuple[int | None, int, int]:
-    """Returns the number of images, None if a size is symbolic, and the channels of a small and of a big one."""
-    geometry, kernel = layer.geometry, layer.kernel.shape
+def _sizes(place: Place, convolution: Convolution) -> tuple[int | None, int, int]:
+    """Returns the number of images, None if a size is symbolic, and the channels of the small and the big image."""
+    geometry, kernel = convolution.geometry, convolution.kernel.shape
     stack = kernel[0] if len(kernel) > geometry.rank + 2 else 1
     taps = prod(geometry.kernel_size)
-    written = place.shape[layer.features]
+    written = place.shape[convolution.features]
     read = prod(kernel) * geometry.feature_group_count // max(1, stack * taps * written)
     images = None
     if all(isinstance(n, int) for n in place.shape):
-        outside = geometry.big if layer.face == "paint" else geometry.small
+        outside = geometry.big if convolution.face == "paint" else geometry.small
         images = prod(place.shape) // max(1, written * prod(outside))
-    return (images, read, written) if layer.face == "paint" else (images, written, read)
+    return (images, read, written) if convolution.face == "paint" else (images, written, read)
 
 
 def _period(place: Place, axes: Sequence[int], s: Sequence[int]) -> tuple[int, ...]:
@@ -302,7 +306,7 @@ def _period(place: Place, axes: Sequence[int], s: Sequence[int]) -> tuple[int, .
 
 
 def _shift(geometry: Geometry) -> tuple[float, ...]:
-    """Returns how far the centers of small and big pixels lie from half-pixel alignment, in big pixels."""
+    """Returns the displacement of small against big pixels from half-pixel alignment, in big pixels."""
     sizes = zip(geometry.extent, geometry.strides, geometry.offset, strict=True)
     return tuple((e - s) / 2 - p for e, s, p in sizes)
 
@@ -310,12 +314,14 @@ def _shift(geometry: Geometry) -> tuple[float, ...]:
 # Numbers.
 
 
-def _kernels(layer: Layer) -> tuple[list[np.ndarray], Literal["given", "drawn", "none"]]:
-    """Returns the kernels of the forward convolution, one for each turn of a loop, if they can be known, and how."""
-    value = layer.kernel
+def _kernels(
+    convolution: Convolution,
+) -> tuple[list[np.ndarray], Literal["given", "drawn", "none"]]:
+    """Returns the kernels of the forward convolution, one for each turn of a loop, and the origin of the weights."""
+    value, canonical = convolution.kernel, convolution.canonical
     try:
-        turns = range(min(value.turns, TURNS))
-        kernels = [w for turn in turns for w in layer.canonical(np.asarray(value.compute(turn)))]
+        turns = range(min(value.turns, MOST_TURNS))
+        kernels = [w for turn in turns for w in canonical(np.asarray(value.compute(turn)))]
     except Unknown:
         return [], "none"
     return kernels, "drawn" if value.drawn else "given"
@@ -327,7 +333,7 @@ def _most(shares: Iterable[float | None]) -> float | None:
 
 
 def _overlap(k: Sequence[int], s: Sequence[int], d: Sequence[int]) -> float:
-    """Returns most over fewest taps of a phase."""
+    """Returns the largest over the smallest number of taps of a phase."""
     ratio = 1.0
     for n, t, e in zip(k, s, d, strict=True):
         counts = np.bincount(e * np.arange(n) % t, minlength=t).tolist()
@@ -335,7 +341,7 @@ def _overlap(k: Sequence[int], s: Sequence[int], d: Sequence[int]) -> float:
     return ratio
 
 
-def _of_painting(kernel: np.ndarray, geometry: Geometry) -> tuple[float | None, float]:
+def _share_and_variance_ratio(kernel: np.ndarray, geometry: Geometry) -> tuple[float | None, float]:
     """Returns harmonic share and variance ratio of the phases of a transposed convolution."""
     wide = np.zeros((*geometry.extent, *kernel.shape[-2:]), np.result_type(kernel, np.float32))
     wide[tuple(slice(None, None, d) for d in geometry.kernel_dilation)] = kernel
@@ -346,11 +352,13 @@ def _of_painting(kernel: np.ndarray, geometry: Geometry) -> tuple[float | None, 
     return share if isfinite(share) else None, most / least if least > 0 else inf
 
 
-def _of_phases(kernel: np.ndarray, *, split: Sequence[int], phases: Sequence[int]) -> float | None:
-    """Returns the harmonic share of a convolution before a pixel shuffle, whose features are split so."""
+def _share_before_shuffle(
+    kernel: np.ndarray, *, split: Sequence[int], phase_digits: Sequence[int]
+) -> float | None:
+    """Returns the harmonic share of a convolution before a pixel shuffle; for the options see `Shuffle`."""
     gains = kernel.astype(np.result_type(kernel, np.float32)).sum(tuple(range(kernel.ndim - 2)))
     gains = gains.reshape(-1, *split)
-    deviation = gains - gains.mean(tuple(1 + p for p in phases), keepdims=True)
+    deviation = gains - gains.mean(tuple(1 + digit for digit in phase_digits), keepdims=True)
     energy = (abs(gains) ** 2).sum()
     share = float((abs(deviation) ** 2).sum() / energy) if energy else 0.0
     return share if isfinite(share) else None
@@ -364,7 +372,7 @@ def _severity(share: float | None, weights: str, *, uneven: bool) -> Severity:
     return "high" if share > 0.1 else "medium" if share > 0.01 else "low"
 
 
-def _energy(share: float | None, weights: str) -> str:
+def _energy_clause(share: float | None, weights: str) -> str:
     if share is None:
         return ""
     of = "these" if weights == "given" else "random"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import NamedTuple
 
-from tconvjax._program.convolutions import Layer, convolutions_before
+from tconvjax._program.convolutions import Convolution, convolutions_before
 from tconvjax._program.program import Place, Value
 
 
@@ -16,8 +16,8 @@ class Digit(NamedTuple):
     """A digit of the index along an axis of an image.
 
     Attributes:
-      axis: of the image.
-      weight: by how much the index grows with the digit.
+      axis: axis of the image.
+      weight: growth of the index per unit of the digit.
       size: number of values.
     """
 
@@ -34,19 +34,19 @@ class Shuffle(NamedTuple):
 
     Attributes:
       source: the image whose channels go into space.
-      layers: the convolutions that made it.
-      axes: of the result that become larger.
-      factors: of their enlargement.
+      convolutions: the convolutions that made it.
+      axes: axes of the result that become larger.
+      factors: factors of their enlargement.
       split: sizes of the digits of the channels, slow ones first.
-      phases: which of these become the phases of `axes`.
+      phase_digits: indices in `split` of the digits that become the phases of `axes`.
     """
 
     source: Value
-    layers: list[Layer]
+    convolutions: list[Convolution]
     axes: tuple[int, ...]
     factors: tuple[int, ...]
     split: tuple[int, ...]
-    phases: tuple[int, ...]
+    phase_digits: tuple[int, ...]
 
 
 def pixel_shuffle(place: Place) -> Shuffle | None:
@@ -63,55 +63,57 @@ def pixel_shuffle(place: Place) -> Shuffle | None:
         if not whole or not after:
             return None
         joined = {axis: d for axis, d in enumerate(after) if len(whole[axis]) > 1}
-        layers = convolutions_before(source)
-        spatial = [a for a in layers if max(a.geometry.kernel_size) > 1]
+        convolutions = convolutions_before(source)
+        spatial = [c for c in convolutions if max(c.geometry.kernel_size) > 1]
         alone = not any(value.made_by == "transpose" for value in chain[:steps])
         if alone and not (spatial and len(place.shape) == len(source.shape)):
-            continue  # reshapes without a transpose, as of an attention's heads and a detector's scores
-        for channel in _channels(source, layers, joined.values()):
-            phases = _phases(joined, channel)
+            continue  # a reshape without a transpose, such as of attention heads or detector scores
+        for channel in _channels(source, convolutions, joined.values()):
+            minors = _minor_digits(joined, channel)
             split = sorted((d for axis in after for d in axis if d.axis == channel), key=_weight)
-            majors = [after[axis][0] for axis in phases]
-            # Rather than heads of an attention or a batch.
-            likely = bool(phases and spatial) or (len(phases) > 1 and len(split) > 1)
-            named = (
-                bool(layers) or channel == len(source.shape) - 1 or _first(source, channel, majors)
+            majors = [after[axis][0] for axis in minors]
+            # Not heads of an attention or a batch.
+            likely = bool(minors and spatial) or (len(minors) > 1 and len(split) > 1)
+            certain = (
+                bool(convolutions)
+                or channel == len(source.shape) - 1
+                or _is_before_space(source, channel, majors)
             )
-            if likely and named and (list(phases) != [0] or len(source.shape) == 2):
+            if likely and certain and (list(minors) != [0] or len(source.shape) == 2):
                 return Shuffle(
                     source,
-                    [layer for layer in layers if layer.features == channel],
-                    tuple(phases),
-                    tuple(d.size for d in phases.values()),
+                    [c for c in convolutions if c.features == channel],
+                    tuple(minors),
+                    tuple(d.size for d in minors.values()),
                     tuple(d.size for d in split),
-                    tuple(map(split.index, phases.values())),
+                    tuple(map(split.index, minors.values())),
                 )
     return None
 
 
 def _channels(
-    source: Value, layers: Sequence[Layer], joined: Iterable[Sequence[Digit]]
+    source: Value, convolutions: Sequence[Convolution], joined: Iterable[Sequence[Digit]]
 ) -> Iterable[int]:
-    """Returns which axes of an image may be its channels: those of the convolution, or the last before others."""
-    if layers:
-        return {layer.features for layer in layers}
+    """Returns the axes of an image that may be its channels: those of the convolutions, or the last before others."""
+    if convolutions:
+        return {c.features for c in convolutions}
     return dict.fromkeys([len(source.shape) - 1, *(digits[-1].axis for digits in joined)])
 
 
-def _phases(joined: dict[int, list[Digit]], channel: int) -> dict[int, Digit]:
-    """Returns the digits of channels that are joined to one of space each; none, if any is joined to something else."""
-    phases = {}
+def _minor_digits(joined: dict[int, list[Digit]], channel: int) -> dict[int, Digit]:
+    """Returns by axis the channel digits, each joined to one spatial digit; none if any is joined otherwise."""
+    minors = {}
     for axis, digits in joined.items():
         of_channel = [d.axis == channel for d in digits]
         if any(of_channel):
             if of_channel != [False, True]:
                 return {}
-            phases[axis] = digits[1]
-    return phases
+            minors[axis] = digits[1]
+    return minors
 
 
-def _first(source: Value, channel: int, space: Sequence[Digit]) -> bool:
-    """Whether all axes behind an axis, whole, are those of space, as where channels come first."""
+def _is_before_space(source: Value, channel: int, space: Sequence[Digit]) -> bool:
+    """Whether the axes behind an axis are whole and all spatial, as in layouts with channels first."""
     others = sum(n != 1 for n in source.shape) - 1
     whole = all(d.axis > channel and d.size == source.shape[d.axis] for d in space)
     return whole and (channel > 0 or len(space) == others)
@@ -152,7 +154,7 @@ def _regrouped(digits: Digits, shape: Sequence[int]) -> Digits | None:
             if need == 0 or not rest:
                 return None
             axis, weight, size = rest.pop(0)
-            if need % size == 0:  # as symbolic sizes say too
+            if need % size == 0:  # symbolic sizes included
                 groups[-1].append(Digit(axis, weight, size))
                 need //= size
             elif size % need == 0:

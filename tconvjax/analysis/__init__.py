@@ -1,4 +1,4 @@
-"""What a layer's integers and weights say about its output, before any image is made.
+"""Properties of a layer's output that follow from its integers and weights, before any image is made.
 
 Phases are counted on the kernel as it is *painted*: w[a] lands on pixel `s·i + a`, so phase p of the full output,
 before any crop, is fed by the taps w[p], w[p + s], .. A crop by o pixels shifts which pixel shows which phase and

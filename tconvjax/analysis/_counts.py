@@ -1,4 +1,4 @@
-"""What kernel size and strides alone decide: taps, variance and gradient by phase."""
+"""Taps, variance and gradient by phase, which kernel size and strides alone decide."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,7 @@ def phase_variance(kernel_size: Ints, strides: Ints) -> float:
 
     Independent weights of equal variance give phase p of a transposed convolution a variance proportional to its taps
     n_p. The ratio is 1 if strides divide the kernel size, and 1 for every larger kernel with
-    `initializers.variance_scaling_transpose(strides, per_phase=True)`, which this function does not know of.
+    `initializers.variance_scaling_transpose(strides, per_phase=True)`, which this function does not consider.
 
     Args:
       kernel_size: as in `tap_counts`.
@@ -74,7 +74,7 @@ def gradient_coverage(kernel_size: Ints, strides: Ints) -> np.ndarray:
     gradient of a window to one of its pixels, in phases that depend on the content.
 
     Args:
-      kernel_size: of the convolution or the window of the pool; as in `tap_counts`.
+      kernel_size: size of the kernel or of the pool's window; as in `tap_counts`.
       strides: see there.
 
     Returns:
@@ -87,7 +87,7 @@ def gradient_coverage(kernel_size: Ints, strides: Ints) -> np.ndarray:
       >>> gradient_coverage((3, 3), 2) * 9
       array([[4., 2.],
              [2., 1.]])
-      >>> gradient_coverage((1, 1), 2)  # the shortcut of a ResNet: three of four pixels never learn
+      >>> gradient_coverage((1, 1), 2)  # the shortcut of a ResNet: three of four pixels get no gradient
       array([[1., 0.],
              [0., 0.]])
 
@@ -99,7 +99,7 @@ def gradient_coverage(kernel_size: Ints, strides: Ints) -> np.ndarray:
 
 
 def resolved(who: str, kernel_size: Ints, strides: Ints) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns both arguments with one integer per axis; a sequence fixes the rank, that of kernel_size first."""
+    """Returns both arguments with one integer per axis; the first one that is a sequence fixes the rank."""
     rank = next((len(v) for v in (kernel_size, strides) if isinstance(v, Sequence)), 1)
     k = geo.per_axis(who, "kernel_size", kernel_size, rank)
     return k, geo.per_axis(who, "strides", strides, rank)

@@ -1,4 +1,4 @@
-"""How far a function is from a law that it should keep: its transpose, and its shifts."""
+"""Errors of a function against two laws: its transpose, and its commutation with shifts."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -34,7 +34,7 @@ def adjoint_error(
 
     Raises:
       ValueError: if the shapes do not match.
-      TypeError: for what is no array, or of less than 16 bits.
+      TypeError: for arguments that are no arrays, or of less than 16 bits.
 
     Example:
       >>> x, y = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
@@ -72,7 +72,7 @@ def equivariance_error(
       x: `(*batch, *spatial, channels)`, floating or complex.
       shift: one integer per spatial axis, of either sign; fixes the rank.
       strides: pixels of the finer image per pixel of the coarser one; an int serves all axes. For a network, the
-        product of those of its layers on the way; for an encoder-decoder 1.
+        product of its layers' strides; for an encoder-decoder 1.
 
     Returns:
       A real scalar, differentiable where it is not 0; 0 if both images are.
@@ -125,14 +125,14 @@ def _shifted(x: jax.Array, shift: Sequence[Fraction]) -> jax.Array:
             x = jnp.roll(x, int(t), axis)
             continue
         wide = jnp.complex128 if jnp.finfo(x.dtype).bits == 64 else jnp.complex64
-        turns = np.exp(-2j * np.pi * np.fft.fftfreq(x.shape[axis]) * float(t))
-        ramp = jnp.expand_dims(jnp.asarray(turns, wide), [i for i in range(x.ndim) if i != axis])
-        moved = jnp.fft.ifft(jnp.fft.fft(x.astype(wide), axis=axis) * ramp, axis=axis)
+        ramp = np.exp(-2j * np.pi * np.fft.fftfreq(x.shape[axis]) * float(t))
+        factors = jnp.expand_dims(jnp.asarray(ramp, wide), [i for i in range(x.ndim) if i != axis])
+        moved = jnp.fft.ifft(jnp.fft.fft(x.astype(wide), axis=axis) * factors, axis=axis)
         x = (moved if jnp.iscomplexobj(x) else moved.real).astype(x.dtype)
     return x
 
 
 def _ratio(difference: jax.Array, size: jax.Array) -> jax.Array:
-    """Divides, 0 by 0 to 0."""
+    """Divides; 0 by 0 gives 0."""
     ratio: jax.Array = jnp.where(difference == 0, 0, difference / jnp.where(size == 0, 1, size))
     return ratio

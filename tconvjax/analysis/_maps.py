@@ -1,6 +1,6 @@
-"""Which pixels of one image meet which pixels of another, through one layer or many: counts, fields, centers.
+"""Connections between the pixels of two images, through one layer or many: counts, fields, centers.
 
-Every axis is followed on its own. Layers are given in integers, by their geometry alone.
+Every axis is treated on its own. Layers are given in integers, by their geometry alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -107,8 +107,8 @@ def overlap_map(
 def stacked_overlap(input_shape: Sequence[int], layers: Sequence[Layer]) -> np.ndarray:
     """Counts the ways from the input to every output pixel through several layers, borders included.
 
-    That is the output of layers of ones for an input of ones: the patterns of stacked layers multiply, with periods of
-    all products of strides from a layer to the output.
+    The counts are the output of layers of ones for an input of ones. The patterns of stacked layers multiply, with
+    periods of all products of strides from a layer to the output.
 
     Args:
       input_shape: spatial shape of the input, one integer per axis; fixes the rank.
@@ -139,8 +139,8 @@ def stacked_overlap(input_shape: Sequence[int], layers: Sequence[Layer]) -> np.n
 def receptive_field(input_shape: Sequence[int], layers: Sequence[Layer]) -> tuple[np.ndarray, ...]:
     """Finds the input pixels that every output pixel depends on, along each axis.
 
-    The phases of a transposed convolution see `floor(k/s)` to `ceil(k/s)` pixels each. What lies beyond the borders
-    does not count.
+    The phases of a transposed convolution see `floor(k/s)` to `ceil(k/s)` pixels each. Pixels beyond the borders
+    do not count.
 
     Args:
       input_shape: spatial shape of the input, one integer per axis; fixes the rank.
@@ -170,7 +170,7 @@ def projective_field(input_shape: Sequence[int], layers: Sequence[Layer]) -> tup
     """Finds the output pixels that every input pixel reaches, along each axis.
 
     One layer paints k pixels; through several the field grows as `s·(field − 1) + k`. The phases of a strided
-    convolution reach `floor(k/s)` to `ceil(k/s)` pixels each. What is cropped does not count.
+    convolution reach `floor(k/s)` to `ceil(k/s)` pixels each. Cropped pixels do not count.
 
     Args:
       input_shape: spatial shape of the input, one integer per axis; fixes the rank.
@@ -211,9 +211,9 @@ def center_map(
       strides: s; an int serves all axes.
       padding: as in `conv_transpose` with the sizes it chooses by default, or as in `conv`.
       kernel_dilation: d; an int serves all axes.
-      transpose: of a transposed convolution; else of the convolution, whose `scale` is 1/s. A pool is one.
-      input_shape: spatial shape of the input. Only a convolution with 'SAME' padding depends on it, which by default
-        reads a size that the strides divide.
+      transpose: whether the layer is a transposed convolution; else it is a convolution or a pool, with `scale` 1/s.
+      input_shape: spatial shape of the input; by default, sizes that the strides divide. Only the map of a convolution
+        with 'SAME' padding depends on it.
 
     Returns:
       `scale` and `offset` per axis: input i is centered at `scale·i + offset`, and `shift` is the displacement against
@@ -237,7 +237,7 @@ def center_map(
     """
     who = "center_map"
     k, s = resolved(who, kernel_size, strides)
-    # The crop of a transposed convolution does not depend on the size; these outlast any crop.
+    # The crop of a transposed convolution does not depend on the size; these sizes are larger than any crop.
     shape = (
         tuple(geo.LARGEST // t * t for t in s)
         if input_shape is None
@@ -283,18 +283,18 @@ def _through(who: str, per_axis: list[np.ndarray], layers: Sequence[Layer]) -> l
 
 
 def _carried(values: np.ndarray, geometry: Geometry, axis: int, *, transpose: bool) -> np.ndarray:
-    """Sums, or for booleans joins, the leading axis along `big[s·o + d·a − p]  small[o]`, in one of both directions."""
+    """Sums, or for booleans joins, the leading axis along `big[s·o + d·a − p]  small[o]`, in either direction."""
     s, d, p = geometry.strides[axis], geometry.kernel_dilation[axis], geometry.offset[axis]
     size = geometry.big[axis] if transpose else geometry.small[axis]
     carried = np.zeros((size, *values.shape[1:]), values.dtype)
-    # No other tap lies on the big image, and of a long kernel there may be many.
+    # Only these taps lie on the big image; a long kernel may have many others.
     first = -((s * (geometry.small[axis] - 1) - p) // d)
     last = (geometry.big[axis] - 1 + p) // d
     for a in range(max(first, 0), min(last + 1, geometry.kernel_size[axis])):
         small = np.arange(geometry.small[axis])
         big = s * small + d * a - p
         inside = (big >= 0) & (big < geometry.big[axis])
-        small, big = small[inside], big[inside]  # no pixel twice, as the tap is one
+        small, big = small[inside], big[inside]  # no pixel twice, as this is one tap
         if transpose:
             carried[big] += values[small]
         else:
@@ -305,7 +305,7 @@ def _carried(values: np.ndarray, geometry: Geometry, axis: int, *, transpose: bo
 def _geometries(
     who: str, shape: tuple[int, ...], layers: Sequence[Layer]
 ) -> Iterator[tuple[bool, Geometry]]:
-    """Resolves layer after layer, each on the output of the last."""
+    """Resolves layer after layer, each on the output of the one before."""
     if (
         isinstance(layers, Layer)
         or not isinstance(layers, Sequence)

@@ -1,4 +1,4 @@
-"""What the weights of a transposed convolution do to constants and polynomials, and how to mend it."""
+"""Effects of a transposed convolution's weights on constants and polynomials, and their repair."""
 
 from functools import partial
 from itertools import product
@@ -15,10 +15,10 @@ from tconvjax._ops import phases
 
 
 def phase_gains(kernel: ArrayLike, strides: Ints, *, transpose_kernel: bool = False) -> jax.Array:
-    """Returns what each phase answers to a constant: `G_p = Σ_j w[p + s·j]`, shape `(*strides, in, out)`.
+    """Returns the response of each phase to a constant: `G_p = Σ_j w[p + s·j]`, shape `(*strides, in, out)`.
 
-    The layer turns a constant input c into c·G_p on all pixels of phase p. All gains equal is the same as a constant
-    output, and the same as zeros of the kernel's spectrum at every stride harmonic.
+    The layer turns a constant input c into c·G_p on all pixels of phase p. All gains are equal exactly if the output is
+    constant, and exactly if the kernel's spectrum is zero at every stride harmonic.
 
     Args:
       kernel: `(*kernel_size, in, out)`, as in `conv_transpose`; differentiable.
@@ -26,7 +26,7 @@ def phase_gains(kernel: ArrayLike, strides: Ints, *, transpose_kernel: bool = Fa
       transpose_kernel: the kernel is `(*kernel_size, out, in)`, as in `conv_transpose`.
 
     Returns:
-      Gains of the *painting* kernel: with `transpose_kernel=False` that is the given one, flipped.
+      Gains of the *painting* kernel: with `transpose_kernel=False`, the given kernel, flipped.
 
     Raises:
       ValueError, TypeError: for a kernel without spatial axes or strides that do not match it.
@@ -85,12 +85,12 @@ def zero_order(
     *,
     transpose_kernel: bool = False,  # noqa: ARG001
 ) -> float:
-    """Returns the order L of the kernel's zero at every stride harmonic: how smooth an image passes without ripple.
+    """Returns the order L of the kernel's zero at every stride harmonic: below degree L polynomials have no ripple.
 
     L is the largest integer with `Σ_a a^α w[a] e^(−2πi·q·a/s) = 0` for all harmonics q ≠ 0 and all powers of total
-    degree |α| < L, the Strang-Fix condition. Polynomials of degree below L come out without ripple, and the ripple on a
-    sinusoid of wavelength λ falls as λ^(−L). L >= 1 is the same as a harmonic share of 0. Random kernels have 0,
-    nearest 1, linear 2 (or 3 at s = 2); convolving the output with `ones(s)` adds 1.
+    degree |α| < L, the Strang-Fix condition. The ripple on a sinusoid of wavelength λ falls as λ^(−L). L >= 1 is the
+    same as a harmonic share of 0. Random kernels have 0, nearest 1, linear 2 (or 3 at s = 2); convolving the output
+    with `ones(s)` adds 1.
 
     Args:
       kernel: as in `phase_gains`, like the other arguments; read on the host.
@@ -98,8 +98,8 @@ def zero_order(
       transpose_kernel: see there; the order is the same in both layouts.
 
     Returns:
-      An integer, the smallest over all pairs of channels; infinite without harmonics, which is stride 1, or without
-      weights. Moments count as zero below `max(1e-9, 16·eps)` of `Σ|w||a^α|`, a counted from the middle, eps that of
+      An integer, the smallest over all pairs of channels; infinite at stride 1, without harmonics, and for a kernel of
+      zeros. Moments below `max(1e-9, 16·eps)` times `Σ|w||a^α|` count as zero; a counts from the middle, eps belongs to
       the kernel's dtype.
 
     Raises:
@@ -124,9 +124,9 @@ def zero_order(
         np.exp(-2j * np.pi * np.outer(np.arange(n), a) / n) for n, a in zip(s, taps, strict=True)
     ]
     highest = sum(k - 1 for k in w.shape[:-2])  # no nonzero polynomial has a zero of higher order
-    for order in range(highest + 1):
-        for alpha in product(range(order + 1), repeat=len(s)):
-            if sum(alpha) != order:
+    for degree in range(highest + 1):
+        for alpha in product(range(degree + 1), repeat=len(s)):
+            if sum(alpha) != degree:
                 continue
             moment, size = w, abs(w)
             for a, tone, power in zip(taps, tones, alpha, strict=True):
@@ -134,7 +134,7 @@ def zero_order(
                 size = np.tensordot(size, abs(a) ** power, (0, 0))
             harmonics = moment.reshape(*size.shape, -1)[..., 1:]  # all q but 0
             if not np.all(abs(harmonics) <= max(1e-9, 16 * float(eps)) * size[..., None]):
-                return order
+                return degree
     return float("inf")
 
 
@@ -144,11 +144,11 @@ def balance(
     *,
     transpose_kernel: bool = False,  # noqa: ARG001
 ) -> jax.Array:
-    """Repairs a kernel with the smallest change that makes all its phase gains equal: the end of a checkerboard.
+    """Repairs a kernel with the smallest change that makes all its phase gains equal, which removes its checkerboard.
 
     `w[p + s·j] += (Ḡ − G_p)/n_p` with `Ḡ = Σ(G_p/n_p) / Σ(1/n_p)`, for each pair of channels: the orthogonal projection
-    onto the kernels that answer a constant with a constant. Ḡ is the mean gain if strides divide the kernel size. As a
-    function of trained weights it is a repair; inside a model, before `conv_transpose`, a constraint.
+    onto the kernels that keep a constant constant. Ḡ is the mean gain if strides divide the kernel size. Applied to
+    trained weights it is a repair; inside a model, before `conv_transpose`, a constraint.
 
     Args:
       kernel: as in `phase_gains`, like the other arguments; floating or complex, differentiable.
@@ -156,7 +156,7 @@ def balance(
       transpose_kernel: see there; the change is the same in both layouts.
 
     Returns:
-      A kernel of the same shape, layout and dtype; twice is the same as once.
+      A kernel of the same shape, layout and dtype; a second call changes nothing.
 
     Raises:
       ValueError: for k < s, where a phase without taps cannot be repaired; else as `phase_gains`.

@@ -60,12 +60,12 @@ def balance(module: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> tup
 
 def _met(
     module: nn.Module, variables: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[tuple[str, ...], repairs.Layer]:
+) -> dict[tuple[str, ...], repairs.Candidate]:
     """Returns the transposed convolutions that one call meets, by their paths; only arrays are abstract in it."""
     leaves, tree = jax.tree.flatten((variables, args, kwargs))
     arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape")}
     stored = {_names(path): leaf for path, leaf in jax.tree.leaves_with_path(variables)}
-    met: dict[tuple[str, ...], repairs.Layer] = {}
+    met: dict[tuple[str, ...], repairs.Candidate] = {}
 
     def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y, layer, method = call(*args, **kwargs), context.module, context.method_name
@@ -73,7 +73,7 @@ def _met(
             one = nn.unbox(layer.get_variable("params", "kernel"))
             kernel = stored.get(("params", *layer.path, "kernel"))
             options = layer.clone(parent=None)  # without the tracers
-            met[layer.path] = repairs.Layer(options, one.shape, kernel)
+            met[layer.path] = repairs.Candidate(options, one.shape, kernel)
         return y
 
     def trace(arrays: Mapping[int, jax.Array]) -> None:

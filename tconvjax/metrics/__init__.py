@@ -1,18 +1,18 @@
-"""What a checkerboard leaves in images, how far sets of images are apart, and what chance alone would give.
+"""Metrics of checkerboards in images, distances between sets of images, and their values by chance.
 
-Images are channels last, `(*batch, height, width, channels)`, gray ones with one channel. Every real dtype is taken as
-it is, without rescaling: booleans count as 0 and 1, bytes as 0 to 255; half precision and integers calculate in
-float32. Energies are summed over channels, so that a colored pattern is not averaged away. Metrics of images keep the
-batch axes, one value per image; statistics of a set (`band_contrast`, `coherence`, spectra, distances) take all batch
-axes as one.
+Images are channels last, `(*batch, height, width, channels)`, gray ones with one channel. Every real dtype is used
+without rescaling: booleans count as 0 and 1, bytes as 0 to 255; half precision and integers calculate in float32.
+Energies are summed over channels, so that a colored pattern is not averaged away. Metrics of images keep the batch
+axes, one value per image; statistics of a set (`band_contrast`, `coherence`, spectra, distances) treat all batch axes
+as one.
 
-Borders: nothing is cropped there, so cut off what padding spoils, a kernel's extent, before measuring, at the same
-place in all images. Sizes that the period does not divide lose what is left over at their ends. An image without
-variance scores 0 in every metric of a pattern. A pixel that is NaN makes its image NaN, in a statistic the whole set.
+Borders are not cropped: before measuring, cut off the pixels that padding spoils, a kernel's extent, at the same place
+in all images. Sizes that the period does not divide are cropped at their ends. An image without variance scores 0 in
+every metric of a pattern. A pixel that is NaN makes its image NaN, and in a statistic the whole set.
 
-Values are not calibrated against content: `null` gives those of white noise, real images of the same kind the others.
-Photographs have periods of their own: 8 from JPEG, which the cyclic depths see, 2 from the color filter of the camera.
-One metric alone is blind to some patterns, as each says; read two of different kind.
+Values are not calibrated against content: compare them with the values of white noise, from `null`, and of real images
+of the same kind. Photographs have periods of their own: 8 from JPEG, which the cyclic depths see, 2 from the color
+filter of the camera. Every metric is blind to some patterns, which its docstring names; use two of different kinds.
 """
 
 from tconvjax.metrics._features import PrecisionRecall as PrecisionRecall

@@ -1,4 +1,4 @@
-"""What all metrics do first: check the images, and never divide by rounding."""
+"""Steps of all metrics: checks of the images, and divisions that rounding cannot spoil."""
 
 from collections.abc import Sequence
 from math import prod
@@ -13,11 +13,11 @@ from tconvjax._geometry import Ints
 
 
 def real_images(who: str, images: ArrayLike, rank: int = 2, name: str = "images") -> jax.Array:
-    """Returns images `(*batch, *spatial, channels)` in float32 or wider; `name` is that of the argument."""
+    """Returns images `(*batch, *spatial, channels)` in float32 or wider; `name` is the argument's, for errors."""
     x = as_array(who, name, images)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise TypeError(
-            f"{who}: {name} must be real; got dtype {x.dtype}. Measure their parts or moduli."
+            f"{who}: {name} must be real; got dtype {x.dtype}. Pass real parts, imaginary parts or moduli."
         )
     if x.ndim < rank + 1 or prod(x.shape[-rank - 1 :]) == 0:
         raise ValueError(
@@ -64,7 +64,7 @@ def rounding(x: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
 
 
 def ratio(part: jax.Array, whole: jax.Array, floor: jax.Array, otherwise: float = 0) -> jax.Array:
-    """Returns `part / whole`, and `otherwise`, with gradient 0, where `whole` is not above `floor`."""
+    """Returns `part / whole`; where `whole` is not above `floor`, `otherwise`, with gradient 0."""
     flat = whole <= floor
     return jnp.where(flat, otherwise, part / jnp.where(flat, 1, whole))
 
@@ -75,7 +75,7 @@ def root(x: jax.Array) -> jax.Array:
 
 
 def centered(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Returns `x` without its mean; subtracted twice, or the rounding of the first would pass for a pattern."""
+    """Returns `x` without its mean, subtracted twice, as the rounding of the first time would count as a pattern."""
     for _ in range(2):
         x = x - x.mean(axes, keepdims=True)
     return x

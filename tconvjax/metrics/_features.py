@@ -1,6 +1,7 @@
-"""How far apart two sets of features are: of Gaussians, of kernels, of neighborhoods.
+"""Distances between two sets of features: by Gaussians, by kernels, by neighborhoods.
 
-The features are the caller's; these functions know no network. Values of different features are not comparable.
+The caller computes the features; no network is part of these functions. Values of different features are not
+comparable.
 """
 
 from typing import NamedTuple
@@ -26,9 +27,9 @@ class PrecisionRecall(NamedTuple):
 def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> jax.Array:
     """Returns the squared Fréchet distance of two Gaussians fitted to sets of features.
 
-    `|m_a − m_b|² + tr S_a + tr S_b − 2 tr (S_a^½ S_b S_a^½)^½`. Only called FID on features of the Inception network.
-    Biased upwards by roughly 0.6·dim²/n for unit features: compare sets of equal size, beside two halves of real data.
-    Blind to all but means and covariances.
+    `|m_a − m_b|² + tr S_a + tr S_b − 2 tr (S_a^½ S_b S_a^½)^½`. It is called FID only for features of the Inception
+    network. Biased upwards by roughly 0.6·dim²/n for unit features: compare sets of equal size, beside two halves of
+    real data. Blind to all but means and covariances.
 
     Args:
       features_a: `(samples, features)`, more samples than features for a meaningful covariance.
@@ -64,7 +65,7 @@ def frechet_distance(features_a: ArrayLike, features_b: ArrayLike) -> jax.Array:
 def kernel_distance(features_a: ArrayLike, features_b: ArrayLike) -> jax.Array:
     """Returns the unbiased squared maximum mean discrepancy with the kernel `(x·y/dim + 1)³`.
 
-    Only called KID on features of the Inception network. Unbiased, so it may be slightly negative for equal
+    It is called KID only for features of the Inception network. Unbiased, so it may be slightly negative for equal
     distributions. Sees third moments, too, to which `frechet_distance` is blind.
 
     Args:
@@ -100,18 +101,18 @@ def kernel_distance(features_a: ArrayLike, features_b: ArrayLike) -> jax.Array:
 def precision_recall(
     features_real: ArrayLike, features_fake: ArrayLike, *, k: int = 5
 ) -> PrecisionRecall:
-    """Returns precision, recall, density and coverage of a set: is it like the real one, is it as wide?
+    """Returns precision, recall, density and coverage of a set: its likeness to the real one, and its diversity.
 
-    Every sample has a ball that reaches to its k-th neighbor in its own set; inside is what is strictly nearer.
-    Precision: part of the fakes in some real ball. Recall: part of the reals in some fake ball. Density: mean number
-    of real balls around a fake, over k. Coverage: part of the reals with a fake in their ball. Sees samples that are
-    missing or out of place where `frechet_distance` gives one number for both. Precision and recall are lifted by
-    outliers with wide balls, which density and coverage are not.
+    Every sample has a ball that reaches to its k-th neighbor in its own set, without the border. Precision: part of the
+    fakes in some real ball. Recall: part of the reals in some fake ball. Density: mean number of real balls around a
+    fake, over k. Coverage: part of the reals with a fake in their ball. Separates samples that are missing from samples
+    that are out of place, for which `frechet_distance` gives one number. Outliers with wide balls raise precision and
+    recall, but not density and coverage.
 
     Args:
       features_real: `(samples, features)`.
       features_fake: the same number of features. A collapsed set has recall and coverage near 0.
-      k: neighbors, from 1 to below the samples of both sets. Compare values of the same k and sizes alone.
+      k: neighbors, from 1 to below the samples of both sets. Only values of the same k and sizes are comparable.
 
     Returns:
       Scalars in [0, 1], density in [0, samples/k]; all 1 for identical sets of distinct samples. Not differentiable.
@@ -136,21 +137,21 @@ def precision_recall(
             f"{who}: both sets must have more than k={k} samples; got {len(real)} and {len(fake)}. Use a smaller k."
         )
 
-    def reach(x: jax.Array) -> jax.Array:
+    def radius(x: jax.Array) -> jax.Array:
         others = jnp.where(jnp.eye(len(x), dtype=bool), jnp.inf, _squared_distances(x, x))
         return jnp.sort(others, 1)[:, k - 1]
 
     distances = _squared_distances(real, fake)
-    in_real = distances < reach(real)[:, None]
-    in_fake = distances < reach(fake)[None]
+    in_real = distances < radius(real)[:, None]
+    in_fake = distances < radius(fake)[None]
     result = PrecisionRecall(
         precision=in_real.any(0).mean(dtype=real.dtype),
         recall=in_fake.any(1).mean(dtype=real.dtype),
         density=in_real.sum(0).mean(dtype=real.dtype) / k,
         coverage=in_real.any(1).mean(dtype=real.dtype),
     )
-    lost = jnp.isnan(distances).any()  # comparisons would hide it
-    return jax.tree.map(lambda value: jnp.where(lost, jnp.nan, value), result)
+    undefined = jnp.isnan(distances).any()  # comparisons hide a NaN
+    return jax.tree.map(lambda value: jnp.where(undefined, jnp.nan, value), result)
 
 
 def _squared_distances(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What a metric gives where there is nothing to find."""
+"""Values of a metric on images without a pattern."""
 
 import numbers
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tconvjax._arguments import as_array
 
 
 class Null(NamedTuple):
-    """Mean and upper point of a statistic under chance, each of the structure and shapes of its value."""
+    """Mean and upper point of a statistic by chance, each with the structure and shapes of its value."""
 
     mean: Any
     upper: Any
@@ -30,27 +30,27 @@ def null(
 ) -> Null:
     """Returns the mean and the 95 % point of `metric(noise, *args)` for white noise in place of the images.
 
-    Known without it, for M images of H x W pixels: `phase_mean_fraction` has mean `(Πs − 1)/(H·W − 1)`, `coherence`
+    Known values for M images of H x W pixels: `phase_mean_fraction` has mean `(Πs − 1)/(H·W − 1)`, `coherence`
     1/M, `band_contrast` 0 dB for many images, `checkerboard_coefficient` 0.75, `radial_spectrum` the variance times the
     channels, the accuracy of `detectability` 0.5. Content is not white: images without much power at high frequencies
-    lie far below these values in most metrics, so a value above `upper` is a finding, one below it is not a proof.
+    lie far below these values in most metrics, so a value above `upper` is a finding, but one below it proves nothing.
 
     Args:
       metric: a function of images and `args`, such as `phase_mean_fraction`; its value may be any pytree of arrays. For
         options, and for statistics of a statistic (the mean over a set), use a lambda.
-      images: give the shape alone: `(*batch, *spatial, channels)`. As values of single images are independent, one
-        image is enough for those; a statistic of a set needs as many as were measured.
-      *args: passed on, such as the period.
+      images: only their shape is used: `(*batch, *spatial, channels)`. One image is enough for metrics of single
+        images, whose values are independent; a statistic of a set needs as many as were measured.
+      *args: further arguments of `metric`, such as the period.
       samples: sets of noise, >= 1; the upper point is good to about `1.5/sqrt(samples)` of the spread at 0.95.
       level: the part of the noise below `upper`, in [0, 1].
-      key: of the noise; by default always the same one, so that the same call gives the same null.
-      draw: `draw(key, shape)` gives one sample; another null than noise, such as a permutation (see `detectability`).
+      key: key of the noise; the default is fixed, so that equal calls give equal nulls.
+      draw: `draw(key, shape)` gives one sample, for nulls other than noise, such as permutations (see `detectability`).
 
     Returns:
-      `mean` and `upper`, each like the value of `metric`: tuples stay tuples, one value per image stays so.
+      `mean` and `upper`, each like the value of `metric`: tuples stay tuples, values per image stay values per image.
 
     Raises:
-      ValueError, TypeError: for options out of range, and what `metric` raises for images of this shape.
+      ValueError, TypeError: for options out of range; errors of `metric` for images of this shape pass through.
 
     Example:
       >>> from tconvjax.metrics import phase_mean_fraction

@@ -16,7 +16,7 @@ from tconvjax.metrics import _arrays as arrays
 
 
 class Orientations(NamedTuple):
-    """One value for patterns that vary along the width, along the height, along both."""
+    """One value for each orientation: patterns that vary along the width, along the height, along both."""
 
     horizontal: jax.Array
     vertical: jax.Array
@@ -30,8 +30,8 @@ def phase_mean_fraction(images: ArrayLike, period: Ints) -> jax.Array:
     exactly on the stride harmonics. White noise scores `(Πs − 1)/(H·W − 1)` on average. The harmonics of period 2 are
     among those of period 4. Blind to patterns whose sign changes over the image: read it beside `band_contrast`.
 
-    Of a difference from a target, `images − reference`, it is the part of the *error* that is periodic: content
-    cancels, so nothing else is as sensitive where there is a target.
+    For a difference from a target, `images − reference`, it is the periodic part of the *error*: content cancels, so no
+    other metric is as sensitive where there is a target.
 
     Args:
       images: `(*batch, *spatial, channels)`.
@@ -63,7 +63,7 @@ def phase_mean_fraction(images: ArrayLike, period: Ints) -> jax.Array:
 def band_contrast(
     images: ArrayLike, period: int, *, radius: int = 1, surround: int = 4
 ) -> Orientations:
-    """Returns how far a set of images stands out around the harmonics of a period, in dB.
+    """Returns the contrast of the power of a set of images around the harmonics of a period, in dB.
 
     Power spectra, Hann-windowed after removing the mean, are averaged over images and channels. The mean power within
     `radius` bins of a harmonic is divided by the median over the ring up to `surround` bins; harmonics that belong to
@@ -105,18 +105,18 @@ def band_contrast(
         )
     x = arrays.one_set(who, x)
     window = np.hanning(height + 1)[None, :-1, None, None] * np.hanning(width + 1)[:-1, None]
-    rounding = arrays.rounding(x) * float((window**2).sum())  # below it no contrast is read off
+    rounding = arrays.rounding(x) * float((window**2).sum())  # power below it counts as rounding
     windowed = arrays.centered(x, (1, 2)) * jnp.asarray(window, x.dtype)
     power = jnp.mean(jnp.abs(jnp.fft.fft2(windowed, axes=(1, 2))) ** 2, axis=(0, 3))
 
-    reach = np.arange(-surround, surround + 1)
-    ring = np.maximum(abs(reach)[:, None], abs(reach)) > radius
+    bins = np.arange(-surround, surround + 1)
+    ring = np.maximum(abs(bins)[:, None], abs(bins)) > radius
 
     def contrast(harmonics: list[tuple[int, int]]) -> jax.Array:
         ratios = []
         for v, h in harmonics:
             patch = power[
-                (v * height // s + reach)[:, None] % height, (h * width // s + reach) % width
+                (v * height // s + bins)[:, None] % height, (h * width // s + bins) % width
             ]
             band = jnp.maximum(jnp.mean(patch[~ring]), rounding)
             around = jnp.maximum(jnp.median(patch[ring]), rounding)
@@ -127,12 +127,13 @@ def band_contrast(
 
 
 def coherence(images: ArrayLike, period: int) -> Orientations:
-    """Returns which part of a set's power on the harmonics of a period is the same in all images, in [0, 1].
+    """Returns the part of a set's power on the harmonics of a period that is the same in all images, in [0, 1].
 
     `|mean_m X_m|² / mean_m |X_m|²` over the images' spectra X_m, both summed over the harmonics that belong to this
-    period and to no shorter one, by orientation, and over channels. 1: one fixed pattern, a bias or what a layer makes
-    of a constant. Low where `band_contrast` is high: the pattern follows the content. It says nothing about strength,
-    and finds a replica far too weak for the others. Images must share one origin: crops at random offsets cancel.
+    period and to no shorter one, by orientation, and over channels. 1 is one fixed pattern: a bias, or a layer's
+    response to a constant. A low value with a high `band_contrast` is a pattern that follows the content. Strength does
+    not count, so it finds a replica far too weak for the others. Images must share one origin: crops at random offsets
+    cancel.
 
     Args:
       images: `(*batch, height, width, channels)`; all batch axes form one set of M images.
@@ -152,12 +153,12 @@ def coherence(images: ArrayLike, period: int) -> Orientations:
       (True, True)
 
     References:
-      The magnitude-squared coherence of signal analysis, of images with their common origin.
+      The magnitude-squared coherence of signal analysis, here of images with their common origin.
     """
     who = "coherence"
     x, (s, _) = arrays.whole_periods(who, images, geo.positive_int(who, "period", period))
     x = arrays.one_set(who, x)
-    # What a spectrum has on the harmonics is the spectrum of its phase means, in which a pixel's rounding is averaged.
+    # A spectrum on the harmonics is the spectrum of the phase means, which average the rounding of pixels.
     floor = arrays.rounding(x) * x.shape[-1] * s**2 / prod(x.shape[1:3])
     spectra = jnp.fft.fft2(
         _phase_means(arrays.centered(x, (1, 2)), (s, s)), axes=(1, 2), norm="ortho"
@@ -166,20 +167,19 @@ def coherence(images: ArrayLike, period: int) -> Orientations:
     power = jnp.sum(jnp.mean(jnp.abs(spectra) ** 2, 0), -1)
 
     def share(harmonics: list[tuple[int, int]]) -> jax.Array:
-        at = tuple(np.array(harmonics).T)
-        return jnp.minimum(arrays.ratio(common[at].sum(), power[at].sum(), floor), 1)
+        bins = tuple(np.array(harmonics).T)
+        return jnp.minimum(arrays.ratio(common[bins].sum(), power[bins].sum(), floor), 1)
 
     return _by_orientation(s, share)
 
 
 def cyclic_variance_depth(images: ArrayLike, period: Ints) -> jax.Array:
-    """Returns how unequal the phases of a period are in roughness: spread over mean of the squared Laplacian.
+    """Returns the inequality of the phases of a period in roughness: spread over mean of the squared Laplacian.
 
     `std_p V_p / mean_p V_p`, where V_p is the mean squared Laplacian of the pixels of phase p. Sees interpolation that
     keeps some pixels and averages others, and tap counts that differ (a kernel that the stride does not divide), though
     mean and spectrum show no peak. White noise enlarged twice along one axis: 1 by `[1, 2, 1]`, 0 by `[1, 1]` and
-    `[1, 3, 3, 1]`, whose phases mirror each other: that is for `cyclic_difference_depth`. Blind to patterns of the
-    mean.
+    `[1, 3, 3, 1]`, whose phases mirror each other, as `cyclic_difference_depth` sees. Blind to patterns of the mean.
 
     Args:
       images: `(*batch, *spatial, channels)`; differences across the border are left out.
@@ -211,7 +211,7 @@ def cyclic_variance_depth(images: ArrayLike, period: Ints) -> jax.Array:
 
 
 def cyclic_difference_depth(images: ArrayLike, period: Ints) -> jax.Array:
-    """Returns how unequal the steps between neighbors are over a period: spread over mean of squared differences.
+    """Returns the inequality of steps between neighbors over a period: spread over mean of squared differences.
 
     `std_p D_p / mean_p D_p`, where D_p is the mean squared difference of neighbors along an axis at phase p of that
     axis; the mean over the axes. Sees what mirror symmetry hides from `cyclic_variance_depth`: white noise enlarged
@@ -249,7 +249,7 @@ def cyclic_difference_depth(images: ArrayLike, period: Ints) -> jax.Array:
 
 
 def checkerboard_coefficient(images: ArrayLike) -> jax.Array:
-    """Returns how much of each image's roughness lies at the highest frequency, in [0, 1]: period 2 only.
+    """Returns the part of each image's roughness at the highest frequency, in [0, 1]; for period 2 only.
 
     The compact Laplacian L, minus the wide one W that skips every second pixel, `⟨x, (L − W) x⟩ / ⟨x, L x⟩`. With
     `4 sin²(θ/2)` and `sin²θ` for the two along an axis, the difference is `4 sin⁴(θ/2)`, so over the power spectrum
@@ -288,7 +288,7 @@ def _space(x: jax.Array, rank: int) -> tuple[int, ...]:
 
 
 def _floor(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """What rounding of the pixels may leave in a difference, summed over channels, for each image."""
+    """Power that rounding of the pixels may leave in a difference, summed over channels, for each image."""
     return 4 * x.shape[-1] * arrays.rounding(x, (*axes, -1))
 
 
@@ -296,12 +296,12 @@ def _phase_means(x: Any, s: tuple[int, ...]) -> Any:
     """Means over the pixels of each phase: `(*batch, *spatial, channels)` to `(*batch, *s, channels)`."""
     first = x.ndim - len(s) - 1
     cells = [part for n, p in zip(x.shape[first:-1], s, strict=True) for part in (n // p, p)]
-    phases = x.reshape(*x.shape[:first], *cells, x.shape[-1])
-    return phases.mean(tuple(range(first, first + 2 * len(s), 2)))
+    split = x.reshape(*x.shape[:first], *cells, x.shape[-1])
+    return split.mean(tuple(range(first, first + 2 * len(s), 2)))
 
 
 def _first_difference(x: jax.Array, axis: int) -> jax.Array:
-    """To the next pixel, which for the last one is the first."""
+    """Differences to the next pixel; the first pixel follows the last."""
     return jnp.roll(x, -1, axis) - x
 
 
@@ -310,14 +310,14 @@ def _second_difference(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _depth(power: jax.Array, inside: np.ndarray, s: tuple[int, ...], floor: jax.Array) -> jax.Array:
-    """Spread over mean of the phases of `power`, `(*batch, *spatial)`, of the pixels that are `inside`."""
-    # The mask is no business of XLA, which would fold its means for minutes where images are large.
+    """Spread over mean of the phase means of `power`, `(*batch, *spatial)`, over the pixels that are `inside`."""
+    # NumPy averages the mask: XLA folds means of large constants for minutes (jax-ml/jax#21300).
     mask = inside.astype(power.dtype).reshape((1,) * (power.ndim - len(s)) + inside.shape)
     part = _phase_means((power * mask)[..., None], s)[..., 0]
     whole = jnp.asarray(_phase_means(mask[..., None], s)[..., 0])
-    phases, axes = part / whole, tuple(range(-len(s), 0))
+    means, axes = part / whole, tuple(range(-len(s), 0))
     relative = arrays.ratio(
-        phases, phases.mean(axes, keepdims=True), jnp.expand_dims(floor, axes), otherwise=1
+        means, means.mean(axes, keepdims=True), jnp.expand_dims(floor, axes), otherwise=1
     )
     return arrays.root(jnp.mean((relative - 1) ** 2, axis=axes))
 

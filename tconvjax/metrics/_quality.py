@@ -1,4 +1,4 @@
-"""How far images are from the ones they should be, pixel by pixel and window by window."""
+"""Distances of images from their references, pixel by pixel and window by window."""
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ def psnr(images: ArrayLike, reference: ArrayLike, data_range: float = 1.0) -> ja
 
     Args:
       images: `(*batch, height, width, channels)`; the mean is over pixels and channels.
-      reference: what they should be, of the same shape.
-      data_range: distance of the lowest and highest possible value, > 0: 1 for images in [0, 1], 255 for bytes.
+      reference: target images of the same shape.
+      data_range: difference of the highest and lowest possible value, > 0: 1 for images in [0, 1], 255 for bytes.
 
     Returns:
       One value per image, shape `batch`; infinite for equal images; differentiable elsewhere.
@@ -51,7 +51,7 @@ def ssim(images: ArrayLike, reference: ArrayLike, data_range: float = 1.0) -> ja
 
     Args:
       images: `(*batch, height, width, channels)`, at least 11 pixels along both axes.
-      reference: what they should be, of the same shape.
+      reference: target images of the same shape.
       data_range: as in `psnr`.
 
     Returns:
@@ -74,7 +74,7 @@ def ssim(images: ArrayLike, reference: ArrayLike, data_range: float = 1.0) -> ja
             f"ssim: images must be at least {WINDOW} pixels high and wide; got {x.shape[-3]} x {x.shape[-2]}. "
             "Use larger images, or psnr."
         )
-    # Variances do not depend on the level; without it, products of bright images lose fewer digits.
+    # Variances do not depend on the level; without the level, products of bright images lose fewer digits.
     level = y.mean((-3, -2), keepdims=True)
     u, v = x - level, y - level
     taps = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / DEVIATION) ** 2)
@@ -92,7 +92,7 @@ def ssim(images: ArrayLike, reference: ArrayLike, data_range: float = 1.0) -> ja
 def _compared(
     who: str, images: ArrayLike, reference: ArrayLike, data_range: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns two floating arrays of one shape and dtype, after refusing what cannot be compared."""
+    """Returns images and reference as floating arrays of one shape and dtype, or raises if they differ."""
     x = arrays.real_images(who, images)
     y = arrays.real_images(who, reference, name="reference")
     if x.shape != y.shape:

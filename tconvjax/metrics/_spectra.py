@@ -1,4 +1,4 @@
-"""Power over the radius of frequency: a profile, a distance, and whether it gives a set away."""
+"""Power over the radius of frequency: a profile, a distance, and a classifier of two sets."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,11 +13,13 @@ from tconvjax.metrics import _arrays as arrays
 
 NEWTON_STEPS = 20
 STEP_LENGTHS = 0.5 ** np.arange(8)
-LEAST_SPREAD = 1e-3  # in dB: a radius at which all images agree this well tells nothing
+LEAST_SPREAD = (
+    1e-3  # in dB: rings are divided by their spread, or by this where images agree better
+)
 
 
 class Detectability(NamedTuple):
-    """How often two sets are told apart, and the score that is 1 where they cannot be."""
+    """Accuracy of a classifier of two sets, and a score that is 1 for sets that it cannot separate."""
 
     accuracy: jax.Array
     cloaking: jax.Array
@@ -27,9 +29,9 @@ def radial_spectrum(images: ArrayLike) -> jax.Array:
     """Returns the mean power of a set of images over rings of equal frequency.
 
     Ring r holds the frequencies of r to r + 1 periods per image (per shorter side, if the sides differ), from the mean
-    in ring 0 out to the corner of the spectrum, where a checkerboard is. The highest frequency of an even size is
-    there with both signs, so that the rings are centered. Power is `|X|²/(H·W)`, so white noise has the same, its
-    variance times the channels, in all rings. The mean over angles dilutes isolated peaks: see `band_contrast`.
+    in ring 0 out to the corner of the spectrum, where a checkerboard is. The highest frequency of an even size
+    counts with both signs, so that the rings are centered. Power is `|X|²/(H·W)`, so white noise has its variance times
+    the channels in every ring. The mean over angles dilutes isolated peaks: see `band_contrast`.
 
     Args:
       images: `(*batch, height, width, channels)`; all batch axes form one set. No window is applied: the jump between
@@ -56,15 +58,15 @@ def log_spectral_distance(images_a: ArrayLike, images_b: ArrayLike) -> jax.Array
     """Returns the distance of two sets in dB: the root mean square over rings of `10·log10(P_a/P_b)`.
 
     P is `radial_spectrum` without ring 0, which holds the brightness. Sees any loss or excess of power at any
-    frequency, with a period or without; blind to where in the image it is, and to a single peak among many frequencies.
+    frequency, with a period or without; blind to its place in the image, and to a single peak among many frequencies.
 
     Args:
       images_a: `(*batch, height, width, channels)`.
       images_b: of the same height, width and channels; any number of images.
 
     Returns:
-      A scalar >= 0; differentiable. 0 for equal spectra; what chance gives are two halves of the real images. Power
-      below the rounding of the pixels counts as that.
+      A scalar >= 0; differentiable. 0 for equal spectra; two halves of the real images give the value by chance. Power
+      below the rounding of the pixels counts as rounding.
 
     Raises:
       ValueError, TypeError: for images of different shape, single pixels, or an empty set.
@@ -83,21 +85,21 @@ def log_spectral_distance(images_a: ArrayLike, images_b: ArrayLike) -> jax.Array
 
 
 def detectability(images_a: ArrayLike, images_b: ArrayLike, *, ridge: float = 1.0) -> Detectability:
-    """Returns how well a logistic regression on spectra tells images of two sets that it has not seen.
+    """Returns the accuracy with which a logistic regression on spectra separates new images of two sets.
 
-    Its features are each image's rings of `radial_spectrum` in dB, without ring 0, standardized. Images at even places
-    of both sets train the judge of those at odd places, and the reverse, so the order of images should mean nothing.
-    Both sets weigh the same, whatever their sizes. Deterministic; sees any difference of spectra, artifact or not,
-    also in their spread, to which `log_spectral_distance` is blind.
+    Its features are each image's rings of `radial_spectrum` in dB, without ring 0, standardized. The images at even
+    places of both sets train a regression that is tested on those at odd places, and the reverse, so shuffle sorted
+    sets before. Both sets weigh the same, whatever their sizes. Deterministic; sees any difference of spectra,
+    artifact or not, also in their spread, to which `log_spectral_distance` is blind.
 
     Args:
       images_a: `(*batch, height, width, channels)`, at least 2 images, better several per ring.
       images_b: of the same height, width and channels.
-      ridge: penalty λ > 0 of `Σ loss + λ|w|²/2`, which keeps the judge finite where the sets separate.
+      ridge: penalty λ > 0 of `Σ loss + λ|w|²/2`, which keeps the weights finite for separable sets.
 
     Returns:
-      `accuracy`: mean over both sets of the share told right, in [0, 1]; null 0.5. `cloaking`: `1 − |2·accuracy − 1|`,
-      1 for sets that cannot be told apart; an accuracy below 0.5 lowers it, too. What chance alone gives:
+      `accuracy`: mean over both sets of the share classified correctly, in [0, 1]; null 0.5. `cloaking`:
+      `1 − |2·accuracy − 1|`, 1 for inseparable sets; an accuracy below 0.5 lowers it, too. The values by chance:
       `null(lambda x: detectability(x[:n], x[n:]), both, draw=lambda key, _: jax.random.permutation(key, both))`.
 
     Raises:
@@ -109,21 +111,21 @@ def detectability(images_a: ArrayLike, images_b: ArrayLike, *, ridge: float = 1.
       0.97
 
     References:
-      The cloaking score of Jung & Keuper 2021, arXiv:2012.03110, on images held out.
+      The cloaking score of Jung & Keuper 2021, arXiv:2012.03110, on held-out images.
     """
     who = "detectability"
     geo.positive(who, "ridge", ridge)
-    a, b = (_decibel(*found) for found in _two_sets(who, images_a, images_b))
+    a, b = (_decibel(rings, floor) for rings, floor in _two_sets(who, images_a, images_b))
     if min(len(a), len(b)) < 2:
         raise ValueError(
             f"{who}: each set must hold at least 2 images, to train on and to hold out; got {len(a)} and {len(b)}."
         )
     shares = []
     for train, test in ((0, 1), (1, 0)):
-        judge = _logistic_regression(a[train::2], b[train::2], ridge)
+        log_odds = _logistic_regression(a[train::2], b[train::2], ridge)
         # A tie counts half.
         shares.append(
-            [(1 + sign * jnp.sign(judge(x[test::2]))) / 2 for sign, x in ((1, a), (-1, b))]
+            [(1 + sign * jnp.sign(log_odds(x[test::2]))) / 2 for sign, x in ((1, a), (-1, b))]
         )
     right = [jnp.concatenate(folds).mean() for folds in zip(*shares, strict=True)]
     accuracy = (right[0] + right[1]) / 2

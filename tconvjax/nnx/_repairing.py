@@ -52,11 +52,11 @@ def balance(module: nnx.Module, *args: Any, **kwargs: Any) -> Report:
         return model(*args, **kwargs)
 
     before = output() if real else None
-    found: dict[tuple[Any, ...], repairs.Layer] = {}
+    found: dict[tuple[Any, ...], repairs.Candidate] = {}
     for path, node in nnx.iter_modules(module):
         if isinstance(node, ConvTranspose | nnx.ConvTranspose):
             layer: Any = node
-            found[path] = repairs.Layer(layer, layer.kernel_shape, layer.kernel.get_value())
+            found[path] = repairs.Candidate(layer, layer.kernel_shape, layer.kernel.get_value())
     kernels, report = repairs.repaired(found)
     for path, kernel in kernels.items():
         found[path].module.kernel[...] = kernel
