@@ -7,6 +7,7 @@ the trilinear form, the face is bound with it, and the lowering reads it. An ope
 Functions without a kernel take images and one integer per axis, which `image_and_factors` checks.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -93,22 +94,30 @@ class Bordered(NamedTuple):
 def operator(
     function: Callable[Concatenate[jax.Array, jax.Array, Bordered, P], jax.Array],
 ) -> Callable[Concatenate[jax.Array, jax.Array, Bordered, P], jax.Array]:
-    """Makes `function(x, kernel, bordered, ..)` state where its result lies, where JAX asks for this."""
+    """Makes `function(x, kernel, bordered, ..)` an operator of JAX's manners.
+
+    Outside of transformations it is one program, not one per operation inside. Under Explicit axes it states where its
+    result lies. In a program that is traced it is what it does: no `jit` stands around it, whose cache would give the
+    second of two equal calls the source line of the first.
+    """
+    options = list(inspect.signature(function).parameters)[2:]
+    compiled = jax.jit(function, static_argnames=options)
 
     @wraps(function)
     def run(
         x: jax.Array, kernel: jax.Array, bordered: Bordered, /, *args: P.args, **kwargs: P.kwargs
     ) -> jax.Array:
         meshes = (jax.typeof(array).sharding.mesh for array in (x, kernel))
-        if not any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
-            return function(x, kernel, bordered, *args, **kwargs)
-        return sharding.placed(
-            lambda x, kernel: function(x, kernel, bordered, *args, **kwargs),
-            x,
-            kernel,
-            shape=bordered.shape,
-            features=(kernel, bordered.features),
-        )
+        if any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
+            return sharding.placed(
+                lambda x, kernel: function(x, kernel, bordered, *args, **kwargs),
+                x,
+                kernel,
+                shape=bordered.shape,
+                features=(kernel, bordered.features),
+            )
+        traced = isinstance(x, jax.core.Tracer) or isinstance(kernel, jax.core.Tracer)
+        return (function if traced else compiled)(x, kernel, bordered, *args, **kwargs)
 
     return run
 
