@@ -180,6 +180,8 @@ def spec(
     """
     rank = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
     k = geo.per_axis(who, "kernel_size", kernel_size, rank)
+    if not isinstance(kernel_size, Sequence):
+        _refuse_more_axes(who, k[0], options)
     if not k:
         raise ValueError(f"{who}: kernel_size must have at least one spatial axis; got ().")
     for name in PER_AXIS:
@@ -288,6 +290,17 @@ def image(who: str, x: ArrayLike) -> jax.Array:
     if array.ndim == 0:
         raise ValueError(f"{who}: x must have shape (*batch, *spatial, channels); got shape ().")
     return array
+
+
+def _refuse_more_axes(who: str, kernel_size: int, options: Mapping[str, Any]) -> None:
+    """Raises where an int for the kernel size meant more axes than the one that it is in Flax."""
+    for name in (*PER_AXIS, "output_padding", "padding"):
+        value = options.get(name)
+        if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 1:
+            raise ValueError(
+                f"{who}: kernel_size={kernel_size} is one spatial axis, as in Flax; got {name}={value!r}. "
+                f"Write kernel_size={(kernel_size,) * len(value)}."
+            )
 
 
 def _features(who: str, groups: int, features: dict[str, int | None]) -> tuple[int, int]:

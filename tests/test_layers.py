@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from itertools import product
 
 import flax.linen
@@ -83,6 +84,31 @@ def test_both_sets_take_the_same_arguments(name):
     assert list(there) == list(here)
     here.pop("promote_dtype", None)  # the hook of each Flax
     assert {n: there[n] for n in here} == here
+
+
+@each("name", (*NAMES, *WITHOUT_KERNEL, *OF_SEVERAL))
+def test_both_sets_explain_their_arguments_in_the_same_words(name):
+    def explained(layer, section):
+        text = layer.__doc__.partition(f"    {section}:\n")[2].partition("\n\n")[0]
+        pairs = re.findall(r"^ {6}\**(\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
+        return {argument: " ".join(words.split()) for argument, words in pairs}
+
+    here = explained(getattr(tnn, name), "Args")
+    there = explained(getattr(linen, name), "Attributes")
+    fields = {f.name for f in dataclasses.fields(getattr(linen, name))} - {"parent", "name"}
+    assert there.keys() == fields
+    of_both = here.keys() & there.keys() - {"promote_dtype", "options", "groups"}
+    assert {n: there[n] for n in of_both} == {n: here[n] for n in of_both}
+    parameters = inspect.signature(getattr(tnn, name).__init__).parameters.keys() - {"self"}
+    assert here.keys() == parameters
+
+
+def test_an_int_for_the_kernel_size_is_one_axis_and_says_so():
+    for options in ({"strides": (2, 2)}, {"padding": ((1, 1), (1, 1))}):
+        with pytest.raises(ValueError, match=r"one spatial axis, as in Flax; .*Write .*\(3, 3\)"):
+            tnn.ConvTranspose(8, 3, 3, rngs=nnx.Rngs(0), **options)
+    with pytest.raises(ValueError, match=r"ResizeConv: kernel_size=5 .* scale=\(2, 2, 2\)"):
+        linen.ResizeConv(3, 5, (2, 2, 2))
 
 
 @each("name", NAMES)

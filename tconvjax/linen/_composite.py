@@ -22,12 +22,27 @@ from tconvjax.linen._convolution import Conv, ConvTranspose
 class PixelConvTranspose(nn.Module):
     """Pixel transposed convolution, `tconvjax.pixel_conv_transpose` with parameters `kernel_0` to `kernel_2`, `bias`.
 
-    Attributes: those of `tconvjax.nnx.PixelConvTranspose`, with `features` for `out_features`.
+    Attributes:
+      features: channels of the output.
+      kernel_size: of the first two kernels, two integers; the third has 3 x 3 taps, as published.
+      padding_mode: as in `pixel_conv_transpose`.
+      use_bias: adds one value per output channel.
+      dtype: the dtype of the computation; by default input and parameters are promoted together.
+      param_dtype: the dtype of the parameters.
+      precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
+      kernel_init: of all kernels; `jax.nn.initializers.lecun_normal()` by default.
+      bias_init: zeros by default.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> layer = PixelConvTranspose(3, (3, 3))
       >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
       (1, 32, 32, 3)
+
+    References:
+      Gao et al. 2017, arXiv:1705.06820.
     """
 
     features: int
@@ -73,13 +88,25 @@ class PixelConvTranspose(nn.Module):
 class LargeContextConvTranspose(nn.Module):
     """A large and a small transposed convolution side by side, added: context from the one, detail from the other.
 
-    Attributes: those of `tconvjax.nnx.LargeContextConvTranspose`, with `features` for `out_features`, and `options`, a
-    mapping of other keywords of both layers.
+    Attributes:
+      features: channels of the output.
+      kernel_size: the size of the large kernel, 7 or 11 along each axis as published; an int is one axis, as in Flax:
+        write (3, 3) for images.
+      strides: the strides of both; an int serves all axes.
+      small_kernel_size: the size of the small kernel; as even or odd as the large one, so that both have the same
+        center.
+      options: other keywords of both layers.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> layer = LargeContextConvTranspose(3, (7, 7), 2)
       >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
       (1, 32, 32, 3)
+
+    References:
+      Agnihotri, Grabinski & Keuper 2024, arXiv:2311.17524.
     """
 
     features: int
@@ -117,13 +144,27 @@ class LargeContextConvTranspose(nn.Module):
 class Carafe(nn.Module):
     """Content-aware reassembly of features: `tconvjax.carafe` with kernels that two convolutions compute.
 
-    Attributes: those of `tconvjax.nnx.Carafe` without `features`, which the input says, and `options`, a mapping of
-    other keywords of both layers.
+    `compress`, a 1 x 1 convolution, and `encode` give `prod(scale)` kernels per input pixel, shuffled in the order
+    'CRD' and normalized by a softmax. Channels are not mixed.
+
+    Attributes:
+      scale: output pixels per input pixel, one factor per spatial axis.
+      window: as in `carafe`.
+      encoder_kernel_size: of `encode`, along every axis.
+      compressed_features: channels between the two.
+      padding_mode: as in `carafe`.
+      options: other keywords of both layers.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> layer = Carafe((2, 2))
       >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
       (1, 32, 32, 8)
+
+    References:
+      Wang et al. 2019, arXiv:1905.02188.
     """
 
     scale: Sequence[int]
@@ -164,13 +205,25 @@ class Carafe(nn.Module):
 class DySample(nn.Module):
     """Dynamic upsampling: `tconvjax.dysample` with offsets that a 1 x 1 convolution computes from the input.
 
-    Attributes: those of `tconvjax.nnx.DySample` without `features`, which the input says, and `options`, a mapping of
-    other keywords of the layer `offset`.
+    Offsets are `offset(x) / 4`, or `sigmoid(scope(x)) · offset(x) / 2`, shuffled in the order 'CRD'; the first spatial
+    axis comes first. Channels are not mixed.
+
+    Attributes:
+      scale: output pixels per input pixel, one factor per spatial axis.
+      groups: of consecutive channels, each with offsets of its own; divides the channels.
+      dynamic_scope: computes how far offsets reach by a second convolution.
+      options: other keywords of the layer `offset`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> layer = DySample((2, 2))
       >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
       (1, 32, 32, 8)
+
+    References:
+      Liu et al. 2023, arXiv:2308.15085.
     """
 
     scale: Sequence[int]

@@ -25,7 +25,33 @@ default_bias_init = jax.nn.initializers.zeros
 class ConvTranspose(nn.Module):
     """Transposed convolution, `tconvjax.conv_transpose` with parameters `kernel` and `bias`.
 
-    Attributes: those of `tconvjax.nnx.ConvTranspose`, with `features` for `out_features`.
+    Attributes:
+      features: channels of the output.
+      kernel_size: one integer per spatial axis; an int is one axis, as in Flax: write (3, 3) for images.
+      strides: output pixels per input pixel; an int serves all axes, None is 1.
+      padding: of the forward convolution, as in `conv_transpose`; or Flax's 'CIRCULAR'.
+      kernel_dilation: as in `conv_transpose`; None is 1.
+      use_bias: adds one value per output channel.
+      mask: an array of the shape of the kernel, which multiplies it at every call.
+      dtype: the dtype of the computation; by default input and parameters are promoted together.
+      param_dtype: the dtype of the parameters.
+      precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
+      kernel_init: by default `initializers.variance_scaling_transpose(strides)`, which keeps the variance; Flax's own
+        is `jax.nn.initializers.lecun_normal()`.
+      bias_init: zeros by default.
+      transpose_kernel: as in `conv_transpose`.
+      promote_dtype: Flax's hook, `f(x, kernel, bias, dtype=dtype)`.
+      preferred_element_type: as in `conv_transpose`.
+      padding_mode: as in `conv_transpose`.
+      output_padding: as in `conv_transpose`.
+      feature_group_count: as in `conv_transpose`.
+      padding_convention: as in `conv_transpose`.
+      implementation: as in `conv_transpose`.
+      balanced: puts `analysis.balance(kernel)` in the place of the kernel at every call, so that constants come out
+        constant however long the layer is trained; for undilated, unmasked kernels of at least the size of the strides.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> layer = ConvTranspose(3, (4, 4), 2, padding=1)
@@ -71,7 +97,29 @@ class ConvTranspose(nn.Module):
 class Conv(nn.Module):
     """Convolution, `tconvjax.conv` with parameters `kernel` and `bias`.
 
-    Attributes: those of `tconvjax.nnx.Conv`, with `features` for `out_features`.
+    Attributes:
+      features: channels of the output.
+      kernel_size: one integer per spatial axis; an int is one axis, as in Flax: write (3, 3) for images.
+      strides: input pixels per output pixel; an int serves all axes, None is 1.
+      padding: as in `conv`; or Flax's 'CIRCULAR', 'REFLECT' and, for one axis, 'CAUSAL'.
+      input_dilation: inserts `input_dilation − 1` zeros between input pixels; None is 1. `ConvTranspose` does the same
+        without multiplying zeros.
+      kernel_dilation: as in `conv`; None is 1.
+      feature_group_count: as in `conv`.
+      use_bias: adds one value per output channel.
+      mask: an array of the shape of the kernel, which multiplies it at every call.
+      dtype: the dtype of the computation; by default input and parameters are promoted together.
+      param_dtype: the dtype of the parameters.
+      precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
+      kernel_init: `jax.nn.initializers.lecun_normal()` by default.
+      bias_init: zeros by default.
+      promote_dtype: Flax's hook, `f(x, kernel, bias, dtype=dtype)`.
+      preferred_element_type: as in `conv`.
+      padding_mode: as in `conv`.
+      implementation: as in `conv`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> layer = Conv(8, (3, 3), 2)
@@ -111,7 +159,29 @@ class Conv(nn.Module):
 class ResizeConv(nn.Module):
     """Resize-convolution, `tconvjax.resize_conv` with parameters `kernel` and `bias`.
 
-    Attributes: those of `tconvjax.nnx.ResizeConv`, with `features` for `out_features`.
+    Attributes:
+      features: channels of the output.
+      kernel_size: one integer per spatial axis, on the enlarged image; an int is one axis, as in Flax: write (3, 3) for
+        images.
+      scale: output pixels per input pixel; an int serves all axes.
+      method: as in `resize`.
+      padding: as in `resize_conv`.
+      kernel_dilation: as in `resize_conv`.
+      feature_group_count: as in `resize_conv`.
+      use_bias: adds one value per output channel.
+      mask: an array of the shape of the kernel, which multiplies it at every call.
+      dtype: the dtype of the computation; by default input and parameters are promoted together.
+      param_dtype: the dtype of the parameters.
+      precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
+      kernel_init: `jax.nn.initializers.lecun_normal()` by default.
+      bias_init: zeros by default.
+      promote_dtype: Flax's hook, `f(x, kernel, bias, dtype=dtype)`.
+      preferred_element_type: as in `conv`.
+      padding_mode: as in `resize_conv`.
+      implementation: as in `resize_conv`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> layer = ResizeConv(3, (3, 3), 2)
@@ -151,12 +221,38 @@ class ResizeConv(nn.Module):
 class SubpixelConv(nn.Module):
     """Sub-pixel convolution, `tconvjax.subpixel_conv` with parameters `kernel` and `bias`.
 
-    Attributes: those of `tconvjax.nnx.SubpixelConv`, with `features` for `out_features`.
+    Attributes:
+      features: channels of the output; the kernel has `prod(scale)` times as many.
+      kernel_size: one integer per spatial axis, on the small image; an int is one axis, as in Flax: write (3, 3) for
+        images.
+      scale: output pixels per input pixel; an int serves all axes.
+      order: as in `subpixel_conv`.
+      padding: as in `subpixel_conv`.
+      kernel_dilation: as in `subpixel_conv`.
+      feature_group_count: as in `subpixel_conv`.
+      use_bias: adds one value per channel of the kernel: output channels times phases, as a convolution
+        before the shuffle does.
+      mask: an array of the shape of the kernel, which multiplies it at every call.
+      dtype: the dtype of the computation; by default input and parameters are promoted together.
+      param_dtype: the dtype of the parameters.
+      precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
+      kernel_init: `jax.nn.initializers.lecun_normal()` by default.
+      bias_init: zeros by default.
+      promote_dtype: Flax's hook, `f(x, kernel, bias, dtype=dtype)`.
+      preferred_element_type: as in `conv`.
+      padding_mode: as in `subpixel_conv`.
+      implementation: as in `subpixel_conv`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> layer = SubpixelConv(3, (3, 3), 2)
       >>> layer.init_with_output(jax.random.key(0), jnp.zeros((1, 16, 16, 8)))[0].shape
       (1, 32, 32, 3)
+
+    References:
+      Shi et al. 2016, arXiv:1609.05158.
     """
 
     features: int
@@ -191,8 +287,21 @@ class SubpixelConv(nn.Module):
 class Upsample(nn.Module):
     """Learned upsampling by whole factors with a switch between its kinds, for ablations.
 
-    Attributes: those of `tconvjax.nnx.Upsample`, with `features` for `out_features`, and `options`, a mapping of other
-    keywords of the layer inside. Its parameters are those of this one layer, under the name `layer`.
+    Whatever the method, `(*batch, *spatial, in_features)` becomes `(*batch, *(scale · spatial), out_features)`, and the
+    parameters are those of the one layer inside, `layer`.
+
+    Attributes:
+      features: channels of the output.
+      kernel_size: the kernel size of the layer; an int is one axis, as in Flax: write (3, 3) for images. On the
+        output's grid for 'conv_transpose' and the resizing methods, on the input's for 'subpixel_conv'.
+      scale: output pixels per input pixel; an int serves all axes.
+      method: 'conv_transpose', 'subpixel_conv', or a method of `resize` for a resize-convolution.
+      order: as in `subpixel_conv`, and for this method alone; None is 'CRD'.
+      padding_mode: of the layer, whose padding is 'SAME'.
+      options: other keywords of the layer inside, such as `use_bias`, `dtype` or `kernel_init`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> layer = Upsample(3, (3, 3), 2, method="nearest", options={"use_bias": False})

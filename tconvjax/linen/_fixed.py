@@ -14,11 +14,20 @@ from tconvjax._ops.resize import bilinear_additive
 class BlurPool(nn.Module):
     """Anti-aliased pooling, `tconvjax.blur_pool`; it has no parameters.
 
-    Attributes: those of `tconvjax.nnx.BlurPool`.
+    Attributes:
+      strides: as in `blur_pool`: one integer per spatial axis.
+      filter_size: as in `blur_pool`.
+      padding_mode: as in `blur_pool`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> BlurPool((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
       (1, 8, 8, 8)
+
+    References:
+      Zhang 2019, arXiv:1904.11486.
     """
 
     strides: Sequence[int]
@@ -47,11 +56,21 @@ class MaxBlurPool(nn.Module):
 
     With the default filter an image moves by half a pixel at stride 2; `aligned=True` with an odd filter keeps it.
 
-    Attributes: those of `tconvjax.nnx.MaxBlurPool`.
+    Attributes:
+      strides: as in `max_blur_pool`: one integer per spatial axis.
+      filter_size: as in `max_blur_pool`.
+      padding_mode: as in `max_blur_pool`.
+      aligned: as in `max_blur_pool`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> MaxBlurPool((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
       (1, 8, 8, 8)
+
+    References:
+      Zhang 2019, arXiv:1904.11486.
     """
 
     strides: Sequence[int]
@@ -84,11 +103,20 @@ class MaxBlurPool(nn.Module):
 class Hold(nn.Module):
     """Fixed smoothing behind a layer that enlarges, `tconvjax.hold`; it has no parameters.
 
-    Attributes: those of `tconvjax.nnx.Hold`.
+    Attributes:
+      scale: as in `hold`: strides of the layer before, one per spatial axis.
+      order: as in `hold`.
+      padding_mode: as in `hold`.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> Hold((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
       (1, 16, 16, 8)
+
+    References:
+      Sugawara, Shiota & Kiya 2018, arXiv:1806.02658; Kinoshita & Kiya 2020, arXiv:2002.02117.
     """
 
     scale: Sequence[int]
@@ -107,11 +135,18 @@ class Hold(nn.Module):
 class BilinearAdditive(nn.Module):
     """Linear enlargement that adds channels, `tconvjax.bilinear_additive`; it has no parameters.
 
-    Attributes: those of `tconvjax.nnx.BilinearAdditive`.
+    Attributes:
+      scale: as in `bilinear_additive`: one factor per spatial axis.
+
+    Raises:
+      ValueError, TypeError: at construction, for what every call would refuse.
 
     Example:
       >>> BilinearAdditive((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
       (1, 32, 32, 2)
+
+    References:
+      Wojna et al. 2019, arXiv:1707.05847.
     """
 
     scale: Sequence[int]

@@ -26,13 +26,13 @@ class PixelConvTranspose(nnx.Module):
       out_features: channels of the output.
       kernel_size: of the first two kernels, two integers; the third has 3 x 3 taps, as published.
       padding_mode: as in `pixel_conv_transpose`.
-      use_bias: whether to add one value per output channel.
-      dtype: of the computation; by default that to which input and parameters promote.
-      param_dtype: of the parameters.
-      precision: of the products, as in `jax.lax.conv_general_dilated`.
+      use_bias: adds one value per output channel.
+      dtype: the dtype of the computation; by default input and parameters are promoted together.
+      param_dtype: the dtype of the parameters.
+      precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
       kernel_init: of all kernels; `jax.nn.initializers.lecun_normal()` by default.
       bias_init: zeros by default.
-      rngs: of which `params` is used.
+      rngs: `rngs.params()` is used.
 
     Raises:
       ValueError, TypeError: at construction, for what every call would refuse.
@@ -92,12 +92,14 @@ class LargeContextConvTranspose(nnx.Module):
     Args:
       in_features: channels of the input.
       out_features: channels of the output.
-      kernel_size: of the large one, 7 or 11 along each axis as published; an int is one axis, as in Flax.
-      strides: of both; an int serves all axes.
-      small_kernel_size: of the small one; as even or odd as the large one, so that both have the same center.
+      kernel_size: the size of the large kernel, 7 or 11 along each axis as published; an int is one axis, as in Flax:
+        write (3, 3) for images.
+      strides: the strides of both; an int serves all axes.
+      small_kernel_size: the size of the small kernel; as even or odd as the large one, so that both have the same
+        center.
       **options: other keywords of `ConvTranspose`, such as `dtype` or `kernel_init`, for both layers; a bias belongs to
         the large one alone.
-      rngs: of which `params` is used.
+      rngs: `rngs.params()` is used.
 
     Raises:
       ValueError, TypeError: at construction, for what every call would refuse.
@@ -150,7 +152,7 @@ class Carafe(nnx.Module):
       compressed_features: channels between the two.
       padding_mode: as in `carafe`.
       **options: keywords of `Conv`, such as `dtype`, for both layers.
-      rngs: of which `params` is used.
+      rngs: `rngs.params()` is used.
 
     Raises:
       ValueError, TypeError: at construction, for what every call would refuse.
@@ -214,9 +216,9 @@ class DySample(nnx.Module):
       in_features: channels of the input, and of the output.
       scale: output pixels per input pixel, one factor per spatial axis.
       groups: of consecutive channels, each with offsets of its own; divides `in_features`.
-      dynamic_scope: whether a second convolution says how far offsets reach.
+      dynamic_scope: computes how far offsets reach by a second convolution.
       **options: keywords of `Conv`, such as `dtype`, for the layer `offset`.
-      rngs: of which `params` is used.
+      rngs: `rngs.params()` is used.
 
     Raises:
       ValueError, TypeError: at construction, for what every call would refuse.

@@ -85,22 +85,22 @@ class ConvTranspose(_Layer):
     Args:
       in_features: channels of the input.
       out_features: channels of the output.
-      kernel_size: one integer per spatial axis; an int is one axis, as in Flax.
+      kernel_size: one integer per spatial axis; an int is one axis, as in Flax: write (3, 3) for images.
       strides: output pixels per input pixel; an int serves all axes, None is 1.
       padding: of the forward convolution, as in `conv_transpose`; or Flax's 'CIRCULAR'.
       kernel_dilation: as in `conv_transpose`; None is 1.
-      use_bias: whether to add one value per output channel.
-      mask: multiplied with the kernel at every call; of its shape.
-      dtype: of the computation; by default that to which input and parameters promote.
-      param_dtype: of the parameters.
-      precision: of the products, as in `jax.lax.conv_general_dilated`.
+      use_bias: adds one value per output channel.
+      mask: an array of the shape of the kernel, which multiplies it at every call.
+      dtype: the dtype of the computation; by default input and parameters are promoted together.
+      param_dtype: the dtype of the parameters.
+      precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
       kernel_init: by default `initializers.variance_scaling_transpose(strides)`, which keeps the variance; Flax's own
         is `jax.nn.initializers.lecun_normal()`.
       bias_init: zeros by default.
       transpose_kernel: as in `conv_transpose`.
       promote_dtype: Flax's hook, `f((x, kernel, bias), dtype=dtype)`.
       preferred_element_type: as in `conv_transpose`.
-      rngs: of which `params` is used.
+      rngs: `rngs.params()` is used.
       kernel_metadata: keywords of the kernel's `nnx.Param`.
       bias_metadata: keywords of the bias's `nnx.Param`.
       padding_mode: as in `conv_transpose`.
@@ -175,23 +175,23 @@ class Conv(_Layer):
     Args:
       in_features: channels of the input.
       out_features: channels of the output.
-      kernel_size: one integer per spatial axis; an int is one axis, as in Flax.
+      kernel_size: one integer per spatial axis; an int is one axis, as in Flax: write (3, 3) for images.
       strides: input pixels per output pixel; an int serves all axes, None is 1.
       padding: as in `conv`; or Flax's 'CIRCULAR', 'REFLECT' and, for one axis, 'CAUSAL'.
       input_dilation: inserts `input_dilation − 1` zeros between input pixels; None is 1. `ConvTranspose` does the same
         without multiplying zeros.
       kernel_dilation: as in `conv`; None is 1.
       feature_group_count: as in `conv`.
-      use_bias: whether to add one value per output channel.
-      mask: multiplied with the kernel at every call; of its shape.
-      dtype: of the computation; by default that to which input and parameters promote.
-      param_dtype: of the parameters.
-      precision: of the products, as in `jax.lax.conv_general_dilated`.
+      use_bias: adds one value per output channel.
+      mask: an array of the shape of the kernel, which multiplies it at every call.
+      dtype: the dtype of the computation; by default input and parameters are promoted together.
+      param_dtype: the dtype of the parameters.
+      precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
       kernel_init: `jax.nn.initializers.lecun_normal()` by default.
       bias_init: zeros by default.
       promote_dtype: Flax's hook, `f((x, kernel, bias), dtype=dtype)`.
       preferred_element_type: as in `conv`.
-      rngs: of which `params` is used.
+      rngs: `rngs.params()` is used.
       kernel_metadata: keywords of the kernel's `nnx.Param`.
       bias_metadata: keywords of the bias's `nnx.Param`.
       padding_mode: as in `conv`.
@@ -249,22 +249,23 @@ class ResizeConv(_Layer):
     Args:
       in_features: channels of the input.
       out_features: channels of the output.
-      kernel_size: one integer per spatial axis, on the enlarged image; an int is one axis, as in Flax.
+      kernel_size: one integer per spatial axis, on the enlarged image; an int is one axis, as in Flax: write (3, 3) for
+        images.
       scale: output pixels per input pixel; an int serves all axes.
       method: as in `resize`.
       padding: as in `resize_conv`.
       kernel_dilation: as in `resize_conv`.
       feature_group_count: as in `resize_conv`.
-      use_bias: whether to add one value per output channel.
-      mask: multiplied with the kernel at every call; of its shape.
-      dtype: of the computation; by default that to which input and parameters promote.
-      param_dtype: of the parameters.
-      precision: of the products, as in `jax.lax.conv_general_dilated`.
+      use_bias: adds one value per output channel.
+      mask: an array of the shape of the kernel, which multiplies it at every call.
+      dtype: the dtype of the computation; by default input and parameters are promoted together.
+      param_dtype: the dtype of the parameters.
+      precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
       kernel_init: `jax.nn.initializers.lecun_normal()` by default.
       bias_init: zeros by default.
       promote_dtype: Flax's hook, `f((x, kernel, bias), dtype=dtype)`.
       preferred_element_type: as in `conv`.
-      rngs: of which `params` is used.
+      rngs: `rngs.params()` is used.
       kernel_metadata: keywords of the kernel's `nnx.Param`.
       bias_metadata: keywords of the bias's `nnx.Param`.
       padding_mode: as in `resize_conv`.
@@ -322,23 +323,24 @@ class SubpixelConv(_Layer):
     Args:
       in_features: channels of the input.
       out_features: channels of the output; the kernel has `prod(scale)` times as many.
-      kernel_size: one integer per spatial axis, on the small image; an int is one axis, as in Flax.
+      kernel_size: one integer per spatial axis, on the small image; an int is one axis, as in Flax: write (3, 3) for
+        images.
       scale: output pixels per input pixel; an int serves all axes.
       order: as in `subpixel_conv`.
       padding: as in `subpixel_conv`.
       kernel_dilation: as in `subpixel_conv`.
       feature_group_count: as in `subpixel_conv`.
-      use_bias: whether to add one value per channel of the kernel: output channels times phases, as a convolution
+      use_bias: adds one value per channel of the kernel: output channels times phases, as a convolution
         before the shuffle does.
-      mask: multiplied with the kernel at every call; of its shape.
-      dtype: of the computation; by default that to which input and parameters promote.
-      param_dtype: of the parameters.
-      precision: of the products, as in `jax.lax.conv_general_dilated`.
+      mask: an array of the shape of the kernel, which multiplies it at every call.
+      dtype: the dtype of the computation; by default input and parameters are promoted together.
+      param_dtype: the dtype of the parameters.
+      precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
       kernel_init: `jax.nn.initializers.lecun_normal()` by default.
       bias_init: zeros by default.
       promote_dtype: Flax's hook, `f((x, kernel, bias), dtype=dtype)`.
       preferred_element_type: as in `conv`.
-      rngs: of which `params` is used.
+      rngs: `rngs.params()` is used.
       kernel_metadata: keywords of the kernel's `nnx.Param`.
       bias_metadata: keywords of the bias's `nnx.Param`.
       padding_mode: as in `subpixel_conv`.
@@ -402,15 +404,15 @@ class Upsample(nnx.Module):
     Args:
       in_features: channels of the input.
       out_features: channels of the output.
-      kernel_size: of the layer; an int is one axis, as in Flax. On the output's grid for 'conv_transpose' and the
-        resizing methods, on the input's for 'subpixel_conv'.
+      kernel_size: the kernel size of the layer; an int is one axis, as in Flax: write (3, 3) for images. On the
+        output's grid for 'conv_transpose' and the resizing methods, on the input's for 'subpixel_conv'.
       scale: output pixels per input pixel; an int serves all axes.
       method: 'conv_transpose', 'subpixel_conv', or a method of `resize` for a resize-convolution.
       order: as in `subpixel_conv`, and for this method alone; None is 'CRD'.
       padding_mode: of the layer, whose padding is 'SAME'.
       **options: other keywords of the layer, such as `use_bias`, `dtype` or `kernel_init`; in Linen, which has no
         such arguments, the mapping `options`.
-      rngs: of which `params` is used.
+      rngs: `rngs.params()` is used.
 
     Raises:
       ValueError, TypeError: at construction, for what every call would refuse.
