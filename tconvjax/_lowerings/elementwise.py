@@ -4,6 +4,7 @@ A matrix product of one row and one column is all overhead; here XLA adds up the
 for any number of channels per group, and meant for few.
 """
 
+from dataclasses import replace
 from itertools import product
 
 import jax
@@ -70,7 +71,7 @@ def _correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
 def _reversed(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     """Paints at stride 1 by gathering with the reversed kernel."""
     w = flip_and_swap(w, call.geometry.rank, call.geometry.feature_group_count)
-    return _gather(y, w, call.of(call.geometry.turned))
+    return _gather(y, w, replace(call, geometry=call.geometry.turned))
 
 
 def _paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:

@@ -50,7 +50,14 @@ def _convolution(
         lhs = sharding.whole(lhs, numbers.lhs_spec[2:], mesh)
         rhs = sharding.whole(rhs, numbers.rhs_spec[2:], mesh)
     out = lax.conv_general_dilated(
-        lhs, rhs, window_strides, padding, dimension_numbers=numbers, **options, **call.product
+        lhs,
+        rhs,
+        window_strides,
+        padding,
+        dimension_numbers=numbers,
+        precision=call.precision,
+        preferred_element_type=call.dtype,
+        **options,
     )
     return out if mesh is None else sharding.whole(out, numbers.out_spec[2:], mesh)
 
@@ -184,7 +191,7 @@ def _turns(x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
 def _correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
     geometry = call.geometry
     if call.platform == "cpu" and _turns(x, y, geometry):
-        out = _correlate(y, x, call.of(geometry.turned))
+        out = _correlate(y, x, replace(call, geometry=geometry.turned))
         return flip_and_swap(out, geometry.rank, geometry.feature_group_count)
     geometry, pads = integer_padding(geometry)
     x = boundary.pad(x, pads, "zeros") if pads else x

@@ -14,6 +14,7 @@ axis, because k taps on s phases are ceil(k/s) or floor(k/s) for each.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, reduce
 from math import gcd, prod
 
@@ -51,7 +52,7 @@ def paint(
         if not all(c.taps for c in chosen):
             return jnp.zeros((y.shape[0], *grid.cells, g, *counts, i), call.dtype)
         inner, kernel = (
-            call.of(part_geometry(geometry, grid, chosen)),
+            replace(call, geometry=part_geometry(geometry, grid, chosen)),
             _part_of(w, chosen, geometry),
         )
         lowering = by or _best("gather", y, kernel, inner)
@@ -71,8 +72,8 @@ def gather(x: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     out = []
     for chosen, inner in parts(geometry):
         image, kernel = _part_of_image(deep, chosen, geometry), _part_of(w, chosen, geometry)
-        lowering = _best("paint", image, kernel, call.of(inner))
-        out.append(lowering.paint(image, kernel, call.of(inner)))
+        lowering = _best("paint", image, kernel, replace(call, geometry=inner))
+        out.append(lowering.paint(image, kernel, replace(call, geometry=inner)))
     return reduce(jnp.add, out)
 
 
@@ -90,7 +91,7 @@ def correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
         taps, counts = tuple(c.taps for c in chosen), tuple(c.phases for c in chosen)
         if not all(taps):
             return jnp.zeros((*rows, g, *counts, i, o), call.dtype)
-        inner = call.of(part_geometry(geometry, grid, chosen))
+        inner = replace(call, geometry=part_geometry(geometry, grid, chosen))
         image = _part_of_image(deep, chosen, geometry)
         out = _best("correlate", y, image, inner).correlate(y, image, inner)
         # (taps, o, g · counts · i) -> (taps, g, counts, i, o)

@@ -129,7 +129,7 @@ def _along(
         return correlate(
             lax.dynamic_slice_in_dim(x, i * s * pixels, window, axis=1 + axis),
             lax.dynamic_slice_in_dim(y, i * pixels, pixels, axis=1 + axis),
-            call.of(part),
+            replace(call, geometry=part),
         )
 
     return _sum(of_strip, jnp.arange(count), _zeros(x, y, call))

@@ -162,13 +162,15 @@ def _framed(
     def border(start: int, size: int, first: int) -> jax.Array:
         image = enlarge(lax.slice_in_dim(x, first, first + seen, axis=at), factors, "linear")
         part = replace(geometry, big=image.shape[-geometry.rank - 1 : -1])
-        return faces.run("gather", image, kernel, call.of(rows(part, start, size, first)))
+        return faces.run(
+            "gather", image, kernel, replace(call, geometry=rows(part, start, size, first))
+        )
 
     pieces = []
     if low:
         pieces.append(border(0, low, 0))
     if low + high < new:
-        narrow = call.of(rows(geometry, low, new - low - high, 0))
+        narrow = replace(call, geometry=rows(geometry, low, new - low - high, 0))
         pieces.append(_framed(x, kernel, bordered._replace(call=narrow), factors, axis + 1))
     if high:
         pieces.append(border(new - high, high, n - seen))
@@ -221,4 +223,4 @@ def _paint_footprints(
         feature_group_count=groups,
     )
     turned = flip_and_swap(jnp.flip(kernel, range(rank)), rank, groups)
-    return faces.run("paint", x, turned, call.of(painting))
+    return faces.run("paint", x, turned, replace(call, geometry=painting))
