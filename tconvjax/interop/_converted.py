@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tconvjax import _geometry as geo
+from tconvjax._geometry import Pairs
 from tconvjax._ops import phases, subpixel
 
 LAYERS = ("ConvTranspose", "Conv", "ResizeConv", "SubpixelConv")
@@ -31,6 +32,7 @@ NEUTRAL: dict[str, Any] = {
     "balanced": False,
 }
 PER_AXIS = ("strides", "scale", "output_padding", "input_dilation", "kernel_dilation")
+LARGE = 1 << 20  # pixels of an axis on which any layer has output
 OF_LAYERS = ("in_features", "out_features", "kernel_size", "use_bias", "mask", "dtype", "balanced")
 
 
@@ -230,3 +232,72 @@ def split(total: int, *, lower: bool = False) -> tuple[int, int]:
     """Splits the crop of 'SAME', the odd pixel at the high end or the `lower` one; a negative crop appends zeros."""
     low = (max(total, 0) + lower) // 2
     return low, total - low
+
+
+def sizes(c: Converted) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Returns kernel size, strides and dilation, one integer per axis."""
+    k = c.parameters["kernel"].shape[:-2]
+    strides, dilation = (c.arguments.get(n, 1) for n in ("strides", "kernel_dilation"))
+    per_axis = partial(geo.per_axis, c.layer, rank=len(k))
+    return k, per_axis("strides", strides), per_axis("kernel_dilation", dilation)
+
+
+def crops(who: str, c: Converted) -> Pairs:
+    """Returns the pixels (low, high) that a transposed convolution crops from its full output."""
+    if c.arguments.get("padding_mode", "zeros") != "zeros":
+        raise ValueError(
+            f"{who}: transposed convolutions elsewhere have zeros around; got padding_mode="
+            f"{c.arguments['padding_mode']!r}."
+        )
+    k = c.parameters["kernel"].shape[:-2]
+    names = ("strides", "padding", "output_padding", "kernel_dilation", "padding_convention")
+    options = {name: c.arguments[name] for name in names if name in c.arguments}
+    return geo.conv_transpose_geometry(who, (LARGE,) * len(k), k, **options).padding
+
+
+def boundary(who: str, c: Converted) -> tuple[str, str | Pairs]:
+    """Returns the boundary and the padding of a plain convolution, in pairs unless it depends on the image."""
+    mode, padding = c.arguments.get("padding_mode", "zeros"), c.arguments["padding"]
+    k, strides, dilation = sizes(c)
+    extent = geo.kernel_extent(k, dilation)
+    if "input_dilation" in c.arguments:
+        raise ValueError(
+            f"{who}: elsewhere a convolution has strides or zeros between its pixels, not both; got strides={strides}, "
+            f"input_dilation={c.arguments['input_dilation']}. Use two layers."
+        )
+    if padding in ("CIRCULAR", "REFLECT"):  # Flax's
+        return padding.lower(), tuple(split(e - 1) for e in extent)
+    if padding == "CAUSAL":
+        return mode, tuple((e - 1, 0) for e in extent)
+    pads = geo.resolve_padding(who, padding, len(k))
+    if pads == "VALID":
+        return mode, ((0, 0),) * len(k)
+    if isinstance(pads, str) and set(strides) == {1}:
+        return mode, tuple(split(e - 1, lower=pads == "SAME_LOWER") for e in extent)
+    return mode, pads
+
+
+def forward_kernel(c: Converted) -> np.ndarray:
+    """Returns the kernel in use, that of the forward convolution if the layer is transposed."""
+    kernel = kernel_in_use(c.layer, c.parameters["kernel"], c.arguments)
+    if c.layer != "ConvTranspose" or c.arguments.get("transpose_kernel", False):
+        return kernel
+    *k, per_group, last = kernel.shape
+    groups = c.arguments.get("feature_group_count", 1)
+    kernel = np.flip(kernel, tuple(range(len(k)))).reshape(*k, per_group, groups, last // groups)
+    return kernel.swapaxes(-1, -3).reshape(*k, last // groups, per_group * groups)
+
+
+def channels_first(kernel: np.ndarray) -> np.ndarray:
+    """Moves `(*kernel_size, b, a)` to `(a, b, *kernel_size)`."""
+    return np.ascontiguousarray(kernel.transpose(-1, -2, *range(kernel.ndim - 2)))
+
+
+def square(who: str, c: Converted) -> int:
+    """Returns the factor of a shuffle that has one for two axes."""
+    scale = tuple(c.arguments["scale"])
+    if len(scale) != 2 or len(set(scale)) != 1:
+        raise ValueError(
+            f"{who}: elsewhere a shuffle has one factor for two axes; got scale={scale}."
+        )
+    return scale[0]

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from tconvjax import _geometry as geo
-from tconvjax.interop._checking import compare, described, is_own
+from tconvjax.interop._checks import compare, described, is_own
 from tconvjax.interop._converted import (
     LAYERS,
     NEUTRAL,
@@ -55,10 +55,15 @@ def from_flax(layer: Any, variables: Mapping[str, Any] | None = None) -> Convert
       >>> from_flax(flax_layer).to_nnx()(jnp.zeros((16, 16, 8))).shape
       (32, 32, 3)
     """
-    return read("from_flax", layer, variables)
+    return _read("from_flax", layer, variables)
 
 
-def read(who: str, layer: Any, variables: Mapping[str, Any] | None = None) -> Converted:
+def as_layer(who: str, layer: Any) -> Converted:
+    """Returns the layer that a writer writes: one that is data already, or an NNX layer."""
+    return layer if isinstance(layer, Converted) else _read(who, layer)
+
+
+def _read(who: str, layer: Any, variables: Mapping[str, Any] | None = None) -> Converted:
     """Returns what `from_flax` does, for a converter of any name."""
     called = callable(layer)
     if not is_own(type(layer), "|".join(LAYERS), PACKAGES, called=called):

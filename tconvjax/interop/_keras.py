@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tconvjax import _geometry as geo
-from tconvjax.interop._checking import compare, described, is_own
+from tconvjax.interop._checks import compare, described, is_own
 from tconvjax.interop._converted import Converted, as_converted, as_numpy, spatial_rank, split
 
 PACKAGES = ("keras", "tf_keras", "tensorflow")

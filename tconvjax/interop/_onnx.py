@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tconvjax import _geometry as geo
-from tconvjax.interop._checking import described
+from tconvjax.interop._checks import described, same_layer, writable
 from tconvjax.interop._converted import (
     SHUFFLES,
     Converted,
@@ -12,20 +12,17 @@ from tconvjax.interop._converted import (
     as_converted,
     as_numpy,
     as_shuffle,
-    channels_last,
-    spatial_rank,
-    split,
-)
-from tconvjax.interop._writing import (
     boundary,
     channels_first,
+    channels_last,
     crops,
     forward_kernel,
-    same_layer,
     sizes,
+    spatial_rank,
+    split,
     square,
-    written,
 )
+from tconvjax.interop._flax import as_layer
 
 # Operators and the attributes that are understood.
 SHUFFLING = ("blocksize", "mode")
@@ -159,7 +156,7 @@ def to_onnx(layer: Any) -> Foreign:
       (1, 2)
     """
     who = "to_onnx"
-    c = written(who, layer, ("ConvTranspose", "Conv", *SHUFFLES))
+    c = writable(who, as_layer(who, layer), ("ConvTranspose", "Conv", *SHUFFLES))
     if c.layer in SHUFFLES:
         name = "DepthToSpace" if c.layer == "pixel_shuffle" else "SpaceToDepth"
         return Foreign(name, {"blocksize": square(who, c), "mode": c.arguments["order"]}, {})

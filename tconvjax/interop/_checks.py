@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tconvjax import _geometry as geo
-from tconvjax.interop._converted import SHUFFLES, Converted
+from tconvjax.interop._converted import SHUFFLES, Converted, boundary, crops, forward_kernel, sizes
 
 FLOAT32 = 2.0**-23
 TF32 = 2.0**-10  # in which accelerators multiply float32 unless they are told otherwise
@@ -127,3 +127,36 @@ def image(converted: Converted) -> np.ndarray:
     values = [np.array([draw.gauss() for _ in range(prod(shape))]) for _ in range(parts)]
     whole = values[0] if parts == 1 else values[0] + 1j * values[1]
     return whole.reshape(shape).astype(dtype)
+
+
+def writable(who: str, c: Converted, layers: tuple[str, ...]) -> Converted:
+    """Returns the layer that is to be written, or refuses one that computes in another dtype than its kernel's."""
+    if c.layer not in layers:
+        raise TypeError(f"{who}: layer must be one of {', '.join(layers)}; got {c.layer}.")
+    for name in ("dtype", "preferred_element_type"):
+        dtype, kernel = c.arguments.get(name), c.parameters.get("kernel")
+        if dtype is not None and kernel is not None and jnp.dtype(dtype) != kernel.dtype:
+            raise ValueError(
+                f"{who}: elsewhere a layer computes in the dtype of its kernel; got {name}={jnp.dtype(dtype)} with a "
+                f"kernel of {kernel.dtype}. Cast the parameters, and leave {name} out."
+            )
+    return c
+
+
+def same_layer(who: str, c: Converted, again: Converted) -> None:
+    """Raises unless what was written, when it is read again, is the layer that was given."""
+    (facts, *arrays), (others, *copies) = (_canonical(who, layer) for layer in (c, again))
+    pairs = zip(arrays, copies, strict=True)
+    if facts != others or not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
+        raise ValueError(
+            f"{who}: what is written must be what was given; got {facts}, and {others} when it is read again, or "
+            "another kernel or bias. Please report this layer."
+        )
+
+
+def _canonical(who: str, c: Converted) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Returns what fixes the numbers of a layer, whatever words it is described in: facts, kernel and bias."""
+    place = crops(who, c) if c.layer == "ConvTranspose" else boundary(who, c)
+    groups, scale = (c.arguments.get(n, 1) for n in ("feature_group_count", "scale"))
+    facts = (c.layer, *sizes(c), groups, scale, place)
+    return facts, forward_kernel(c), c.parameters.get("bias", np.zeros(0))
