@@ -374,11 +374,12 @@ def test_a_console_without_shades_is_no_error(monkeypatch):
     assert b"s(n - 1) + d(k - 1) + 1 - low - high = 1?7" in console.buffer.getvalue()
 
 
-def test_a_reader_that_has_left_ends_the_command_without_a_word():
+@pytest.mark.parametrize("arguments", [("explain", "--kernel", "3"), ("--version",)])
+def test_a_reader_that_has_left_ends_the_command_without_a_word(arguments):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-m", "tconvjax.cli", "explain", "--kernel", "3"],
+        [sys.executable, "-m", "tconvjax.cli", *arguments],
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,

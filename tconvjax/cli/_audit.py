@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
-from importlib.metadata import version
 from math import isfinite
 from operator import attrgetter
 from pathlib import Path
@@ -19,6 +18,7 @@ from urllib.parse import quote
 import jax
 import numpy as np
 
+from tconvjax import __version__
 from tconvjax._program import SEVERITIES, Cost, Finding, audit
 from tconvjax.cli._errors import one_line, printable
 
@@ -197,7 +197,7 @@ def _as_sarif(findings: Sequence[Finding]) -> str:
         for f in findings
     ]
     rules = [{"id": kind} for kind in sorted({f.kind for f in findings})]
-    driver = {"name": "tconvjax", "version": version("tconvjax"), "rules": rules}
+    driver = {"name": "tconvjax", "version": __version__, "rules": rules}
     schema = "https://json.schemastore.org/sarif-2.1.0.json"
     run = {"tool": {"driver": driver}, "results": results}
     return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=2)
