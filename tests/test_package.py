@@ -1,10 +1,13 @@
 """What `import tconvjax` gives: public names, a version, and modules that are imported on first use."""
 
+import ast
 import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from cases import each
@@ -12,6 +15,9 @@ from cases import each
 import tconvjax
 
 LAZY = ("cli", "linen", "nnx")
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "tconvjax").rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def python(*arguments):
@@ -79,3 +85,25 @@ def test_versions_are_one_line_of_the_command_line(capsys, monkeypatch):
 
 def test_the_package_is_the_command_line():
     assert "8 -> 16" in python("-m", "tconvjax", "explain", "--kernel", "4", "--stride", "2")
+
+
+def test_the_wheel_needs_what_it_imports():
+    nodes = [node for path in SOURCES for node in ast.walk(ast.parse(path.read_text()))]
+    names = {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
+    names |= {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
+    imported = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"tconvjax"}
+    needed = {re.match(r"[\w-]+", line)[0] for line in PROJECT["dependencies"]}
+    assert needed == {"jax", "jaxlib", "numpy", "flax"}
+    # PIL is of the extra png, matplotlib of plot, safetensors of export; whoever converts a layer of Keras has it.
+    assert imported - needed == {"PIL", "matplotlib", "safetensors", "keras"}
+
+
+def test_extras_that_errors_name_are_there():
+    texts = [path.read_text() for path in (*SOURCES, *(ROOT / "experiments").rglob("*.py"))]
+    named = {
+        name
+        for text in texts
+        for names in re.findall(r"tconvjax\[([\w,]+)\]", text)
+        for name in names.split(",")
+    }
+    assert {"png", "plot", "export", "experiments"} <= named <= {*PROJECT["optional-dependencies"]}

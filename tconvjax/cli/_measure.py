@@ -266,7 +266,7 @@ def _decode(path: Path) -> np.ndarray:
         from PIL import Image
     except ImportError:
         raise ImportError(
-            f'{path}: reading images needs pillow. Run: pip install "tconvjax[experiments]"'
+            f'{path}: reading images needs pillow. Run: pip install "tconvjax[png]"'
         ) from None
     with _quiet_open(path, Image) as image:
         if getattr(image, "n_frames", 1) > 1:

@@ -28,9 +28,7 @@ def check(path: Path | None) -> None:
     try:
         importlib.import_module("matplotlib.figure")
     except ImportError:
-        raise ImportError(
-            '--picture needs matplotlib. Run: pip install "tconvjax[experiments]"'
-        ) from None
+        raise ImportError('--picture needs matplotlib. Run: pip install "tconvjax[plot]"') from None
 
 
 def overlap(
