@@ -1,8 +1,8 @@
-"""What a converter believes: classes that the peer itself defines, and numbers that were compared.
+"""Checks that all converters share: of classes, of arrays, and of the numbers that both layers compute.
 
 A layer that can be called must be of the peer's own class, not of a subclass or a wrapper, which may compute anything.
-It is then run beside the converted one. An object that cannot be called has its attributes to go by, and nothing that
-could contradict them.
+`compare` then runs it and the converted layer on the same image. An object that cannot be called only has attributes:
+there is no output to compare.
 """
 
 import random
@@ -19,17 +19,41 @@ from tconvjax import _geometry as geo
 from tconvjax.interop._converted import SHUFFLES, Converted, boundary, crops, forward_kernel, sizes
 
 FLOAT32 = 2.0**-23
-TF32 = 2.0**-10  # in which accelerators multiply float32 unless they are told otherwise
+TF32 = 2.0**-10  # the precision in which accelerators multiply float32 by default
 
 
 def described(value: Any) -> str:
-    """Returns the name of a class or function and of the module that defines it."""
+    """Returns the name of a class or function, or of the class of another value, and of its module."""
     kind = value if hasattr(value, "__qualname__") else type(value)
     return f"{kind.__qualname__} of {kind.__module__}"
 
 
+def as_numpy(who: str, name: str, value: Any, source: Any = None) -> np.ndarray:
+    """Returns a copy of an array of floating or complex numbers.
+
+    Args:
+      who: the converter, for error messages.
+      name: of the weight, for error messages.
+      value: an array of NumPy, or any that NumPy can copy.
+      source: the array of the peer that `value` was made from, for error messages.
+    """
+    try:
+        array = np.array(value)
+        numbers = jnp.issubdtype(array.dtype, jnp.inexact) and jnp.finfo(array.dtype).bits >= 16
+    except (TypeError, ValueError, RuntimeError):
+        numbers = False
+    if not numbers:
+        kind = type(value if source is None else source)
+        raise TypeError(
+            f"{who}: {name} must be an array of floating or complex numbers of at least 16 bits; got "
+            f"{kind.__qualname__} of {kind.__module__}, dtype={getattr(value, 'dtype', None)}. Give the numbers that "
+            "the layer multiplies with."
+        )
+    return array
+
+
 def is_own(cls: type, pattern: str, packages: tuple[str, ...], *, called: bool) -> bool:
-    """Returns whether a class has a name of the pattern and, if it can be called, is defined in one of the packages."""
+    """Returns whether the name of a class matches; if `called`, one of the packages must define the class, too."""
     own = any(f"{cls.__module__}.".startswith(f"{package}.") for package in packages)
     return re.fullmatch(pattern, cls.__name__) is not None and (own or not called)
 
@@ -42,33 +66,33 @@ def compare(
     *,
     on_cpu: bool = True,
 ) -> Converted:
-    """Returns the converted layer if it computes what its source does on a random image, and else raises.
+    """Returns the converted layer; raises unless it computes the numbers of its source on a random image.
 
     Args:
       who: the converter, for error messages.
       source: the layer of the peer.
-      run: calls it on an image `(1, *spatial, channels)`, without changing it.
-      converted: the layer.
-      on_cpu: whether the source runs on the CPU, where float32 is multiplied as it is.
+      run: calls the source on an image `(1, *spatial, channels)` and leaves it unchanged.
+      converted: the layer of ours.
+      on_cpu: whether the source runs on a CPU, which multiplies float32 in full precision.
     """
-    x = image(converted)
+    x = random_image(converted)
     with jax.ensure_compile_time_eval():
         try:
-            want = np.asarray(run(x))
+            expected = np.asarray(run(x))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             raise ValueError(
                 f"{who}: a layer must work before it is converted; got {described(source)}, which fails on an image of "
                 f"shape {x.shape} with {reason!r}. Convert the layer that its weights belong to."
             ) from error
-        got = np.asarray(run_converted(converted, x))
+        computed = np.asarray(run_converted(converted, x))
     kernel = converted.parameters.get("kernel", x)
-    exact = all(float(jnp.finfo(a.dtype).eps) <= FLOAT32 for a in (kernel, want))
+    exact = all(float(jnp.finfo(a.dtype).eps) <= FLOAT32 for a in (kernel, expected))
     eps = FLOAT32 if on_cpu and jax.default_backend() == "cpu" else TF32
-    coarsest = max(float(jnp.finfo(a.dtype).eps) for a in (kernel, want, got))
+    coarsest = max(float(jnp.finfo(a.dtype).eps) for a in (kernel, expected, computed))
     taps = prod(kernel.shape[:-1])
     tolerance = 16 * eps * taps**0.5 + (0 if exact else 4 * coarsest)
-    difference = relative_difference(got, want)
+    difference = relative_difference(computed, expected)
     if not difference <= tolerance:
         raise ValueError(
             f"{who}: both layers must compute the same; got a relative difference of {difference:.2g} from "
@@ -78,22 +102,22 @@ def compare(
     return converted
 
 
-def relative_difference(got: np.ndarray, want: np.ndarray) -> float:
-    """Returns the largest difference, as a part of the largest value; infinite where shapes or NaNs differ."""
-    if got.shape != want.shape:
+def relative_difference(computed: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest difference over the largest value; infinite where shapes or NaNs differ."""
+    if computed.shape != expected.shape:
         return np.inf
-    wide = np.complex128 if np.iscomplexobj(got) or np.iscomplexobj(want) else np.float64
-    got, want = got.astype(wide), want.astype(wide)
-    same = (got == want) | (np.isnan(got) & np.isnan(want))
+    wide = np.complex128 if np.iscomplexobj(computed) or np.iscomplexobj(expected) else np.float64
+    computed, expected = computed.astype(wide), expected.astype(wide)
+    same = (computed == expected) | (np.isnan(computed) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
-        differences = np.where(same, 0, np.abs(got - want))
-    largest = np.max(np.abs(want), where=np.isfinite(want), initial=0)
+        differences = np.where(same, 0, np.abs(computed - expected))
+    largest = np.max(np.abs(expected), where=np.isfinite(expected), initial=0)
     worst = np.max(np.where(np.isnan(differences), np.inf, differences), initial=0)
     return float(worst / (largest or 1))
 
 
 def run_converted(converted: Converted, x: np.ndarray) -> Any:
-    """Returns the output of a converted layer, computed as exactly as the device can."""
+    """Returns the output of a converted layer in the highest precision of the device."""
     if converted.layer in SHUFFLES:
         return converted.to_nnx()(jnp.asarray(x))
     plain = "plain" if converted.layer == "ResizeConv" else "dilated"
@@ -101,36 +125,39 @@ def run_converted(converted: Converted, x: np.ndarray) -> Any:
     return module.apply(variables, jnp.asarray(x))
 
 
-def image(converted: Converted) -> np.ndarray:
-    """Returns a random image `(1, *spatial, channels)`, not square, on which the layer has some output."""
+def random_image(converted: Converted) -> np.ndarray:
+    """Returns a random image `(1, *spatial, channels)`, not square, large enough for some output of the layer."""
     arguments = converted.arguments
     if converted.layer in SHUFFLES:
         scale = arguments["scale"]
-        small, factor = (converted.layer == "pixel_shuffle"), prod(scale)
-        n = [(2 + i) * (1 if small else s) for i, s in enumerate(scale)]
-        shape, dtype = (1, *n, 3 * factor if small else 3), np.dtype(np.float32)
+        enlarges, factor = (converted.layer == "pixel_shuffle"), prod(scale)
+        n = [(2 + i) * (1 if enlarges else s) for i, s in enumerate(scale)]
+        shape, dtype = (1, *n, 3 * factor if enlarges else 3), np.dtype(np.float32)
     else:
         kernel = converted.parameters["kernel"]
         rank, dtype = kernel.ndim - 2, kernel.dtype
-        read = {n: arguments.get(n, 1) for n in ("strides", "kernel_dilation")}
-        strides, dilation = (geo.per_axis(converted.layer, n, v, rank) for n, v in read.items())
+        strides, dilation = (
+            geo.per_axis(converted.layer, name, arguments.get(name, 1), rank)
+            for name in ("strides", "kernel_dilation")
+        )
         padding = arguments["padding"]
         widest = 0 if isinstance(padding, str) else int(np.max(np.abs(padding)))
-        reach = [e + 2 * widest for e in geo.kernel_extent(kernel.shape[:-2], dilation)]
+        spans = [e + 2 * widest for e in geo.kernel_extent(kernel.shape[:-2], dilation)]
         if converted.layer == "ConvTranspose":
-            n = [3 + i - (-r // s) for i, (r, s) in enumerate(zip(reach, strides, strict=True))]
+            n = [3 + i - (-e // s) for i, (e, s) in enumerate(zip(spans, strides, strict=True))]
         else:
-            n = [r + s + i for i, (r, s) in enumerate(zip(reach, strides, strict=True))]
+            n = [e + s + i for i, (e, s) in enumerate(zip(spans, strides, strict=True))]
         shape = (1, *n, arguments["in_features"])
-    draw = random.Random(0)
-    parts = 1 + np.issubdtype(dtype, np.complexfloating)
-    values = [np.array([draw.gauss() for _ in range(prod(shape))]) for _ in range(parts)]
-    whole = values[0] if parts == 1 else values[0] + 1j * values[1]
-    return whole.reshape(shape).astype(dtype)
+    generator = random.Random(0)
+    normal = lambda: np.array([generator.gauss() for _ in range(prod(shape))])
+    values = normal()
+    if np.issubdtype(dtype, np.complexfloating):
+        values = values + 1j * normal()
+    return values.reshape(shape).astype(dtype)
 
 
 def writable(who: str, c: Converted, layers: tuple[str, ...]) -> Converted:
-    """Returns the layer that is to be written, or refuses one that computes in another dtype than its kernel's."""
+    """Returns the layer; raises unless a writer knows its kind, and its kernel has the dtype that it computes in."""
     if c.layer not in layers:
         raise TypeError(f"{who}: layer must be one of {', '.join(layers)}; got {c.layer}.")
     for name in ("dtype", "preferred_element_type"):
@@ -143,20 +170,22 @@ def writable(who: str, c: Converted, layers: tuple[str, ...]) -> Converted:
     return c
 
 
-def same_layer(who: str, c: Converted, again: Converted) -> None:
-    """Raises unless what was written, when it is read again, is the layer that was given."""
-    (facts, *arrays), (others, *copies) = (_canonical(who, layer) for layer in (c, again))
-    pairs = zip(arrays, copies, strict=True)
-    if facts != others or not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
+def check_round_trip(who: str, c: Converted, read_again: Converted) -> None:
+    """Raises unless the layer, written and read again, computes the same numbers."""
+    (facts, *arrays), (facts_again, *arrays_again) = (
+        _canonical(who, layer) for layer in (c, read_again)
+    )
+    pairs = zip(arrays, arrays_again, strict=True)
+    if facts != facts_again or not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
         raise ValueError(
-            f"{who}: what is written must be what was given; got {facts}, and {others} when it is read again, or "
+            f"{who}: what is written must be what was given; got {facts}, and {facts_again} when it is read again, or "
             "another kernel or bias. Please report this layer."
         )
 
 
 def _canonical(who: str, c: Converted) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Returns what fixes the numbers of a layer, whatever words it is described in: facts, kernel and bias."""
-    place = crops(who, c) if c.layer == "ConvTranspose" else boundary(who, c)
+    """Returns facts, kernel and bias in one form, the same for all arguments that mean the same layer."""
+    padding = crops(who, c) if c.layer == "ConvTranspose" else boundary(who, c)
     groups, scale = (c.arguments.get(n, 1) for n in ("feature_group_count", "scale"))
-    facts = (c.layer, *sizes(c), groups, scale, place)
+    facts = (c.layer, *sizes(c), groups, scale, padding)
     return facts, forward_kernel(c), c.parameters.get("bias", np.zeros(0))
