@@ -1,7 +1,7 @@
 """Command line: `explain` predicts from a layer's integers, `measure` looks at images, `audit` at programs.
 
-Exit status: 0 fine; 1 artifacts found by `audit`, or a limit of `measure --fail-above` exceeded; 2 bad input, one line
-each; 130 after Ctrl-C and 141 where the reader of a pipe has left, without a word, as a shell reports of other tools.
+Exit status: 0 success; 1 `audit` found artifacts, or a metric exceeds a limit of `measure --fail-above`; 2 bad input,
+with one line for each fault; 130 after Ctrl-C; 141 if the reader of a pipe has ended. The last two print nothing.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class _Version(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers bad arguments in one line."""
+    """Reports bad arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -41,7 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    parser = _Parser(prog="tconvjax", description="Learned upsampling, understood.")
+    parser = _Parser(prog="tconvjax", description="Explains, measures and audits upsampling.")
     parser.add_argument(
         "--version",
         action=_Version,
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_arguments(
             commands.add_parser(name, help=command.HELP, description=command.DESCRIPTION)
         )
-    if isinstance(sys.stdout, TextIOWrapper):  # a console may lack the shades of a map
+    if isinstance(sys.stdout, TextIOWrapper):  # for consoles without the shades of a map
         sys.stdout.reconfigure(errors="replace")
     program = parser.prog
     try:
@@ -85,7 +85,10 @@ def _versions() -> str:
 
 
 def _flush() -> None:
-    """Writes what was printed; what cannot be, as after `| head`, is dropped, or Python would fail again at its end."""
+    """Writes the buffered output; drops it if nobody reads it, as after `| head`.
+
+    Python writes the buffer again when it ends: https://docs.python.org/3/library/signal.html#note-on-sigpipe.
+    """
     try:
         print(end="", flush=True)
     except OSError:
