@@ -56,8 +56,9 @@ wheel: $(STAMP)                ## build the wheel and use it in an environment o
 	  assert {t for t in top if not t.endswith(".dist-info")} == {"tconvjax"} and "tconvjax/py.typed" in names, names'
 	$(PYTHON) -m venv $(VENV)-wheel
 	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
-	cd dist && $(abspath $(VENV))-wheel/bin/tconvjax explain --kernel 3 3 --stride 2
-	cd dist && $(abspath $(VENV))-wheel/bin/python -c 'import tconvjax, tconvjax.nnx; print(tconvjax.__file__)'
+	cd dist && $(abspath $(VENV))-wheel/bin/tconvjax --version
+	cd dist && $(abspath $(VENV))-wheel/bin/python -m tconvjax explain --kernel 3 3 --stride 2
+	cd dist && $(abspath $(VENV))-wheel/bin/python -c 'import tconvjax; print(tconvjax.nnx, tconvjax.linen, tconvjax.cli)'
 
 clean:                         ## remove the virtual environment and caches, keep runs
 	rm -rf $(VENV) $(VENV)-wheel dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .jax_cache

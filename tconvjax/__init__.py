@@ -1,5 +1,9 @@
 """Learned upsampling for JAX: exact, fast, free of checkerboards."""
 
+import typing as _typing
+from importlib import import_module as _import_module
+from importlib import metadata as _metadata
+
 from tconvjax import analysis as analysis
 from tconvjax import initializers as initializers
 from tconvjax import interop as interop
@@ -25,3 +29,27 @@ from tconvjax._ops.subpixel import pixel_shuffle as pixel_shuffle
 from tconvjax._ops.subpixel import pixel_unshuffle as pixel_unshuffle
 from tconvjax._ops.subpixel import subpixel_conv as subpixel_conv
 from tconvjax._program import audit as audit
+
+try:
+    __version__ = _metadata.version("tconvjax")
+except _metadata.PackageNotFoundError:  # a source tree that nobody installed
+    __version__ = "0+unknown"
+
+# Imported on first use: `import tconvjax` imports no Flax.
+_LAZY = ("cli", "linen", "nnx")
+
+if _typing.TYPE_CHECKING:
+    from tconvjax import cli as cli
+    from tconvjax import linen as linen
+    from tconvjax import nnx as nnx
+else:  # a type checker that sees it takes every name for an attribute
+
+    def __getattr__(name):
+        if name in _LAZY:
+            return _import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    public = (name for name in globals() if not name.startswith("_"))
+    return sorted({*public, *_LAZY, "__version__"})

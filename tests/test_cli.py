@@ -302,7 +302,7 @@ def good(tmp_path, monkeypatch):
         ("good.npy/a.png", "--picture must be a file in a folder that exists"),
         ("folder.png", "--picture must be a file in a folder that exists"),
         ("/proc/a.png", "--picture must be a file that can be written"),
-        ("a.png", "--picture needs matplotlib"),
+        ("a.png", '--picture needs matplotlib. Run: pip install "tconvjax[plot]"\n'),
     ],
 )
 def test_a_picture_is_refused_before_any_work(command, picture, message, capsys, monkeypatch):
@@ -333,6 +333,17 @@ def test_a_failure_to_draw_loses_nothing(command, capsys, monkeypatch):
     assert (status, err) == (2, f"tconvjax {command[0]}: no pen\n")
     assert "8 -> 8" in out or "1 image of 16 x 16" in out
     assert Path("a.png").read_text() == "old"
+
+
+@pytest.mark.refuses
+@pytest.mark.usefixtures("good")
+def test_images_need_pillow_and_arrays_do_not(capsys, monkeypatch):
+    Image.new("L", (16, 16)).save("a.png")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    status, out, err = run(capsys, "measure", "a.png")
+    needs = 'a.png: reading images needs pillow. Run: pip install "tconvjax[png]"'
+    assert (status, out, err) == (2, "", f"tconvjax measure: {needs}\n")
+    assert run(capsys, "measure", "good.npy")[0] == 0
 
 
 @pytest.mark.refuses
@@ -374,11 +385,12 @@ def test_a_console_without_shades_is_no_error(monkeypatch):
     assert b"s(n - 1) + d(k - 1) + 1 - low - high = 1?7" in console.buffer.getvalue()
 
 
-def test_a_reader_that_has_left_ends_the_command_without_a_word():
+@pytest.mark.parametrize("arguments", [("explain", "--kernel", "3"), ("--version",)])
+def test_a_reader_that_has_left_ends_the_command_without_a_word(arguments):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-m", "tconvjax.cli", "explain", "--kernel", "3"],
+        [sys.executable, "-m", "tconvjax.cli", *arguments],
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,

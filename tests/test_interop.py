@@ -19,8 +19,8 @@ import tconvjax
 from tconvjax import interop
 from tconvjax import linen as tln
 from tconvjax import nnx as tnn
+from tconvjax.interop._converted import boundary, crops
 from tconvjax.interop._torch import TORCH
-from tconvjax.interop._writing import boundary, crops
 
 DILATED = {"implementation": "dilated"}  # and others compile longer than all the rest takes
 FAST = {"xla_backend_optimization_level": 0}  # compiles in half the time

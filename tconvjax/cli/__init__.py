@@ -1,18 +1,21 @@
 """Command line: `explain` predicts from a layer's integers, `measure` looks at images, `audit` at programs.
 
-Exit status: 0 fine; 1 artifacts found by `audit`, or a limit of `measure --fail-above` exceeded; 2 bad input, one line
-each; 130 after Ctrl-C and 141 where the reader of a pipe has left, without a word, as a shell reports of other tools.
+Exit status: 0 success; 1 `audit` found artifacts, or a metric exceeds a limit of `measure --fail-above`; 2 bad input,
+with one line for each fault; 130 after Ctrl-C; 141 if the reader of a pipe has ended. The last two print nothing.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from io import TextIOWrapper
-from typing import NoReturn
+from platform import python_version
+from typing import Any, NoReturn
 
 from jax.errors import JaxRuntimeError
 
+from tconvjax import __version__
 from tconvjax.cli import _audit as audit
 from tconvjax.cli import _explain as explain
 from tconvjax.cli import _measure as measure
@@ -21,8 +24,16 @@ from tconvjax.cli._errors import one_line
 COMMANDS = {"explain": explain, "measure": measure, "audit": audit}
 
 
+class _Version(argparse.Action):
+    """Prints the versions that a bug report needs; argparse's own action folds long lines."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(_versions())
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
-    """Answers bad arguments in one line."""
+    """Reports bad arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -30,17 +41,25 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit status."""
-    parser = _Parser(prog="tconvjax", description="Learned upsampling, understood.")
+    parser = _Parser(prog="tconvjax", description="Explains, measures and audits upsampling.")
+    parser.add_argument(
+        "--version",
+        action=_Version,
+        nargs=0,
+        help="print the versions of tconvjax, JAX, Flax and Python, and exit",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
         command.add_arguments(
             commands.add_parser(name, help=command.HELP, description=command.DESCRIPTION)
         )
-    options = parser.parse_args(arguments)
-    if isinstance(sys.stdout, TextIOWrapper):  # a console may lack the shades of a map
+    if isinstance(sys.stdout, TextIOWrapper):  # for consoles without the shades of a map
         sys.stdout.reconfigure(errors="replace")
+    program = parser.prog
     try:
         try:
+            options = parser.parse_args(arguments)
+            program = f"{parser.prog} {options.command}"
             return COMMANDS[options.command].run(options)
         finally:
             _flush()
@@ -49,12 +68,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     except (ValueError, TypeError, OSError, ImportError, MemoryError, JaxRuntimeError) as error:
-        print(f"tconvjax {options.command}: {one_line(error)}", file=sys.stderr)
+        print(f"{program}: {one_line(error)}", file=sys.stderr)
         return 2
 
 
+def _versions() -> str:
+    """Returns one line of names and versions."""
+    versions = {"tconvjax": __version__}
+    for name in ("jax", "jaxlib", "flax"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    versions["python"] = python_version()
+    return " ".join(f"{name} {version}" for name, version in versions.items())
+
+
 def _flush() -> None:
-    """Writes what was printed; what cannot be, as after `| head`, is dropped, or Python would fail again at its end."""
+    """Writes the buffered output; drops it if nobody reads it, as after `| head`.
+
+    Python writes the buffer again when it ends: https://docs.python.org/3/library/signal.html#note-on-sigpipe.
+    """
     try:
         print(end="", flush=True)
     except OSError:

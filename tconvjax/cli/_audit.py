@@ -1,4 +1,4 @@
-"""`tconvjax audit`: what in a program makes checkerboards. The only command that imports code of the user."""
+"""`tconvjax audit`: finds what makes checkerboards in a program. No other command imports the user's code."""
 
 import argparse
 import importlib
@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
-from importlib.metadata import version
 from math import isfinite
 from operator import attrgetter
 from pathlib import Path
@@ -19,13 +18,14 @@ from urllib.parse import quote
 import jax
 import numpy as np
 
+from tconvjax import __version__
 from tconvjax._program import SEVERITIES, Cost, Finding, audit
 from tconvjax.cli._errors import one_line, printable
 
-HELP = "what in a program makes checkerboards"
+HELP = "operations of a program that make checkerboards"
 DESCRIPTION = (
-    "Traces a callable on shapes and looks for what makes checkerboards. Imports the module MODULE, and so runs its "
-    "top level: audit only code that you trust. The model itself never runs."
+    "Traces a callable on shapes and lists the operations that make checkerboards. Imports the module MODULE, which "
+    "runs its top level: audit only code that you trust. The model itself never runs."
 )
 LEVELS = {"high": "error", "medium": "warning", "low": "note", "none": "none"}
 COMMANDS = {"high": "error", "medium": "warning", "low": "notice", "none": "notice"}
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "target",
         metavar="MODULE:CALLABLE",
-        help="a function or a model to import, seen from the current folder; a dotted name inside of the module",
+        help="function or model to import, also from the current folder; CALLABLE may have dots",
     )
     parser.add_argument(
         "--input",
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     """Audits a callable; returns the exit status."""
     inputs = [_shape(text) for text in options.input]
     fn = _imported(options.target)
-    with _theirs(f"{options.target}: cannot be traced"):
+    with _user_code(f"{options.target}: cannot be traced"):
         findings = audit(fn, *inputs, everything=options.all)
     print(WRITERS[options.format](findings))
     worst = SEVERITIES.index(options.fail_on)
@@ -96,27 +96,27 @@ def _imported(target: str) -> Callable[..., Any]:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    with _theirs(f"{target}: cannot be imported"):
-        found: Any = attrgetter(name)(importlib.import_module(module))
-    if not callable(found) or isinstance(found, type):
+    with _user_code(f"{target}: cannot be imported"):
+        value: Any = attrgetter(name)(importlib.import_module(module))
+    if not callable(value) or isinstance(value, type):
         raise ValueError(
             f"{target}: must be a function or a model that is called with arrays; got a "
-            f"{'class' if isinstance(found, type) else type(found).__name__}. Name an instance or a function."
+            f"{'class' if isinstance(value, type) else type(value).__name__}. Name an instance or a function."
         )
-    return found
+    return value
 
 
 @contextmanager
-def _theirs(problem: str) -> Iterator[None]:
-    """Runs code of the user: what it prints goes to stderr, what it raises becomes one line."""
+def _user_code(problem: str) -> Iterator[None]:
+    """Runs the user's code: its output goes to stderr, and an exception becomes one line."""
     try:
         with redirect_stdout(sys.stderr):
             yield
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit among them
-        said = dict.fromkeys([problem, type(error).__name__, one_line(error)])
-        raise ValueError(": ".join(said)) from None
+        parts = dict.fromkeys([problem, type(error).__name__, one_line(error)])  # each once
+        raise ValueError(": ".join(parts)) from None
 
 
 # Formats.
@@ -177,7 +177,7 @@ def _as_json(findings: Sequence[Finding]) -> str:
 
 
 def _as_sarif(findings: Sequence[Finding]) -> str:
-    """Static Analysis Results Interchange Format 2.1.0."""
+    """Returns Static Analysis Results Interchange Format 2.1.0."""
     results = [
         {
             "ruleId": f.kind,
@@ -197,14 +197,14 @@ def _as_sarif(findings: Sequence[Finding]) -> str:
         for f in findings
     ]
     rules = [{"id": kind} for kind in sorted({f.kind for f in findings})]
-    driver = {"name": "tconvjax", "version": version("tconvjax"), "rules": rules}
+    driver = {"name": "tconvjax", "version": __version__, "rules": rules}
     schema = "https://json.schemastore.org/sarif-2.1.0.json"
     run = {"tool": {"driver": driver}, "results": results}
     return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=2)
 
 
 def _as_annotations(findings: Sequence[Finding]) -> str:
-    """Commands of a GitHub workflow."""
+    """Returns commands of a GitHub workflow."""
     lines = []
     for f in findings:
         text = _lines_kept(f.message).translate(ESCAPED)
@@ -217,7 +217,7 @@ def _as_annotations(findings: Sequence[Finding]) -> str:
 
 
 def _lines_kept(text: str) -> str:
-    """Escapes control characters but those of lines, which GitHub escapes in its own manner."""
+    """Escapes control characters except line breaks, which GitHub's commands escape as %0A and %0D."""
     return "".join(c if c in "\r\n" else printable(c) for c in text)
 
 
@@ -226,7 +226,7 @@ def _place(f: Finding) -> str:
 
 
 def _relative(file: str) -> str:
-    """Returns a path seen from the current folder, if it lies inside."""
+    """Returns the path, relative to the current folder if it lies inside."""
     path = Path(file)
     return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else file
 

@@ -16,8 +16,8 @@ from tconvjax.cli import _pictures as pictures
 
 HELP = "sizes, overlap and alignment of a transposed convolution"
 DESCRIPTION = "Predicts from the integers of a transposed convolution what it does to an image."
-LONGEST = 1 << 16  # pixels per axis, and phases, that are counted
-SHOWN = 32  # pixels of an axis that are printed
+LONGEST = 1 << 16  # most pixels per axis, and most phases, that are counted
+SHOWN = 32  # most pixels of an axis that are printed
 SHADES = " ░▒▓█"
 
 
@@ -59,14 +59,14 @@ def run(options: argparse.Namespace) -> int:
         "kernel_dilation": options.dilation,
     }
     geometry = conv_transpose_geometry("conv_transpose", n, k, **layer, bounded=False)
-    for name, most in (
+    for name, size in (
         ("--input", max(n)),
         ("what --kernel and --dilation span", max(geometry.extent)),
         ("the output of --input, --stride and --padding", max(geometry.big)),
         ("the product of --stride", prod(s)),
     ):
-        if most > LONGEST:
-            raise ValueError(f"{name} must be at most {LONGEST}; got {most}.")
+        if size > LONGEST:
+            raise ValueError(f"{name} must be at most {LONGEST}; got {size}.")
     centers = analysis.center_map(k, s, padding, kernel_dilation=options.dilation)
     overlaps = [  # the map of all axes is their product
         analysis.overlap_map((n[i],), k[i], **layer | {"strides": s[i]}) for i in range(rank)
@@ -115,25 +115,25 @@ def _lines(
         variance = np.round(counts / counts.mean(), 3)
         lines.append(f"variance      {_cut(variance)} by phase, random kernel, mean 1")
         lines.append(f"advice        {_advice(counts, s)}")
-    lines += _drawn(overlaps)
+    lines += _overlap_lines(overlaps)
     for axis, (scale, offset, shift) in enumerate(
         zip(centers.scale, centers.offset, centers.shift, strict=True)
     ):
-        shown = [f"{scale * i + offset:g}" for i in range(min(geometry.small[axis], 6))]
-        more = " .." if geometry.small[axis] > len(shown) else ""
+        first = [f"{scale * i + offset:g}" for i in range(min(geometry.small[axis], 6))]
+        dots = " .." if geometry.small[axis] > len(first) else ""
         lines.append(
-            f"centers       axis {axis}: input i at output {scale}i {_plus(offset)}: {' '.join(shown)}{more}; "
+            f"centers       axis {axis}: input i at output {scale}i {_plus(offset)}: {' '.join(first)}{dots}; "
             f"shift {shift:g} against half-pixel alignment"
         )
     return lines
 
 
-def _drawn(overlaps: Sequence[np.ndarray]) -> list[str]:
-    """Returns the overlap, as numbers along each axis, and of two axes as a map."""
+def _overlap_lines(overlaps: Sequence[np.ndarray]) -> list[str]:
+    """Returns lines with the number of taps along each axis and, for two axes, a map."""
     lines = []
     for axis, overlap in enumerate(overlaps):
-        more = " .." if len(overlap) > SHOWN else ""
-        lines.append(f"taps, axis {axis}  {' '.join(map(str, overlap[:SHOWN]))}{more}")
+        dots = " .." if len(overlap) > SHOWN else ""
+        lines.append(f"taps, axis {axis}  {' '.join(map(str, overlap[:SHOWN]))}{dots}")
     if len(overlaps) == 2:
         image = np.outer(*(overlap[:SHOWN] for overlap in overlaps))
         shades = (image / max(image.max(), 1) * (len(SHADES) - 1)).round().astype(int)

@@ -1,4 +1,4 @@
-"""`tconvjax measure`: checkerboards in images, with what white noise would give."""
+"""`tconvjax measure`: checkerboards in images, beside the values for white noise."""
 
 import argparse
 import json
@@ -21,9 +21,9 @@ from tconvjax.cli._errors import one_line, printable
 
 HELP = "checkerboard metrics of images"
 DESCRIPTION = (
-    "Measures periodic patterns in images, all of one size together, and what white noise of that size gives. Integers "
-    "of 8 and 16 bits are divided by the largest of their kind, wider ones and floats are taken as they are; alpha is "
-    "dropped. Files that cannot be read are named, the others measured."
+    "Measures periodic patterns in images, all images of one size together, and in white noise of that size. Integers "
+    "of 8 and 16 bits are divided by the largest of their type, wider ones and floats are used as they are; alpha is "
+    "dropped. Files that cannot be read are named, and the others are measured."
 )
 Shape = tuple[int, ...]
 PERIODIC: tuple[Callable[..., Any], ...] = (
@@ -35,10 +35,12 @@ PERIODIC: tuple[Callable[..., Any], ...] = (
 )
 SAMPLES = 64  # draws of white noise
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # the decoders of others are not asked
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow tries the decoders of these alone
 LARGEST = 1 << 28  # numbers in an image
-COPIES = 30  # of an image, in float32, that measuring holds at once: measured, 20 of eight images
-LONGEST = 64  # pixels of a period, whose harmonics grow with its square
+COPIES = (
+    30  # float32 copies of an image in memory while it is measured; a run on eight images needed 20
+)
+LONGEST = 64  # pixels of a period; the number of its harmonics grows with the square
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,15 +76,15 @@ def run(options: argparse.Namespace) -> int:
         if not 2 <= period <= LONGEST:
             raise ValueError(f"--period must be at least 2 and at most {LONGEST}; got {period}.")
     limits = [_limit(text) for text in options.fail_above]
-    known = _names(periods, options.reference) if limits else []
+    names = _names(periods, options.reference) if limits else []
     for name, _ in limits:
-        if name not in known:
+        if name not in names:
             raise ValueError(
-                f"--fail-above: METRIC must be one of {', '.join(known)}; got {name!r}."
+                f"--fail-above: METRIC must be one of {', '.join(names)}; got {name!r}."
             )
     groups, problems = _groups(options.paths)
-    references, more = _groups([options.reference] if options.reference else [])
-    problems += more
+    references, reference_problems = _groups([options.reference] if options.reference else [])
+    problems += reference_problems
     results: dict[Shape, dict[str, Any]] = {}
     for shape, images in sorted(groups.items()):
         size, reference = _by(shape[:2]), references.get(shape)
@@ -92,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
                 "compare spectra."
             )
         try:
-            measured = _measured(images, periods, reference)
+            measured = _metrics_and_noise(images, periods, reference)
         except (ValueError, MemoryError, jax.errors.JaxRuntimeError) as error:
             problems.append(f"images of {size} pixels: {one_line(error)}")
             continue
@@ -111,8 +113,8 @@ def run(options: argparse.Namespace) -> int:
     for name, limit in exceeded:
         print(f"tconvjax measure: {name} is above {limit:g}", file=sys.stderr)
     if options.picture:  # last, so that a failure to draw loses nothing
-        most = max(results, key=lambda shape: len(groups[shape]))
-        pictures.spectrum(options.picture, np.stack(groups[most]), periods)
+        most_common = max(results, key=lambda shape: len(groups[shape]))
+        pictures.spectrum(options.picture, np.stack(groups[most_common]), periods)
     return 2 if problems else int(bool(exceeded))
 
 
@@ -127,7 +129,7 @@ def _metrics(
 
 @partial(jax.jit, static_argnums=0)
 def _patterns(periods: tuple[int, ...], images: ArrayLike) -> dict[str, jax.Array]:
-    """Returns means over images, or one value of the set, by name."""
+    """Returns the mean of each metric over the images, or its one value for all of them, by name."""
     named = {f"{f.__name__}*_{p}": f(images, p) for p in periods for f in PERIODIC}
     named["checkerboard_coefficient"] = metrics.checkerboard_coefficient(images)
     values = {}
@@ -139,33 +141,34 @@ def _patterns(periods: tuple[int, ...], images: ArrayLike) -> dict[str, jax.Arra
 
 
 def _names(periods: tuple[int, ...], reference: Path | None) -> list[str]:
-    """Returns the names of the metrics, of an image that is large enough for the periods."""
-    image = jax.ShapeDtypeStruct((1, 4 * max(periods), 4 * max(periods), 1), np.float32)
+    """Returns the names of the metrics."""
+    size = 4 * max(periods)  # large enough for all periods
+    image = jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
     return list(jax.eval_shape(partial(_metrics, periods), image, image if reference else None))
 
 
-def _measured(
+def _metrics_and_noise(
     images: Sequence[np.ndarray],
     periods: tuple[int, ...],
     reference: Sequence[np.ndarray] | None,
 ) -> dict[str, Any]:
-    """Returns the metrics of images of one size, and what white noise gives."""
+    """Returns the metrics of images of one size, and their values for white noise."""
     needed = COPIES * 4 * sum(image.size for image in (*images, *(reference or ())))
-    if needed > (free := _free()):  # XLA would end the process
+    if needed > (free := _free()):  # Linux may end a process that uses more
         raise ValueError(
             f"measuring them takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Measure crops of "
             "them, or fewer at a time."
         )
     batch = np.stack(images)
-    found = _metrics(periods, batch, np.stack(reference) if reference else None)
-    values = {name: float(value) for name, value in found.items()}
+    measured = _metrics(periods, batch, np.stack(reference) if reference else None)
+    values = {name: float(value) for name, value in measured.items()}
     null = metrics.null(partial(_patterns, periods), batch, samples=SAMPLES)
     noise = {n: {"mean": float(null.mean[n]), "upper": float(null.upper[n])} for n in null.mean}
     return {"metrics": values, "noise": noise}
 
 
 def _free() -> float:
-    """Returns the bytes that this process may still take, where the system tells."""
+    """Returns the bytes that this process may still allocate; infinity if the system does not report them."""
     free = [float("inf")]
     with suppress(ImportError, OSError, ValueError, IndexError):
         import resource
@@ -194,7 +197,7 @@ def _table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _groups(paths: Sequence[Path]) -> tuple[dict[Shape, list[np.ndarray]], list[str]]:
-    """Returns the images of each shape, and what is wrong with the others."""
+    """Returns the images by shape, and one problem for each path or file without an image."""
     groups: dict[Shape, list[np.ndarray]] = {}
     problems = []
     for path in paths:
@@ -214,13 +217,13 @@ def _groups(paths: Sequence[Path]) -> tuple[dict[Shape, list[np.ndarray]], list[
 
 
 def _files(path: Path) -> list[Path]:
-    """Returns the images that a path names; folders inside of a folder are left out, whatever their names."""
+    """Returns the path of a file, or the paths of the images in a folder, without those in folders below."""
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
-    if not found:
+    images = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    if not images:
         raise ValueError(f"{path}: holds no image ({', '.join(SUFFIXES)}).")
-    return found
+    return images
 
 
 def _read(path: Path) -> np.ndarray:
@@ -229,7 +232,7 @@ def _read(path: Path) -> np.ndarray:
         array = _decode(path)
     except ImportError:
         raise
-    except Exception as error:  # decoders raise whatever they like at a broken file
+    except Exception as error:  # a decoder may raise anything on a broken file
         raise ValueError(f"{path}: cannot be read: {one_line(error)}") from None
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3:
@@ -242,31 +245,31 @@ def _read(path: Path) -> np.ndarray:
         )
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{path}: pixels must be real numbers; got dtype {array.dtype}.")
-    # Wider integers are what NumPy and JAX make of any numbers, not the depth of an image.
-    depth = array.dtype.kind in "iu" and array.dtype.itemsize <= 2
-    most = np.iinfo(array.dtype).max if depth else 1
+    # NumPy and JAX store any numbers as wider integers; their largest value is not that of a pixel.
+    narrow = array.dtype.kind in "iu" and array.dtype.itemsize <= 2
+    largest = np.iinfo(array.dtype).max if narrow else 1
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
-        array /= most
-        largest = (8 * np.abs(array).sum()) ** 2  # more than any sum of squares, of Laplacians too
-    if not np.isfinite(largest):
+        array /= largest
+        bound = (8 * np.abs(array).sum()) ** 2  # of all sums of squares, of Laplacians too
+    if not np.isfinite(bound):
         raise ValueError(f"{path}: holds pixels that are not finite in float32, or not if squared.")
     return array
 
 
 def _decode(path: Path) -> np.ndarray:
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # a pipe would block
         raise ValueError("it is not a file" if path.exists() else "there is no such file")
     with path.open("rb") as file:
         start = file.read(6)
-    if start == b"\x93NUMPY":  # by content, as are the others: a name may say anything
-        # Mapped, so that an array that is too large is refused before it fills the memory.
+    if start == b"\x93NUMPY":  # the content decides, not the name
+        # Memory-mapped: `_read` refuses an array that is too large before it fills the memory.
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     try:
         from PIL import Image
     except ImportError:
         raise ImportError(
-            f'{path}: reading images needs pillow. Run: pip install "tconvjax[experiments]"'
+            f'{path}: reading images needs pillow. Run: pip install "tconvjax[png]"'
         ) from None
     with _quiet_open(path, Image) as image:
         if getattr(image, "n_frames", 1) > 1:
@@ -275,16 +278,16 @@ def _decode(path: Path) -> np.ndarray:
             raise ValueError(
                 f"it holds more than {LARGEST} numbers, {image.width} x {image.height} pixels"
             )
-        if image.mode == "I":  # what older pillows make of 16 bits
+        if image.mode == "I":  # 16 bits before Pillow 10.3: python-pillow/Pillow#3796
             return np.asarray(image).astype(np.uint16)
         if image.mode in ("L", "RGB") or image.mode.startswith(("I;16", "F")):
             return np.asarray(image)
-        # Bits to black and white, a palette to its colors, alpha to nothing.
+        # Bits become black and white, a palette its colors; alpha is dropped.
         return np.asarray(image.convert("L" if image.mode in ("1", "LA") else "RGB"))
 
 
 def _quiet_open(path: Path, pillow: Any) -> Any:
-    """Opens an image of a format that is known; size is judged here, so Pillow need not warn of it."""
+    """Opens an image of a known format without Pillow's warning about its size, which `_decode` limits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pillow.DecompressionBombWarning)
         try:

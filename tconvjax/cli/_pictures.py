@@ -1,4 +1,4 @@
-"""Pictures of the command line, by matplotlib where it is installed."""
+"""Pictures of the command line; matplotlib draws them."""
 
 import importlib
 import os
@@ -16,7 +16,7 @@ DRAWN = 64  # pixels of an axis
 
 
 def check(path: Path | None) -> None:
-    """Refuses what cannot become a picture, before any work is done for it."""
+    """Raises unless a picture can be drawn to the path; commands call it before any work."""
     if path is None:
         return
     if path.suffix.lower() != ".png":
@@ -28,9 +28,7 @@ def check(path: Path | None) -> None:
     try:
         importlib.import_module("matplotlib.figure")
     except ImportError:
-        raise ImportError(
-            '--picture needs matplotlib. Run: pip install "tconvjax[experiments]"'
-        ) from None
+        raise ImportError('--picture needs matplotlib. Run: pip install "tconvjax[plot]"') from None
 
 
 def overlap(
@@ -40,17 +38,17 @@ def overlap(
     inputs: Sequence[int],
     title: str,
 ) -> None:
-    """Draws how many taps paint each output pixel, with the centers of the input pixels, of the first two axes.
+    """Draws the number of taps of each output pixel, and the centers of the input pixels.
 
-    Of a long axis only its first pixels.
+    The picture shows the first two axes, and the first pixels of a long one.
     """
     figure, axes = _figure(4.8, 3.0 if len(overlaps) == 1 else 4.6)
     if max(map(len, overlaps[:2])) > DRAWN:
         title += f", first {DRAWN} pixels"
-    counts = [counts[:DRAWN] for counts in overlaps[:2]]
+    counts = [overlap[:DRAWN] for overlap in overlaps[:2]]
     *down, across = (
-        [c for c in scale * np.arange(n) + offset if -0.5 <= c <= len(shown) - 0.5]
-        for n, scale, offset, shown in zip(
+        [c for c in scale * np.arange(n) + offset if -0.5 <= c <= len(drawn) - 0.5]
+        for n, scale, offset, drawn in zip(
             inputs, centers.scale, centers.offset, counts, strict=False
         )
     )
@@ -79,9 +77,9 @@ def spectrum(path: Path, images: np.ndarray, periods: Sequence[int]) -> None:
     centered = images - images.mean((1, 2), keepdims=True)
     window = np.hanning(height + 1)[:-1, None] * np.hanning(width + 1)[:-1]
     power = abs(np.fft.fft2(centered * window[..., None], axes=(1, 2))) ** 2
-    # Half the sampling rate, which even sizes have once, is shown at both ends.
-    both = [(0, 1 - n % 2) for n in (height, width)]
-    power = np.pad(np.fft.fftshift(power.mean((0, 3))), both, mode="wrap")
+    # An even size has half the sampling rate once; the picture shows it at both ends.
+    repeated = [(0, 1 - n % 2) for n in (height, width)]
+    power = np.pad(np.fft.fftshift(power.mean((0, 3))), repeated, mode="wrap")
     decibels = 10 * np.log10(np.maximum(power, np.max(power) * 1e-6 + 1e-30))
     down, across = (0.5 + 0.5 / n * (1 - n % 2) for n in (height, width))
     picture = axes.imshow(decibels, cmap="gray", extent=(-across, across, down, -down))
@@ -100,9 +98,9 @@ def spectrum(path: Path, images: np.ndarray, periods: Sequence[int]) -> None:
     _save(figure, path)
 
 
-def _whole(most: int) -> range:
-    """Ticks at whole numbers, ten at most."""
-    return range(0, most + 1, most // 10 + 1)
+def _whole(largest: int) -> range:
+    """Returns whole numbers for ticks, in ten steps at most."""
+    return range(0, largest + 1, largest // 10 + 1)
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
@@ -113,6 +111,6 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    drawn = BytesIO()  # a failure to draw leaves no half of a file
-    figure.savefig(drawn, format="png")
-    path.write_bytes(drawn.getvalue())
+    buffer = BytesIO()  # a failure to draw must not leave half a file
+    figure.savefig(buffer, format="png")
+    path.write_bytes(buffer.getvalue())

@@ -1,7 +1,7 @@
 """Layers of PyTorch, Keras, Flax and ONNX as layers of this library, and back: arguments and weights together.
 
-The peers describe the same layers. They differ in where the kernel keeps its channels, and in what their numbers say
-about the pixels that are cropped from the full output of `s(n − 1) + d(k − 1) + 1` pixels:
+The peers describe the same layers. They differ in the order of the axes of a kernel, and in how their arguments give
+the crops: the pixels that a layer cuts off both ends of its full output of `s(n − 1) + d(k − 1) + 1` pixels.
 
     peer       kernel, transposed            kernel, plain                 crops (low, high) of a transposed convolution
     PyTorch    (in, out/g, *kernel_size)     (out, in/g, *kernel_size)     (p, p − output_padding)
@@ -10,16 +10,16 @@ about the pixels that are cropped from the full output of `s(n − 1) + d(k − 
     Flax       (*kernel_size, in, out)       (*kernel_size, in/g, out)     extent − 1 − pads of the dilated image
     ours       (*kernel_size, out/g, in)     (*kernel_size, in/g, out)     padding; a negative crop appends zeros
 
-The kernels of the first three are painted as they are, here with `transpose_kernel=True`; only axes move. Flax's is
-painted flipped, and stays as it is. Images are channels last here, whatever the peer does.
+PyTorch, ONNX and Keras paint their kernels as they are: our layer has `transpose_kernel=True`, and only axes move.
+Flax paints its kernel flipped, as ours does by default, and no axis moves. Our images are channels last for all peers.
 
-Nothing is taken on trust. A layer that can be called must be of the peer's own class, since a subclass, a hook or a
-wrapper may compute anything. What is known of these (weight norm, spectral norm, pruning, masks, `balanced`) becomes
-the kernel that the layer uses, and everything else is refused by name. Then both layers run on a small random image,
-and a difference beyond rounding is refused, too. The layer that is converted stays as it is.
+The converters trust nothing. A layer that can be called must be of the peer's own class, since a subclass, a hook or a
+wrapper may compute anything. The converters compute the kernel in use from weight norm, spectral norm, pruning, masks
+and `balanced`, and refuse everything else by its name. Then both layers run on a small random image, and a difference
+beyond rounding is an error. The source stays as it is.
 
-No peer is imported: weights are arrays, mappings of arrays or safetensors files, and an object that has the attributes
-of a layer and cannot be called counts as one. Nothing is ever unpickled.
+A converter imports no peer that its source has not imported. Weights are arrays, mappings of arrays or safetensors
+files; an object that has the attributes of a layer and cannot be called counts as one. Nothing is ever unpickled.
 """
 
 from tconvjax.interop._converted import Converted as Converted

@@ -1,4 +1,4 @@
-"""A layer as data: what every converter returns or reads."""
+"""A layer as data, which every converter returns or reads: its sizes, its padding and its arrays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tconvjax import _geometry as geo
+from tconvjax._geometry import Pairs
 from tconvjax._ops import phases, subpixel
 
 LAYERS = ("ConvTranspose", "Conv", "ResizeConv", "SubpixelConv")
 SHUFFLES = ("pixel_shuffle", "pixel_unshuffle")
 
-# What a layer says about itself besides its sizes; the values of the second part go without saying.
+# Options of a layer besides its sizes. A converted layer omits an option of NEUTRAL that has the value there.
 OPTIONS = ("strides", "scale", "method", "order", "padding", "mask", "dtype", "precision")
 NEUTRAL: dict[str, Any] = {
     "padding_mode": "zeros",
@@ -31,6 +32,7 @@ NEUTRAL: dict[str, Any] = {
     "balanced": False,
 }
 PER_AXIS = ("strides", "scale", "output_padding", "input_dilation", "kernel_dilation")
+LARGE = 1 << 20  # pixels per axis of an image that is large enough for every layer
 OF_LAYERS = ("in_features", "out_features", "kernel_size", "use_bias", "mask", "dtype", "balanced")
 
 
@@ -40,9 +42,9 @@ class Converted:
 
     Attributes:
       layer: name of a class of `tconvjax.nnx` and `tconvjax.linen`, or 'pixel_shuffle' or 'pixel_unshuffle'.
-      arguments: keywords of that class in `tconvjax.nnx`, or of the function; neutral ones are left out.
-      parameters: `kernel` and, if there is one, `bias`; none for a function. The kernel is the one that the layer uses:
-        masked if there is a mask, balanced if `balanced` is among the arguments.
+      arguments: keywords of that class in `tconvjax.nnx`, or of the function. Keywords with neutral values are omitted.
+      parameters: `kernel` and, if the layer has one, `bias`; empty for a function. The kernel is the one in use: masked
+        if there is a mask, balanced if `balanced` is among the arguments.
 
     Example:
       >>> from tconvjax.interop import from_torch
@@ -65,7 +67,7 @@ class Converted:
         """Returns the layer of `tconvjax.nnx` with its parameters, or the function with its arguments.
 
         Args:
-          **options: further arguments of the layer, or other values of those that it has.
+          **options: arguments of the layer that are added or replaced.
         """
         if self.layer in SHUFFLES:
             return partial(getattr(subpixel, self.layer), **self.arguments | options)
@@ -81,10 +83,10 @@ class Converted:
         return layer
 
     def to_linen(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        """Returns the module of `tconvjax.linen` and its variables, or the function with its arguments and none.
+        """Returns the module of `tconvjax.linen` and its variables; a shuffle is a function and has no variables.
 
         Args:
-          **options: further arguments of the layer, or other values of those that it has.
+          **options: arguments of the layer that are added or replaced.
         """
         if self.layer in SHUFFLES:
             return self.to_nnx(**options), {}
@@ -114,7 +116,7 @@ class Foreign(NamedTuple):
 def as_converted(
     who: str, layer: str, kernel: np.ndarray, bias: np.ndarray | None, options: dict[str, Any]
 ) -> Converted:
-    """Returns a layer whose sizes are those of its kernel, without the options that go without saying."""
+    """Returns a layer with the sizes of its kernel, without its neutral options."""
     spatial_rank(who, kernel)
     *k, per_group, last = kernel.shape
     groups, forward = options.get("feature_group_count", 1), options.get("transpose_kernel", False)
@@ -137,19 +139,19 @@ def as_converted(
     }
     for name in (*OPTIONS, *NEUTRAL):
         value, neutral = options.get(name), NEUTRAL.get(name)
-        stated = neutral is None or value not in (neutral, (neutral,) * len(k))
-        if value is not None and stated:
+        differs = neutral is None or value not in (neutral, (neutral,) * len(k))
+        if value is not None and differs:
             arguments[name] = value
     kernel = kernel_in_use(who, kernel, arguments)
     if "mask" in arguments and not np.isin(arguments["mask"], (0, 1)).all():
-        del arguments["mask"]  # it is in the kernel, and must not be multiplied twice
+        del arguments["mask"]  # the kernel contains it, and the layer must not multiply it twice
     if bias is None:
         return Converted(layer, {**arguments, "use_bias": False}, {"kernel": kernel})
     return Converted(layer, arguments, {"kernel": kernel, "bias": bias})
 
 
 def spatial_rank(who: str, kernel: np.ndarray) -> int:
-    """Returns the number of spatial axes of a kernel in any layout, or refuses an array without."""
+    """Returns the number of spatial axes of a kernel in any layout; raises if it has none."""
     if kernel.ndim < 3:
         raise ValueError(
             f"{who}: the kernel of a convolution has two axes of channels and at least one of space; got a kernel of "
@@ -159,12 +161,12 @@ def spatial_rank(who: str, kernel: np.ndarray) -> int:
 
 
 def as_shuffle(layer: str, factor: int, order: str) -> Converted:
-    """Returns a shuffle with one factor for two axes."""
+    """Returns a shuffle of two axes by the same factor."""
     return Converted(layer, {"scale": (int(factor),) * 2, "order": order}, {})
 
 
 def kernel_in_use(who: str, kernel: np.ndarray, arguments: Mapping[str, Any]) -> np.ndarray:
-    """Returns the kernel that a layer with these arguments multiplies with."""
+    """Returns the kernel in use: times the mask, and balanced, if the arguments have these."""
     if arguments.get("mask") is not None:
         kernel = kernel * np.asarray(arguments["mask"]).astype(kernel.dtype)
     if arguments.get("balanced", False):
@@ -174,59 +176,84 @@ def kernel_in_use(who: str, kernel: np.ndarray, arguments: Mapping[str, Any]) ->
     return kernel
 
 
-def as_numpy(who: str, name: str, value: Any) -> np.ndarray:
-    """Returns a copy of an array, a torch tensor, a parameter of Flax or Keras or a TensorProto of ONNX.
-
-    Args:
-      who: the converter, for error messages.
-      name: of the weight, for error messages.
-      value: the array; a tensor of PyTorch must be a plain one, on a device and dense.
-    """
-    value = value.unbox() if hasattr(value, "unbox") else value  # Flax's names of axes
-    kind = f"{type(value).__qualname__} of {type(value).__module__}"
-    if hasattr(value, "detach"):
-        plain = type(value).__name__ in {"Tensor", "Parameter", "Buffer"}
-        dtype, layout, device = (str(getattr(value, n)) for n in ("dtype", "layout", "device"))
-        if not plain or layout != "torch.strided" or device == "meta" or value.is_quantized:
-            raise TypeError(
-                f"{who}: {name} must be a plain, dense tensor with values; got {kind}, dtype={dtype}, layout={layout}, "
-                f"device={device}. Initialize, dequantize or densify it first."
-            )
-        value = value.detach().cpu().resolve_conj().resolve_neg()
-        if dtype == "torch.bfloat16":  # unknown to NumPy
-            value = value.float().numpy().astype(jnp.bfloat16)
-        elif not dtype.startswith("torch.float8"):
-            value = value.numpy()
-    elif hasattr(value, "raw_data"):
-        dtypes: dict[int, Any] = {1: np.float32, 10: np.float16, 11: np.float64, 16: jnp.bfloat16}
-        number = dtypes.get(value.data_type)
-        if number is None or not value.raw_data:
-            raise ValueError(
-                f"{who}: a TensorProto must hold floating raw_data; got data_type={value.data_type}, "
-                f"{len(value.raw_data)} bytes. Give the array that onnx.numpy_helper.to_array makes."
-            )
-        value = np.frombuffer(value.raw_data, number).reshape(tuple(value.dims))
-    elif hasattr(value, "get_value"):
-        value = value.get_value()
-    try:
-        array = np.array(value)
-        known = jnp.issubdtype(array.dtype, jnp.inexact) and jnp.finfo(array.dtype).bits >= 16
-    except (TypeError, ValueError):
-        known = False
-    if not known:
-        raise TypeError(
-            f"{who}: {name} must be an array of floating or complex numbers of at least 16 bits; got {kind}, "
-            f"dtype={getattr(value, 'dtype', None)}. Give the numbers that the layer multiplies with."
-        )
-    return array
-
-
 def channels_last(weight: np.ndarray) -> np.ndarray:
     """Moves `(a, b, *kernel_size)` to `(*kernel_size, b, a)`, for plain and transposed convolutions alike."""
     return weight.transpose(*range(2, weight.ndim), 1, 0) if weight.ndim > 1 else weight
 
 
 def split(total: int, *, lower: bool = False) -> tuple[int, int]:
-    """Splits the crop of 'SAME', the odd pixel at the high end or the `lower` one; a negative crop appends zeros."""
+    """Splits the crop of 'SAME' in two; the odd pixel is at the high end, or with `lower` at the low end.
+
+    A negative crop appends zeros, all of them at the high end.
+    """
     low = (max(total, 0) + lower) // 2
     return low, total - low
+
+
+def sizes(c: Converted) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Returns kernel size, strides and dilation, one integer per axis."""
+    k = c.parameters["kernel"].shape[:-2]
+    strides, dilation = (c.arguments.get(n, 1) for n in ("strides", "kernel_dilation"))
+    per_axis = partial(geo.per_axis, c.layer, rank=len(k))
+    return k, per_axis("strides", strides), per_axis("kernel_dilation", dilation)
+
+
+def crops(who: str, c: Converted) -> Pairs:
+    """Returns the pixels (low, high) that a transposed convolution crops from its full output."""
+    if c.arguments.get("padding_mode", "zeros") != "zeros":
+        raise ValueError(
+            f"{who}: transposed convolutions elsewhere have zeros around; got padding_mode="
+            f"{c.arguments['padding_mode']!r}."
+        )
+    k = c.parameters["kernel"].shape[:-2]
+    names = ("strides", "padding", "output_padding", "kernel_dilation", "padding_convention")
+    options = {name: c.arguments[name] for name in names if name in c.arguments}
+    return geo.conv_transpose_geometry(who, (LARGE,) * len(k), k, **options).padding
+
+
+def boundary(who: str, c: Converted) -> tuple[str, str | Pairs]:
+    """Returns padding mode and padding of a plain convolution; the padding is a word if it depends on the image."""
+    mode, padding = c.arguments.get("padding_mode", "zeros"), c.arguments["padding"]
+    k, strides, dilation = sizes(c)
+    extent = geo.kernel_extent(k, dilation)
+    if "input_dilation" in c.arguments:
+        raise ValueError(
+            f"{who}: elsewhere a convolution has strides or zeros between its pixels, not both; got strides={strides}, "
+            f"input_dilation={c.arguments['input_dilation']}. Use two layers."
+        )
+    if padding in ("CIRCULAR", "REFLECT"):  # words of Flax
+        return padding.lower(), tuple(split(e - 1) for e in extent)
+    if padding == "CAUSAL":
+        return mode, tuple((e - 1, 0) for e in extent)
+    pads = geo.resolve_padding(who, padding, len(k))
+    if pads == "VALID":
+        return mode, ((0, 0),) * len(k)
+    if isinstance(pads, str) and set(strides) == {1}:
+        return mode, tuple(split(e - 1, lower=pads == "SAME_LOWER") for e in extent)
+    return mode, pads
+
+
+def forward_kernel(c: Converted) -> np.ndarray:
+    """Returns the kernel in use; for a transposed layer, the kernel of its forward convolution."""
+    kernel = kernel_in_use(c.layer, c.parameters["kernel"], c.arguments)
+    if c.layer != "ConvTranspose" or c.arguments.get("transpose_kernel", False):
+        return kernel
+    *k, per_group, last = kernel.shape
+    groups = c.arguments.get("feature_group_count", 1)
+    kernel = np.flip(kernel, tuple(range(len(k)))).reshape(*k, per_group, groups, last // groups)
+    return kernel.swapaxes(-1, -3).reshape(*k, last // groups, per_group * groups)
+
+
+def channels_first(kernel: np.ndarray) -> np.ndarray:
+    """Moves `(*kernel_size, b, a)` to `(a, b, *kernel_size)`."""
+    return np.ascontiguousarray(kernel.transpose(-1, -2, *range(kernel.ndim - 2)))
+
+
+def square(who: str, c: Converted) -> int:
+    """Returns the factor of a shuffle; raises unless it has two axes and one factor for both."""
+    scale = tuple(c.arguments["scale"])
+    if len(scale) != 2 or len(set(scale)) != 1:
+        raise ValueError(
+            f"{who}: elsewhere a shuffle has one factor for two axes; got scale={scale}."
+        )
+    return scale[0]

@@ -1,4 +1,4 @@
-"""Flax, NNX and Linen, this library's layers included."""
+"""Flax: layers of NNX and Linen, this library's own among them."""
 
 import copy
 from collections.abc import Mapping
@@ -9,21 +9,20 @@ import numpy as np
 from jax import lax
 
 from tconvjax import _geometry as geo
-from tconvjax.interop._checking import compare, described, is_own
+from tconvjax.interop._checks import as_numpy, compare, described, is_own
 from tconvjax.interop._converted import (
     LAYERS,
     NEUTRAL,
     OPTIONS,
     Converted,
     as_converted,
-    as_numpy,
     spatial_rank,
 )
 
 OURS = ("tconvjax.nnx", "tconvjax.linen")
 PACKAGES = ("flax.nnx.nn.linear", "flax.linen.linear", *OURS)
 
-# Hooks of Flax's layers, and the modules of what stands there by default.
+# Hooks of Flax's layers, and the modules that define their default values.
 HOOKS = {
     "promote_dtype": ("flax.nnx.nn.dtypes", "flax.linen.dtypes"),
     "conv_general_dilated": (lax.conv_general_dilated.__module__,),
@@ -32,22 +31,23 @@ HOOKS = {
 
 
 def from_flax(layer: Any, variables: Mapping[str, Any] | None = None) -> Converted:
-    """Converts a layer of Flax, NNX or Linen; a layer of `tconvjax.nnx` or `tconvjax.linen` is one, too.
+    """Converts a layer of Flax, NNX or Linen, or of `tconvjax.nnx` or `tconvjax.linen`.
 
-    The kernel is the one that the layer uses: masked and, if `balanced=True`, balanced. A mask of zeros and ones and
-    `balanced` stay among the arguments, so that training goes on as before. Both layers are run and compared.
+    The kernel is the one in use: masked and, if `balanced=True`, balanced. A mask of zeros and ones and `balanced` stay
+    among the arguments, so that training goes on as before. Both layers run, and must compute the same.
 
     Args:
-      layer: `ConvTranspose` or `Conv` of either library, `ResizeConv` or `SubpixelConv` of ours. A `Conv` with
-        `input_dilation`, integers of padding and no strides becomes the 'ConvTranspose' that it is.
-      variables: of a Linen module, `{"params": {"kernel": ..., "bias": ...}}` or what is inside "params".
+      layer: `ConvTranspose` or `Conv` of Flax or of ours, `ResizeConv` or `SubpixelConv` of ours. A `Conv` with
+        `input_dilation`, integers of padding and no strides is a transposed convolution and becomes a 'ConvTranspose'.
+      variables: variables of a Linen module, `{"params": {"kernel": ..., "bias": ...}}` or the inner mapping alone.
 
     Returns:
-      A layer of the same name, with `padding_convention='dilated'` for the integers of Flax's `ConvTranspose`.
+      A layer of the same name. From Flax's `ConvTranspose` with integers of padding, it has
+      `padding_convention='dilated'`.
 
     Raises:
       TypeError: for a layer of another class, subclasses and wrappers included.
-      ValueError: for a Linen module without variables, hooks of Flax that are in use, and numbers that differ.
+      ValueError: for a Linen module without variables, a layer with hooks, and layers that compute different numbers.
 
     Example:
       >>> from flax import nnx
@@ -55,11 +55,16 @@ def from_flax(layer: Any, variables: Mapping[str, Any] | None = None) -> Convert
       >>> from_flax(flax_layer).to_nnx()(jnp.zeros((16, 16, 8))).shape
       (32, 32, 3)
     """
-    return read("from_flax", layer, variables)
+    return _read("from_flax", layer, variables)
 
 
-def read(who: str, layer: Any, variables: Mapping[str, Any] | None = None) -> Converted:
-    """Returns what `from_flax` does, for a converter of any name."""
+def as_layer(who: str, layer: Any) -> Converted:
+    """Returns a converted layer as it is, and an NNX layer as a converted one; for converters to other peers."""
+    return layer if isinstance(layer, Converted) else _read(who, layer)
+
+
+def _read(who: str, layer: Any, variables: Mapping[str, Any] | None = None) -> Converted:
+    """Returns the converted layer, with the name of any converter in error messages."""
     called = callable(layer)
     if not is_own(type(layer), "|".join(LAYERS), PACKAGES, called=called):
         raise TypeError(
@@ -75,7 +80,7 @@ def read(who: str, layer: Any, variables: Mapping[str, Any] | None = None) -> Co
                 "that leaves its numbers alone."
             )
     weights = _weights(who, layer, variables)
-    kernel, bias = (None if w is None else as_numpy(who, n, w) for n, w in weights.items())
+    kernel, bias = (None if w is None else _array(who, n, w) for n, w in weights.items())
     assert kernel is not None
     options = {n: getattr(layer, n) for n in (*OPTIONS, *NEUTRAL) if hasattr(layer, n)}
     rank = spatial_rank(who, kernel)
@@ -86,20 +91,20 @@ def read(who: str, layer: Any, variables: Mapping[str, Any] | None = None) -> Co
     elif name == "ConvTranspose":
         options.setdefault("padding_convention", "dilated")
     stretch = geo.per_axis(who, "input_dilation", options.get("input_dilation") or 1, rank)
-    plain = not isinstance(options["padding"], str)
-    plain &= options.get("padding_mode", "zeros") == "zeros"
-    if name == "Conv" and plain and set(stretch) != {1} and set(options["strides"]) == {1}:
+    zeros = not isinstance(options["padding"], str)
+    zeros &= options.get("padding_mode", "zeros") == "zeros"
+    if name == "Conv" and zeros and set(stretch) != {1} and set(options["strides"]) == {1}:
         name, options["strides"] = "ConvTranspose", options.pop("input_dilation")
         options["padding_convention"] = "dilated"
     converted = as_converted(who, name, kernel, bias, options)
     if not called:
         return converted
-    given = {n: w for n, w in weights.items() if w is not None}
-    return compare(who, layer, lambda x: _run(layer, given, x), converted)
+    params = {n: w for n, w in weights.items() if w is not None}
+    return compare(who, layer, lambda x: _run(layer, params, x), converted)
 
 
 def _weights(who: str, layer: Any, variables: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns kernel and bias, None where the layer has none."""
+    """Returns kernel and bias; the bias is None if the layer has none."""
     if hasattr(layer, "kernel"):
         if variables is not None:
             raise ValueError(
@@ -120,8 +125,8 @@ def _weights(who: str, layer: Any, variables: Mapping[str, Any] | None) -> dict[
     return {"kernel": weights["kernel"], "bias": weights.get("bias")}
 
 
-def _run(layer: Any, weights: dict[str, Any], x: np.ndarray) -> Any:
-    """Returns the output of a layer; ours is not compiled for its gradients, which takes longer than all the rest."""
+def _run(layer: Any, params: dict[str, Any], x: np.ndarray) -> Any:
+    """Returns the output of a layer; a layer of ours uses the lowering that compiles in the shortest time."""
     ours = is_own(type(layer), ".*", OURS, called=True)
     plain = "plain" if type(layer).__name__ == "ResizeConv" else "dilated"
     if hasattr(layer, "kernel"):
@@ -131,4 +136,11 @@ def _run(layer: Any, weights: dict[str, Any], x: np.ndarray) -> Any:
         return layer(jnp.asarray(x))
     if ours:
         layer = layer.clone(implementation=plain)
-    return layer.apply({"params": weights}, jnp.asarray(x))
+    return layer.apply({"params": params}, jnp.asarray(x))
+
+
+def _array(who: str, name: str, value: Any) -> np.ndarray:
+    """Returns a copy of an array, a variable of NNX, or a value that Linen boxes with the names of its axes."""
+    value = value.unbox() if hasattr(value, "unbox") else value
+    array = value.get_value() if hasattr(value, "get_value") else value
+    return as_numpy(who, name, array, value)

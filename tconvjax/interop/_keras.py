@@ -1,4 +1,4 @@
-"""Keras."""
+"""Keras: its layers as layers of this library."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tconvjax import _geometry as geo
-from tconvjax.interop._checking import compare, described, is_own
-from tconvjax.interop._converted import Converted, as_converted, as_numpy, spatial_rank, split
+from tconvjax.interop._checks import as_numpy, compare, described, is_own
+from tconvjax.interop._converted import Converted, as_converted, spatial_rank, split
 
 PACKAGES = ("keras", "tf_keras", "tensorflow")
 
@@ -15,24 +15,24 @@ PACKAGES = ("keras", "tf_keras", "tensorflow")
 def from_keras(layer: Any) -> Converted:
     """Converts a built layer of Keras: `Conv1DTranspose` to `Conv3DTranspose`, `Conv1D` to `Conv3D`.
 
-    Both layers are run and compared. A mixed precision becomes the `dtype` of the layer; constraints and regularizers
-    of Keras, which act in training alone, are left behind.
+    Both layers run, and must compute the same. A mixed precision becomes the `dtype` of the layer. Constraints and
+    regularizers are dropped: they act in training alone.
 
     Args:
-      layer: of either data format; its kernel is channels last in both.
+      layer: a layer of either data format; its kernel is channels last in both.
 
     Returns:
       A 'ConvTranspose' or a 'Conv'.
 
     Raises:
       TypeError: for a layer of another class, subclasses and wrappers included.
-      ValueError: for a layer that has not been built, has an activation, or computes other numbers.
+      ValueError: for a layer that is not built, has an activation, or computes other numbers.
 
     Example:
       >>> class Conv1DTranspose:  # as keras.layers.Conv1DTranspose(3, 5, strides=2, padding="same", output_padding=0)
       ...     kernel, bias = np.zeros((5, 3, 8)), np.zeros(3)
       ...     strides, padding, output_padding, dilation_rate, activation = (2,), "same", (0,), (1,), None
-      >>> from_keras(Conv1DTranspose()).arguments["padding"]  # 2n − 1 of the 2n + 3 pixels are kept
+      >>> from_keras(Conv1DTranspose()).arguments["padding"]  # keeps 2n − 1 of 2n + 3 pixels
       ((2, 2),)
     """
     who = "from_keras"
@@ -76,7 +76,7 @@ def from_keras(layer: Any) -> Converted:
     options["feature_group_count"] = getattr(layer, "groups", 1)
     if not name.endswith("Transpose"):
         converted = as_converted(who, "Conv", kernel, bias, options)
-        return _compared(who, layer, converted) if called else converted
+        return _compare(who, layer, converted) if called else converted
     if options["feature_group_count"] != 1:
         raise ValueError(
             f"{who}: a transposed convolution of Keras has no groups; got groups={layer.groups}."
@@ -89,16 +89,18 @@ def from_keras(layer: Any) -> Converted:
             for e, op in zip(extent, extra, strict=True)
         )
     converted = as_converted(who, "ConvTranspose", kernel, bias, options)
-    return _compared(who, layer, converted) if called else converted
+    return _compare(who, layer, converted) if called else converted
 
 
-def _compared(who: str, layer: Any, converted: Converted) -> Converted:
-    """Returns the converted layer, compared with its source unless that one cannot run on this machine."""
+def _compare(who: str, layer: Any, converted: Converted) -> Converted:
+    """Returns the converted layer, after a comparison with its source unless that cannot run on a CPU."""
     if layer.data_format == "channels_last":
         return compare(who, layer, layer, converted)
     from keras import backend
 
-    if backend.backend() == "tensorflow":  # whose convolutions on a CPU are channels last
+    if (
+        backend.backend() == "tensorflow"
+    ):  # its convolutions run channels last alone: keras-team/keras#23650
         return converted
     first = lambda x: np.moveaxis(np.asarray(layer(np.moveaxis(x, -1, 1))), 1, -1)
     return compare(who, layer, first, converted)

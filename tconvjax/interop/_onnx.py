@@ -1,33 +1,32 @@
-"""ONNX."""
+"""ONNX: its nodes as layers, and layers as its nodes."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 from tconvjax import _geometry as geo
-from tconvjax.interop._checking import described
+from tconvjax.interop._checks import as_numpy, check_round_trip, described, writable
 from tconvjax.interop._converted import (
     SHUFFLES,
     Converted,
     Foreign,
     as_converted,
-    as_numpy,
     as_shuffle,
-    channels_last,
-    spatial_rank,
-    split,
-)
-from tconvjax.interop._writing import (
     boundary,
     channels_first,
+    channels_last,
     crops,
     forward_kernel,
-    same_layer,
     sizes,
+    spatial_rank,
+    split,
     square,
-    written,
 )
+from tconvjax.interop._flax import as_layer
 
-# Operators and the attributes that are understood.
+# Operators and their attributes that the converters know.
 SHUFFLING = ("blocksize", "mode")
 CONVOLVING = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 ATTRIBUTES = {
@@ -50,18 +49,17 @@ def from_onnx(
 
     Args:
       node: a `NodeProto`, or a mapping with 'op_type', 'attributes' (a mapping) and 'inputs' (names).
-      initializers: arrays or `TensorProto`s by name; those of the node's weight and bias are used.
-      spatial_shape: of the input; needed where the attribute `output_shape` fixes the size of the output.
+      initializers: arrays or `TensorProto`s by name, the node's weight and bias among them.
+      spatial_shape: spatial shape of the input; needed if the attribute `output_shape` fixes the size of the output.
 
     Returns:
       A 'ConvTranspose', a 'Conv' or the name of a shuffle.
 
     Raises:
-      TypeError: for another object than a node, such as a whole model.
+      TypeError: for an object that is no node, such as a whole model.
       ValueError: for another operator or attribute, a missing weight, or `output_shape` without `spatial_shape`.
 
     Example:
-      >>> import numpy as np
       >>> attributes = {"auto_pad": "SAME_UPPER", "strides": [2]}
       >>> node = {"op_type": "ConvTranspose", "attributes": attributes, "inputs": ["x", "w"]}
       >>> from_onnx(node, {"w": np.zeros((8, 3, 5))}).arguments["padding"]
@@ -87,8 +85,8 @@ def from_onnx(
         raise ValueError(
             f"{who}: inputs must be an image, a weight and perhaps a bias; got {inputs}."
         )
-    kernel = channels_last(as_numpy(who, inputs[1], weights[inputs[1]]))
-    bias = as_numpy(who, inputs[2], weights[inputs[2]]) if inputs[2:] and inputs[2] else None
+    kernel = channels_last(_array(who, inputs[1], weights[inputs[1]]))
+    bias = _array(who, inputs[2], weights[inputs[2]]) if inputs[2:] and inputs[2] else None
     k, rank = kernel.shape[:-2], spatial_rank(who, kernel)
     _refuse_attributes(who, k, attributes)
     strides = geo.per_axis(who, "strides", attributes.get("strides", 1), rank)
@@ -112,21 +110,21 @@ def from_onnx(
         who, "output_padding", attributes.get("output_padding", 0), rank, minimum=0
     )
     extent = geo.kernel_extent(k, dilation)
-    wanted = attributes.get("output_shape") or None
-    if wanted is not None and spatial_shape is None:
+    output_shape = attributes.get("output_shape") or None
+    if output_shape is not None and spatial_shape is None:
         raise ValueError(
-            f"{who}: what output_shape crops depends on the size of the input; got output_shape={tuple(wanted)}. Give "
-            "spatial_shape."
+            f"{who}: what output_shape crops depends on the size of the input; got "
+            f"output_shape={tuple(output_shape)}. Give spatial_shape."
         )
-    if wanted is not None or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        # What is left to crop for the size wanted, which is s·n where auto_pad asks for it.
+    if output_shape is not None or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
+        # Crops from the full output to `output_shape`; auto_pad crops to s·n, for any n.
         n_in = spatial_shape or (0,) * rank
-        n_out = wanted or [s * n for s, n in zip(strides, n_in, strict=True)]
+        n_out = output_shape or [s * n for s, n in zip(strides, n_in, strict=True)]
         totals = tuple(
             s * (n - 1) + op + e - m
             for s, n, op, e, m in zip(strides, n_in, extra, extent, n_out, strict=True)
         )
-        if wanted is None and min(totals) < 0:
+        if output_shape is None and min(totals) < 0:  # as in microsoft/onnxruntime#10086 and #11927
             raise ValueError(
                 f"{who}: auto_pad needs kernels that reach across a stride, as runtimes disagree about others; got "
                 f"auto_pad={auto_pad!r}, kernel_shape={k}, dilations={dilation}, strides={strides}. Give pads."
@@ -145,21 +143,20 @@ def to_onnx(layer: Any) -> Foreign:
       layer: `Converted`, or an NNX layer that `from_flax` takes.
 
     Returns:
-      'ConvTranspose', 'Conv', 'DepthToSpace' or 'SpaceToDepth', with attributes that `onnx.helper.make_node` takes.
+      'ConvTranspose', 'Conv', 'DepthToSpace' or 'SpaceToDepth', with the attributes for `onnx.helper.make_node`.
 
     Raises:
       TypeError: for a layer of another kind.
-      ValueError: for what ONNX cannot say: negative pads, `output_padding >= max(strides, dilations)`, other boundaries
-        than zeros, shuffles that are not square.
+      ValueError: for what ONNX does not have: negative pads, `output_padding >= max(strides, dilations)`, other
+        boundaries than zeros, shuffles with two factors.
 
     Example:
-      >>> import numpy as np
       >>> arguments = {"kernel_size": (5,), "strides": (2,), "padding": "SAME", "transpose_kernel": True}
       >>> to_onnx(Converted("ConvTranspose", arguments, {"kernel": np.zeros((5, 3, 8))})).arguments["pads"]
       (1, 2)
     """
     who = "to_onnx"
-    c = written(who, layer, ("ConvTranspose", "Conv", *SHUFFLES))
+    c = writable(who, as_layer(who, layer), ("ConvTranspose", "Conv", *SHUFFLES))
     if c.layer in SHUFFLES:
         name = "DepthToSpace" if c.layer == "pixel_shuffle" else "SpaceToDepth"
         return Foreign(name, {"blocksize": square(who, c), "mode": c.arguments["order"]}, {})
@@ -189,24 +186,27 @@ def to_onnx(layer: Any) -> Foreign:
     if "bias" in c.parameters:
         state["B"] = c.parameters["bias"]
     node = {"op_type": c.layer, "attributes": attributes, "inputs": ["x", *state]}
-    same_layer(who, c, from_onnx(node, state))
+    check_round_trip(who, c, from_onnx(node, state))
     return Foreign(c.layer, attributes, state)
 
 
 def _parts(who: str, node: Any) -> tuple[str, dict[str, Any], list[str]]:
-    """Returns operator, attributes and names of the inputs of a node of ONNX, or refuses what is not understood."""
+    """Returns operator, attributes and names of the inputs of a node; raises for an unknown operator or attribute."""
     if isinstance(node, Mapping):
         kind, domain = node.get("op_type"), node.get("domain", "")
         attributes, inputs = dict(node.get("attributes", {})), list(node.get("inputs", ()))
     elif all(hasattr(node, name) for name in ("op_type", "attribute", "input")):
-        read = {
+        value_by_type = {
             1: lambda a: a.f,
             2: lambda a: a.i,
             3: lambda a: a.s.decode(),
             7: lambda a: tuple(a.ints),
         }
         kind, domain, inputs = node.op_type, getattr(node, "domain", ""), list(node.input)
-        attributes = {a.name: read[a.type](a) if a.type in read else a for a in node.attribute}
+        attributes = {
+            a.name: value_by_type[a.type](a) if a.type in value_by_type else a
+            for a in node.attribute
+        }
     else:
         raise TypeError(
             f"{who}: node must be a NodeProto or a mapping; got {described(node)}. Convert the nodes of a graph one by "
@@ -229,10 +229,10 @@ def _parts(who: str, node: Any) -> tuple[str, dict[str, Any], list[str]]:
 def _refuse_attributes(who: str, kernel_size: tuple[int, ...], attributes: dict[str, Any]) -> None:
     """Raises unless the attributes of a convolution fit its kernel and each other."""
     geo.choice(who, "auto_pad", attributes.get("auto_pad", "NOTSET"), AUTO_PADS)
-    stated = tuple(attributes.get("kernel_shape", kernel_size))
-    if stated != kernel_size:
+    kernel_shape = tuple(attributes.get("kernel_shape", kernel_size))
+    if kernel_shape != kernel_size:
         raise ValueError(
-            f"{who}: kernel_shape must be that of the weight; got kernel_shape={stated}, weight of {kernel_size}."
+            f"{who}: kernel_shape must be that of the weight; got kernel_shape={kernel_shape}, weight of {kernel_size}."
         )
     pads = tuple(attributes.get("pads", (0,) * 2 * len(kernel_size)))
     conflict = any(pads) and attributes.get("auto_pad", "NOTSET") != "NOTSET"
@@ -241,3 +241,18 @@ def _refuse_attributes(who: str, kernel_size: tuple[int, ...], attributes: dict[
             f"{who}: pads must be two numbers >= 0 per axis, and go without auto_pad; got pads={pads}, "
             f"auto_pad={attributes.get('auto_pad', 'NOTSET')!r}, kernel of {kernel_size}."
         )
+
+
+def _array(who: str, name: str, value: Any) -> np.ndarray:
+    """Returns a copy of an array or a TensorProto."""
+    if not hasattr(value, "raw_data"):
+        return as_numpy(who, name, value)
+    dtypes: dict[int, Any] = {1: np.float32, 10: np.float16, 11: np.float64, 16: jnp.bfloat16}
+    dtype = dtypes.get(value.data_type)
+    if dtype is None or not value.raw_data:
+        raise ValueError(
+            f"{who}: a TensorProto must hold floating raw_data; got data_type={value.data_type}, "
+            f"{len(value.raw_data)} bytes. Give the array that onnx.numpy_helper.to_array makes."
+        )
+    array = np.frombuffer(value.raw_data, dtype).reshape(tuple(value.dims))
+    return as_numpy(who, name, array, value)

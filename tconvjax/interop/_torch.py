@@ -1,9 +1,22 @@
-"""PyTorch."""
+"""PyTorch: its modules and state dicts as layers, and layers as its modules.
+
+PyTorch may compute a weight from other tensors. A module or a state dict then has these tensors:
+
+    in place of `weight`                                  the weight
+    weight_orig, weight_mask                              pruning: orig · mask
+    weight_g, weight_v                                    weight norm: g · v/‖v‖, over all axes on which g has 1
+    weight_orig, weight_u, weight_v                       spectral norm: orig/σ with σ = uᵀ W v, as stored
+    parametrizations.weight.original0, .original1         weight norm: g, v
+    parametrizations.weight.original, .0._u, .0._v        spectral norm, one or several behind each other
+
+`bias` and each name on the left may be computed in the same ways.
+"""
 
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +25,31 @@ import numpy as np
 
 from tconvjax import _geometry as geo
 from tconvjax._geometry import Ints
-from tconvjax.interop._checking import compare, described, is_own
+from tconvjax.interop._checks import (
+    as_numpy,
+    check_round_trip,
+    compare,
+    described,
+    is_own,
+    writable,
+)
 from tconvjax.interop._converted import (
     SHUFFLES,
     Converted,
     Foreign,
     as_converted,
-    as_numpy,
     as_shuffle,
-    channels_last,
-    spatial_rank,
-    split,
-)
-from tconvjax.interop._torch_weights import weights_in_use
-from tconvjax.interop._writing import (
     boundary,
     channels_first,
+    channels_last,
     crops,
     forward_kernel,
-    same_layer,
     sizes,
+    spatial_rank,
+    split,
     square,
-    subpixel_parts,
-    written,
 )
+from tconvjax.interop._flax import as_layer
 
 TORCH: dict[str, Any] = {  # PyTorch's arguments and defaults
     "stride": 1,
@@ -46,11 +60,13 @@ TORCH: dict[str, Any] = {  # PyTorch's arguments and defaults
     "padding_mode": "zeros",
     "transposed": True,
 }
-CONVOLUTION = r"Conv(Transpose)?[123]d"
+CONVOLUTION = r"Conv(Transpose)?[123]d"  # names of classes
 FACTORS = {"PixelShuffle": "upscale_factor", "PixelUnshuffle": "downscale_factor"}
 PACKAGES = ("torch.nn.modules.conv", "torch.nn.modules.pixelshuffle", "torch.nn.modules.container")
 
-# What may stand between the parameters of a convolution and its weight.
+ALIGNED = 0.99  # cosine between u and W v, 1 where these are singular vectors
+
+# Hooks and parametrizations that may compute a weight from other tensors: `_Layer` computes it, too.
 HOOKS = (
     "torch.nn.utils.weight_norm.WeightNorm",
     "torch.nn.utils.spectral_norm.SpectralNorm",
@@ -77,31 +93,32 @@ def from_torch(
 ) -> Converted:
     """Converts a layer of PyTorch: same numbers, channels last.
 
-    The kernel is the one that the layer uses in evaluation: weight norm and spectral norm, as hooks or as
-    parametrizations, and pruning are carried out. Anything else that may change the numbers is refused, and a module is
-    run and compared; it stays as it is.
+    The kernel is the one in use in evaluation, computed from weight norm and spectral norm, as hooks or as
+    parametrizations, and from pruning. Anything else that may change the numbers is an error. A module runs beside the
+    converted layer, which must compute the same, and stays as it is.
 
     Args:
       source: a module (`ConvTranspose1d` to `3d`, `Conv1d` to `3d`, `PixelShuffle`, `PixelUnshuffle` or
-        `Sequential(Conv2d, PixelShuffle)`), which brings its arguments; or a state dict or the path of a safetensors
-        file, which need those below, with PyTorch's names, defaults and meanings.
-      stride: an int serves all axes.
+        `Sequential(Conv2d, PixelShuffle)`), which has its arguments; or a state dict or the path of a safetensors file,
+        whose arguments are the ones below, with PyTorch's names, defaults and meanings.
+      stride: one int for all axes, or one per axis.
       padding: ints; for a plain convolution also 'same' or 'valid'.
-      output_padding: of a transposed convolution.
-      groups: of the channels.
-      dilation: of the kernel.
-      padding_mode: of a plain convolution.
-      transposed: whether the weights are those of a transposed convolution.
-      upscale_factor: of the `PixelShuffle` behind a plain convolution, which makes `transposed` False.
-      prefix: what precedes 'weight' and 'bias', or the names in their place, in the state dict, as 'decoder.up.'.
+      output_padding: pixels that a transposed convolution adds at the high end of each axis.
+      groups: groups of channels.
+      dilation: output pixels between taps of the kernel.
+      padding_mode: border of a plain convolution.
+      transposed: whether the weights belong to a transposed convolution.
+      upscale_factor: factor of a `PixelShuffle` behind a plain convolution; it sets `transposed` to False.
+      prefix: start of the names in the state dict, such as 'decoder.up.', in front of 'weight' and 'bias' or the names
+        in their place.
 
     Returns:
       A 'ConvTranspose', a 'Conv', a 'SubpixelConv' or the name of a shuffle.
 
     Raises:
       TypeError: for a source of another kind, subclasses and wrappers included, and weights that are no plain numbers.
-      ValueError: for arguments beside a module, hooks and parametrizations of other kinds, numbers that differ, missing
-        weights or others beside them, or a file that would have to be unpickled.
+      ValueError: for arguments beside a module, other hooks and parametrizations, layers that compute different
+        numbers, missing weights, unknown tensors beside them, or a file that only unpickling can read.
 
     Example:
       >>> state = {"up.weight": np.zeros((8, 3, 4, 4)), "up.bias": np.zeros(3)}
@@ -110,7 +127,7 @@ def from_torch(
       in_features=8 out_features=3 kernel_size=(4, 4) strides=(2, 2) padding=1 transpose_kernel=True
     """
     who = "from_torch"
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "stride": stride,
         "padding": padding,
         "output_padding": output_padding,
@@ -120,10 +137,10 @@ def from_torch(
         "transposed": transposed,
     }
     if isinstance(source, Mapping | str | os.PathLike):
-        given["transposed"] &= upscale_factor is None
-        return _from_tensors(who, _read(who, source), prefix, given, upscale_factor)
-    if (given, upscale_factor, prefix) != (TORCH, None, ""):
-        extra = {n: v for n, v in given.items() if v != TORCH[n]} or "upscale_factor or prefix"
+        arguments["transposed"] &= upscale_factor is None
+        return _from_tensors(who, _read(who, source), prefix, arguments, upscale_factor)
+    if (arguments, upscale_factor, prefix) != (TORCH, None, ""):
+        extra = {n: v for n, v in arguments.items() if v != TORCH[n]} or "upscale_factor or prefix"
         raise ValueError(
             f"{who}: a module brings its own arguments and weights; got {extra} beside "
             f"{type(source).__name__}. Leave them out, or give the state dict."
@@ -150,14 +167,14 @@ def from_torch(
         factor = getattr(layer, FACTORS[names[0]])
         converted = as_shuffle(SHUFFLES[list(FACTORS).index(names[0])], factor, "CRD")
     else:
-        if called:  # reading `layer.weight` would advance the power iteration of spectral norm
+        if called:  # to read `layer.weight` would advance spectral norm's power iteration: pytorch/pytorch#57784
             tensors = _tensors(layer)
-            known = {"others": True, "spectral_axis": _spectral_axis(layer)}
+            hints = {"others": True, "spectral_axis": _spectral_axis(layer)}
         else:
-            tensors, known = {n: getattr(layer, n) for n in ("weight", "bias")}, {}
-        given = {name: getattr(layer, name) for name in TORCH}
+            tensors, hints = {n: getattr(layer, n) for n in ("weight", "bias")}, {}
+        arguments = {name: getattr(layer, name) for name in TORCH}
         upscale_factor = rest[0].upscale_factor if rest else None
-        converted = _from_tensors(who, tensors, "", given, upscale_factor, **known)
+        converted = _from_tensors(who, tensors, "", arguments, upscale_factor, **hints)
     if not called:
         return converted
     device = next((str(p.device) for p in layer.parameters()), "cpu")
@@ -168,51 +185,51 @@ def _from_tensors(
     who: str,
     tensors: Mapping[str, Any],
     prefix: str,
-    given: dict[str, Any],
+    arguments: dict[str, Any],
     upscale_factor: int | None,
-    **known: Any,
+    **hints: Any,
 ) -> Converted:
-    """Returns the layer of such tensors and PyTorch's arguments; what is `known` helps `weights_in_use`."""
-    weight, bias = weights_in_use(who, tensors, prefix, **known)
-    _refuse_arguments(who, spatial_rank(who, weight), given)
-    kernel, pads = channels_last(weight), given["padding"]
+    """Returns the layer with these tensors and PyTorch's arguments; the hints go to `_weights_in_use`."""
+    weight, bias = _weights_in_use(who, tensors, prefix, **hints)
+    _refuse_arguments(who, spatial_rank(who, weight), arguments)
+    kernel, pads = channels_last(weight), arguments["padding"]
     options = {
-        "strides": given["stride"],
+        "strides": arguments["stride"],
         "padding": pads.upper() if isinstance(pads, str) else pads,
-        "padding_mode": given["padding_mode"],
-        "kernel_dilation": given["dilation"],
-        "feature_group_count": given["groups"],
+        "padding_mode": arguments["padding_mode"],
+        "kernel_dilation": arguments["dilation"],
+        "feature_group_count": arguments["groups"],
     }
     if upscale_factor is not None:
         s = geo.per_axis(who, "stride", options.pop("strides"), kernel.ndim - 2)
-        if given["transposed"] or s != (1, 1):
+        if arguments["transposed"] or s != (1, 1):
             raise ValueError(
                 f"{who}: before a pixel shuffle there must be a plain convolution over two axes with stride 1; got "
-                f"transposed={given['transposed']}, stride={s}. Convert the two layers one by one."
+                f"transposed={arguments['transposed']}, stride={s}. Convert the two layers one by one."
             )
         options |= {"scale": (upscale_factor,) * 2, "order": "CRD"}
         return as_converted(who, "SubpixelConv", kernel, bias, options)
-    if not given["transposed"]:
+    if not arguments["transposed"]:
         return as_converted(who, "Conv", kernel, bias, options)
-    options |= {"output_padding": given["output_padding"], "transpose_kernel": True}
+    options |= {"output_padding": arguments["output_padding"], "transpose_kernel": True}
     return as_converted(who, "ConvTranspose", kernel, bias, options)
 
 
 def to_torch(layer: Any) -> Foreign:
-    """Converts a layer to PyTorch: `torch.nn.<name>(**arguments)` and its state dict, in NumPy.
+    """Converts a layer to `torch.nn.<name>(**arguments)` and its state dict, in NumPy.
 
     Args:
       layer: `Converted`, or an NNX layer that `from_flax` takes.
 
     Returns:
-      The class in `torch.nn`, its arguments and its state. A 'SubpixelConv' is a 'Sequential', whose arguments are two
-      layers of this kind.
+      The class in `torch.nn`, its arguments and its state. A 'SubpixelConv' becomes a 'Sequential': its arguments are
+      two results of this kind.
 
     Raises:
       TypeError: for a layer of another kind.
-      ValueError: for what PyTorch cannot say: crops other than `(p, p − output_padding)` with `output_padding <
+      ValueError: for what PyTorch does not have: crops other than `(p, p − output_padding)` with `output_padding <
         max(stride, dilation)`, as of 'SAME' for odd `k − s`; a padding that depends on the size of the input; other
-        boundaries than zeros in a transposed convolution; shuffles that are not square and 'CRD'.
+        boundaries than zeros in a transposed convolution; shuffles with two factors or in order 'DCR'.
 
     Example:
       >>> arguments = {"kernel_size": (4, 4), "strides": (2, 2), "padding": "SAME", "transpose_kernel": True}
@@ -221,7 +238,7 @@ def to_torch(layer: Any) -> Foreign:
       ('ConvTranspose2d', (1, 1), (0, 0), (8, 3, 4, 4))
     """
     who = "to_torch"
-    c = written(who, layer, ("ConvTranspose", "Conv", "SubpixelConv", *SHUFFLES))
+    c = writable(who, as_layer(who, layer), ("ConvTranspose", "Conv", "SubpixelConv", *SHUFFLES))
     if c.layer in SHUFFLES:
         names = {"pixel_shuffle": "PixelShuffle", "pixel_unshuffle": "PixelUnshuffle"}
         factor = "upscale_factor" if c.layer == "pixel_shuffle" else "downscale_factor"
@@ -231,17 +248,17 @@ def to_torch(layer: Any) -> Foreign:
             )
         return Foreign(names[c.layer], {factor: square(who, c)}, {})
     if c.layer == "SubpixelConv":
-        parts = {str(i): to_torch(part) for i, part in enumerate(subpixel_parts(who, c))}
+        parts = {str(i): to_torch(part) for i, part in enumerate(_subpixel_parts(who, c))}
         state = {f"0.{n}": v for n, v in parts["0"].state.items()}
         return Foreign("Sequential", parts, state)
     k, strides, dilation = sizes(c)
     if len(k) > 3:
         raise ValueError(f"{who}: PyTorch's convolutions have 1 to 3 axes; got kernel_size={k}.")
-    special: dict[str, Any] = {}
+    extra_arguments: dict[str, Any] = {}
     if c.layer == "ConvTranspose":
         cropped = crops(who, c)
         padding: Any = tuple(lo for lo, _ in cropped)
-        special["output_padding"] = extra = tuple(lo - hi for lo, hi in cropped)
+        extra_arguments["output_padding"] = extra = tuple(lo - hi for lo, hi in cropped)
         limits = tuple(max(pair) for pair in zip(strides, dilation, strict=True))
         if min(padding) < 0 or any(not 0 <= op < n for op, n in zip(extra, limits, strict=True)):
             raise ValueError(
@@ -250,7 +267,7 @@ def to_torch(layer: Any) -> Foreign:
                 f"strides={strides}, kernel_dilation={dilation}, which crops {cropped}. Choose a padding of that form."
             )
     else:
-        special["padding_mode"], pads = boundary(who, c)
+        extra_arguments["padding_mode"], pads = boundary(who, c)
         same = tuple(split(e - 1) for e in geo.kernel_extent(k, dilation))
         if not isinstance(pads, str) and all(lo == hi >= 0 for lo, hi in pads):
             padding = tuple(lo for lo, _ in pads)
@@ -274,18 +291,18 @@ def to_torch(layer: Any) -> Foreign:
         "dilation": dilation,
         "groups": groups,
         "bias": bias is not None,
-        **special,
+        **extra_arguments,
     }
     weight = channels_first(kernel)
     state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    read = {n: arguments[n] for n in TORCH if n in arguments}
-    again = from_torch(state, **read, transposed=c.layer == "ConvTranspose")
-    same_layer(who, c, again)
+    options = {n: arguments[n] for n in TORCH if n in arguments}
+    read_again = from_torch(state, **options, transposed=c.layer == "ConvTranspose")
+    check_round_trip(who, c, read_again)
     return Foreign(f"{c.layer}{len(k)}d", arguments, state)
 
 
 def _class(module: Any) -> type:
-    """Returns the class of a module, under what PyTorch puts in its place for a parametrized one."""
+    """Returns the class of a module; for a parametrized one, the base of the class that PyTorch generates."""
     cls = type(module)
     generated = cls.__module__ == "torch.nn.utils.parametrize" and len(cls.__bases__) == 1
     return cls.__bases__[0] if generated else cls
@@ -296,17 +313,19 @@ def _is(module: Any, pattern: str) -> bool:
 
 
 def _refuse_changes(who: str, module: Any) -> None:
-    """Raises if a module of PyTorch's own class does not compute what its class says, or may not."""
-    name, held = _class(module).__name__, vars(module)
-    hooks, made = _hooks(module), _parametrizations(module)
-    changes = [f"the hook {described(h)}" for h in hooks if not _descends(h, HOOKS)]
+    """Raises if a module of PyTorch's own class may compute something else than its class."""
+    name, attributes = _class(module).__name__, vars(module)
+    changes = [f"the hook {described(h)}" for h in _hooks(module) if not _descends(h, HOOKS)]
     changes += [
-        f"the parametrization {described(p)}" for p in made if not _descends(p, PARAMETRIZATIONS)
+        f"the parametrization {described(p)}"
+        for p in _parametrizations(module)
+        if not _descends(p, PARAMETRIZATIONS)
     ]
-    patched = (n for n in held if callable(getattr(type(module), n, None)))
+    patched = (n for n in attributes if callable(getattr(type(module), n, None)))
     changes += [f"a {n} of its own" for n in patched]
     if name != "Sequential":
-        changes += [f"a module {n!r} inside" for n in held["_modules"] if n != "parametrizations"]
+        inside = (n for n in attributes["_modules"] if n != "parametrizations")
+        changes += [f"a module {n!r} inside" for n in inside]
     if changes:
         raise ValueError(
             f"{who}: what changes weights or images must be weight norm, spectral norm or pruning of PyTorch; got "
@@ -316,8 +335,8 @@ def _refuse_changes(who: str, module: Any) -> None:
 
 
 def _hooks(module: Any) -> list[Any]:
-    held = vars(module)
-    return [h for name in ("_forward_pre_hooks", "_forward_hooks") for h in held[name].values()]
+    kinds = ("_forward_pre_hooks", "_forward_hooks")
+    return [hook for kind in kinds for hook in vars(module)[kind].values()]
 
 
 def _parametrizations(module: Any) -> list[Any]:
@@ -326,25 +345,25 @@ def _parametrizations(module: Any) -> list[Any]:
 
 
 def _spectral_axis(module: Any) -> int | None:
-    """Returns the axis of spectral norm, which tensors do not tell where several have one size."""
+    """Returns the axis of spectral norm, if the module has one; the tensors alone may fit several axes."""
     norms = (
         p for p in (*_hooks(module), *_parametrizations(module)) if hasattr(p, "n_power_iterations")
     )
     return next((norm.dim for norm in norms if hasattr(norm, "dim")), None)
 
 
-def _descends(value: Any, known: tuple[str, ...]) -> bool:
-    return any(f"{cls.__module__}.{cls.__qualname__}" in known for cls in type(value).__mro__)
+def _descends(value: Any, classes: tuple[str, ...]) -> bool:
+    return any(f"{cls.__module__}.{cls.__qualname__}" in classes for cls in type(value).__mro__)
 
 
-def _refuse_arguments(who: str, rank: int, given: Mapping[str, Any]) -> None:
-    """Raises for arguments that PyTorch would refuse, too."""
-    per_axis = lambda name, least: geo.per_axis(who, name, given[name], rank, minimum=least)
+def _refuse_arguments(who: str, rank: int, arguments: Mapping[str, Any]) -> None:
+    """Raises for arguments that PyTorch refuses, too."""
+    per_axis = lambda name, least: geo.per_axis(who, name, arguments[name], rank, minimum=least)
     stride, dilation, extra = (
         per_axis(n, m) for n, m in (("stride", 1), ("dilation", 1), ("output_padding", 0))
     )
-    pads, transposed = given["padding"], given["transposed"]
-    geo.choice(who, "padding_mode", given["padding_mode"], geo.PADDING_MODES)
+    pads, transposed = arguments["padding"], arguments["transposed"]
+    geo.choice(who, "padding_mode", arguments["padding_mode"], geo.PADDING_MODES)
     if isinstance(pads, str):
         geo.choice(who, "padding", pads, ("same", "valid"))
         good = not transposed and (pads == "valid" or set(stride) == {1})
@@ -352,12 +371,12 @@ def _refuse_arguments(who: str, rank: int, given: Mapping[str, Any]) -> None:
         per_axis("padding", 0)
         good = True
     if transposed:
-        good &= given["padding_mode"] == "zeros"
+        good &= arguments["padding_mode"] == "zeros"
         good &= all(op < max(s, d) for op, s, d in zip(extra, stride, dilation, strict=True))
     else:
         good &= set(extra) == {0}
     if not good:
-        listed = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        listed = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise ValueError(
             f"{who}: in PyTorch, a transposed convolution has integers of padding, zeros around, and output_padding "
             f"below max(stride, dilation); a plain one has no output_padding, and 'same' with stride 1 alone; got "
@@ -372,33 +391,33 @@ def _tensors(module: Any) -> dict[str, Any]:
 
 
 def _run(module: Any, x: np.ndarray) -> np.ndarray:
-    """Returns the output of a module on an image, channels last; the module is left as it was."""
-    torch = sys.modules["torch"]  # it is there, as its module is
+    """Returns the output of a module on an image, channels last, and leaves the module as it was."""
+    torch = sys.modules["torch"]  # the module has imported it
     like = next(module.parameters(), torch.zeros(0))
     first = np.ascontiguousarray(np.moveaxis(x, -1, 1))
     if first.dtype == jnp.bfloat16:
         first = first.astype(np.float32)
     with torch.no_grad(), _untouched(module):
         y = module(torch.as_tensor(first).to(like))
-    return np.moveaxis(as_numpy("from_torch", "the output", y), 1, -1)
+    return np.moveaxis(_array("from_torch", "the output", y), 1, -1)
 
 
 @contextmanager
 def _untouched(module: Any) -> Iterator[None]:
-    """Puts a module into evaluation, and all its attributes back: hooks write weights, and `eval` writes flags."""
-    held = [(vars(part), dict(vars(part))) for part in module.modules()]
+    """Sets a module to evaluation, and restores all its attributes: hooks write weights, and `eval` writes flags."""
+    saved = [(vars(part), dict(vars(part))) for part in module.modules()]
     try:
-        for attributes, _ in held:
+        for attributes, _ in saved:
             attributes["training"] = False
         yield
     finally:
-        for attributes, before in held:
+        for attributes, before in saved:
             attributes.clear()
             attributes.update(before)
 
 
 def _read(who: str, source: Any) -> Mapping[str, Any]:
-    """Returns a state dict, or that of a safetensors file."""
+    """Returns a state dict, from a safetensors file if the source is a path."""
     if isinstance(source, Mapping):
         return source
     path = Path(source)
@@ -415,3 +434,209 @@ def _read(who: str, source: Any) -> Mapping[str, Any]:
             "tconvjax[export]."
         ) from None
     return load_file(path)
+
+
+def _subpixel_parts(who: str, c: Converted) -> tuple[Converted, Converted]:
+    """Returns a SubpixelConv as a convolution and a shuffle in order 'CRD'."""
+    scale, order = c.arguments["scale"], c.arguments.get("order", "CRD")
+    groups = c.arguments.get("feature_group_count", 1)
+    parameters = {**c.parameters, "kernel": forward_kernel(c)}
+    if order == "DCR":
+        if groups > 1:
+            raise ValueError(
+                f"{who}: channels in order 'DCR' cannot be sorted for a shuffle in order 'CRD' across groups; got "
+                f"feature_group_count={groups}."
+            )
+        phases = prod(scale)
+        parameters = {
+            n: v.reshape(*v.shape[:-1], phases, -1).swapaxes(-1, -2).reshape(v.shape)
+            for n, v in parameters.items()
+        }
+    arguments = {n: v for n, v in c.arguments.items() if n not in ("scale", "order", "mask")}
+    arguments["out_features"] = parameters["kernel"].shape[-1]
+    shuffle = Converted("pixel_shuffle", {"scale": scale, "order": "CRD"}, {})
+    return Converted("Conv", arguments, parameters), shuffle
+
+
+def _weights_in_use(
+    who: str,
+    state: Mapping[str, Any],
+    prefix: str,
+    *,
+    others: bool = False,
+    spectral_axis: int | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns the weight and the bias in use.
+
+    Args:
+      who: the converter, for error messages.
+      state: tensors by name.
+      prefix: start of the names of this layer.
+      others: whether the state may have unknown tensors, too.
+      spectral_axis: axis of spectral norm, if it is known.
+
+    Raises:
+      ValueError: for a missing weight and for unknown tensors.
+    """
+    tensors = {
+        str(name).removeprefix(prefix): value
+        for name, value in state.items()
+        if str(name).startswith(prefix) and value is not None
+    }
+    layer = _Layer(who, tensors, spectral_axis)
+    if not layer.holds("weight"):
+        names = sorted(map(str, state), key=lambda name: (-_common_length(name, prefix), name))
+        candidates = [n for n in names if "weight" in n] or names
+        raise ValueError(
+            f"{who}: prefix + 'weight' must be a name in the state dict, or what weight norm, spectral norm or pruning "
+            f"keep in its place; got prefix={prefix!r}, weights {candidates[:8]}."
+        )
+    weight = layer.resolve("weight")
+    bias = layer.resolve("bias") if layer.holds("bias") else None
+    unknown = tensors.keys() - layer.used
+    if prefix and not prefix.endswith("."):  # names of another layer may start with 'up_', too
+        unknown = {n for n in unknown if n.startswith(("weight", "bias"))}
+    if others:
+        unknown = {n for n in unknown if n.startswith("parametrizations.")}
+    if unknown:
+        raise ValueError(
+            f"{who}: beside weight and bias, a convolution has only what weight norm, spectral norm and pruning keep; "
+            f"got {sorted(unknown)[:8]} below prefix={prefix!r}, too. Give the tensors of this layer alone, and the "
+            "weight in use if something else makes it."
+        )
+    return weight, bias
+
+
+class _Layer:
+    """The tensors of a layer, and the names of those that its weight and bias were computed from."""
+
+    def __init__(self, who: str, tensors: Mapping[str, Any], axis: int | None) -> None:
+        self.who, self.tensors, self.axis = who, tensors, axis
+        self.used: set[str] = set()
+
+    def holds(self, name: str) -> bool:
+        """Returns whether the layer has a tensor, or others in its place."""
+        start = f"parametrizations.{name}.original"
+        places = (name, f"{name}_orig", f"{name}_g", start, f"{start}0")
+        return any(place in self.tensors for place in places)
+
+    def take(self, name: str) -> np.ndarray:
+        """Returns a tensor; raises if the layer does not have it."""
+        if name not in self.tensors:
+            raise ValueError(
+                f"{self.who}: {name} must be there, too; got {sorted(self.tensors)[:8]}. Give all tensors of the layer."
+            )
+        self.used.add(name)
+        return _array(self.who, name, self.tensors[name])
+
+    def resolve(self, name: str) -> np.ndarray:
+        """Returns a tensor in use, in its own dtype."""
+        if name in self.tensors or not self.holds(name):
+            return self.take(name)
+        if f"{name}_mask" in self.tensors:
+            original = self.resolve(f"{name}_orig")
+            return original * self._mask(f"{name}_mask", original)
+        if self.holds(f"{name}_g"):
+            return self._normed(self.resolve(f"{name}_g"), self.resolve(f"{name}_v"))
+        if f"{name}_u" in self.tensors:
+            u, v = self.take(f"{name}_u"), self.take(f"{name}_v")
+            return self._divided(self.resolve(f"{name}_orig"), u, v)
+        start, i, weight = f"parametrizations.{name}.", 0, np.zeros(0)
+        if f"{start}original0" in self.tensors:
+            weight, i = self._normed(*(self.take(f"{start}original{n}") for n in range(2))), 1
+        elif f"{start}original" in self.tensors:
+            weight = self.take(f"{start}original")
+        while f"{start}{i}._u" in self.tensors:
+            weight = self._divided(weight, *(self.take(f"{start}{i}._{n}") for n in "uv"))
+            i += 1
+        if i == 0:
+            raise ValueError(
+                f"{self.who}: what makes {name} of other tensors must be weight norm, spectral norm or pruning, "
+                f"and among the tensors; got {sorted(self.tensors)[:8]}. Give the {name} in use."
+            )
+        return weight
+
+    def _mask(self, name: str, original: np.ndarray) -> np.ndarray:
+        self.used.add(name)
+        mask = self.tensors[name]
+        mask = mask.detach().cpu() if hasattr(mask, "detach") else mask
+        mask = np.asarray(mask.float() if hasattr(mask, "float") else mask).astype(original.dtype)
+        if mask.shape != original.shape:
+            raise ValueError(
+                f"{self.who}: a mask has the shape of what it masks; got {name} of shape {mask.shape}, original of "
+                f"shape {original.shape}."
+            )
+        return mask
+
+    def _normed(self, g: np.ndarray, v: np.ndarray) -> np.ndarray:
+        fits = g.ndim in {0, v.ndim} and all(
+            n in {1, m} for n, m in zip(g.shape or (1,) * v.ndim, v.shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"{self.who}: the lengths of weight norm have the axes of its directions; got lengths of shape "
+                f"{g.shape}, directions of shape {v.shape}."
+            )
+        axes = tuple(i for i, n in enumerate(g.shape or (1,) * v.ndim) if n == 1)
+        wide = _wide(v)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            norm = np.sqrt(np.sum(np.abs(wide) ** 2, axes, keepdims=True))
+            return (_wide(g) * (wide / norm)).astype(v.dtype)
+
+    def _divided(self, weight: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        shape, wide = weight.shape, _wide(weight)
+        matrices = {
+            axis: np.moveaxis(wide, axis, 0).reshape(n, -1)
+            for axis, n in enumerate(shape)
+            if u.shape == (n,) and v.shape == (weight.size // n,) and self.axis in {None, axis}
+        }
+        if not matrices:
+            raise ValueError(
+                f"{self.who}: the vectors of spectral norm fit the weight along an axis; got u of shape {u.shape}, v "
+                f"of shape {v.shape}, weight of shape {shape}."
+            )
+        u, v = _wide(u), _wide(v)
+
+        # PyTorch does not store the axis. If several fit, u is parallel to W v on the right one once it is trained.
+        def cosine(axis: int) -> float:
+            image = matrices[axis] @ v
+            return float(abs(u @ image) / (np.linalg.norm(u) * np.linalg.norm(image) or 1))
+
+        axis = max(matrices, key=cosine)
+        if len(matrices) > 1 and cosine(axis) < ALIGNED:
+            raise ValueError(
+                f"{self.who}: spectral norm must be trained where its vectors fit several axes, so that they tell "
+                f"which; got a weight of shape {shape}, u of shape {u.shape}. Give the module, or the weight in use."
+            )
+        sigma = u @ (matrices[axis] @ v)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (wide / sigma).astype(weight.dtype)
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
+def _common_length(name: str, prefix: str) -> int:
+    """Returns the number of characters at the start that two names have in common."""
+    pairs = enumerate(zip(name, prefix, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(name), len(prefix)))
+
+
+def _array(who: str, name: str, value: Any) -> np.ndarray:
+    """Returns a copy of a tensor, or of an array; a tensor must be plain and dense, and have values."""
+    if not hasattr(value, "detach"):
+        return as_numpy(who, name, value)
+    tensor, plain = value, type(value).__name__ in {"Tensor", "Parameter", "Buffer"}
+    dtype, layout, device = (str(getattr(tensor, n)) for n in ("dtype", "layout", "device"))
+    if not plain or layout != "torch.strided" or device == "meta" or tensor.is_quantized:
+        raise TypeError(
+            f"{who}: {name} must be a plain, dense tensor with values; got {described(type(tensor))}, dtype={dtype}, "
+            f"layout={layout}, device={device}. Initialize, dequantize or densify it first."
+        )
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if dtype == "torch.bfloat16":  # `numpy()` refuses it: pytorch/pytorch#109873
+        array = tensor.float().numpy().astype(jnp.bfloat16)
+    else:  # `numpy()` refuses 8 bits, too, and so does `as_numpy`
+        array = tensor if dtype.startswith("torch.float8") else tensor.numpy()
+    return as_numpy(who, name, array, value)
