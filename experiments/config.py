@@ -26,8 +26,6 @@ from experiments.resolved import Resolved
 from experiments.sweeps import Point, points, text_of
 from experiments.tasks import TASKS
 
-OF_CLASSIFIER = ("classifier_steps", "classifier_seed")  # keys of tasks that train one
-OF_STEPS = ("steps", "chunk_steps")  # keys of tasks that train
 LONGEST = 16  # files that extend each other
 LARGEST = 2**31 - 1  # of integers; arrays are counted with 32 bits
 NAME = 100  # bytes of what becomes the name of a file
@@ -227,25 +225,20 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     variants = _tables(table.pop("variant", []), "variant", errors)
     claims = _tables(table.pop("expect", []), "expect", errors)
     base = table.pop("options", {})
-    source = table.pop("data", None)
     _refuse_plurals(table, {"variants": "variant", "claims": "expect"}, errors)
+    given = set(table)
+    source = table.pop("data", None)
     config = build(Config, table, "", errors)
     task_name = table.get("task")
     task = TASKS.get(task_name) if isinstance(task_name, str) else None
-    data_set = {}
-    takes_data = task is None or task.prepare is not None
-    if takes_data:
-        data_set = _build_data(source, errors)
-    refused = [] if takes_data else ["data"] * (source is not None)
-    if task is not None and not task.classifies:
-        refused += [key for key in OF_CLASSIFIER if key in table]
-    what = "classifier" if takes_data else "data"
-    errors.extend(f"{key}: task {task_name!r} takes no {what}; leave it out" for key in refused)
-    if task is not None and task.trains:
-        errors.extend(f"{key}: missing" for key in OF_STEPS if key not in table)
-    elif task is not None:
-        given = [key for key in OF_STEPS if key in table]
-        errors.extend(f"{key}: task {task_name!r} only measures; leave it out" for key in given)
+    refused, required = ({}, ()) if task is None else (task.refused, task.required)
+    data_set = {} if "data" in refused else _build_data(source, errors)
+    errors.extend(
+        f"{key}: task {task_name!r} {why}; leave it out"
+        for key, why in refused.items()
+        if key in given
+    )
+    errors.extend(f"{key}: missing" for key in required if key not in given)
     name, known = table.get("task"), (*TASKS, "benchmark")
     if isinstance(name, str) and name not in known:
         errors.append(f"task: unknown name {name!r}{_hint(name, known, choices=True)}")
@@ -281,12 +274,12 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
                 )
             if build(task.options, entry, path, errors) is not None and sound:
                 options = task.options(**_values(task.options, base | entry))
-                errors.extend(f"{path}.{error}" for error in options.errors())
+                own: list[str] = getattr(options, "errors", list)()
+                errors.extend(f"{path}.{error}" for error in own)
                 resolved.append(Variant(str(name), options))
     if not variants:
         errors.append("variant: expected at least one [[variant]] table")
 
-    real = task is None or task.prepare is not None
     stated: list[Claim] = []
     for index, entry in enumerate(claims):
         claim = build(Claim, entry, f"expect[{index}]", errors)
@@ -298,7 +291,9 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
                 errors.append(f"expect[{index}].metric: unknown metric {metric!r}{hint}")
         errors.extend(
             f"expect[{index}].relation: {error}"
-            for error in claim.errors(names, real=real, trains=task is None or task.trains)
+            for error in claim.errors(
+                names, real="data" not in refused, trains="steps" not in refused
+            )
         )
         if task is not None:
             errors.extend(

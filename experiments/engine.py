@@ -36,7 +36,6 @@ from experiments.tasks import TASKS
 from experiments.training import (
     Kind,
     Length,
-    Shared,
     count_parameters,
     first_nonfinite,
     side_by_side,
@@ -140,9 +139,7 @@ def mesh_errors(config: Config, shape: tuple[int, int]) -> list[str]:
 
 def check(config: Config) -> list[str]:
     """Reads the data, and returns what is wrong with them or with options that do not go with them."""
-    check = TASKS[config.task].check
-    if check is None:
-        return []
+    check = TASKS[config.task].data.check
     try:
         split = _data(json.dumps(config.data))
         return [
@@ -155,9 +152,10 @@ def check(config: Config) -> list[str]:
 
 
 @functools.lru_cache(maxsize=1)
-def _data(text: str) -> data.Split:
-    """Reads a data set, described in JSON, once for all who ask for it in a row."""
-    return data.load(json.loads(text))
+def _data(text: str) -> data.Split | None:
+    """Reads a data set, described in JSON, once for all configs in a row that have it; None if a config has none."""
+    described = json.loads(text)
+    return data.load(described) if described else None
 
 
 def setting_of(config: Config) -> Any:
@@ -180,10 +178,9 @@ def _prepared(
     task: str, data_set: str, options: tuple[tuple[str, Any], ...], classifier_steps: int, seed: int
 ) -> Any:
     kind = TASKS[task]
-    if kind.prepare is None:
-        return Shared({}, {}, {})
-    keywords = {"classifier_steps": classifier_steps, "seed": seed} if kind.classifies else {}
-    return kind.prepare(_data(data_set), kind.options(**dict(options)), **keywords)
+    of_classifier = {"classifier_steps": classifier_steps, "seed": seed}
+    keywords = of_classifier if kind.data.classifies else {}
+    return kind.data.prepare(_data(data_set), kind.options(**dict(options)), **keywords)
 
 
 def forget() -> None:
@@ -217,8 +214,8 @@ def _train(
     options = place(mesh, traced_options([variant.options for variant, _ in runs]), "seeds")
     here, setting = setting, place(mesh, setting)
     kind, shared = TASKS[config.task], structure(group[0].options)
-    train = _data(json.dumps(config.data)).train if kind.prepare else None
-    streamed = None if train is None or isinstance(train, data.Arrays) else train
+    split = _data(json.dumps(config.data))
+    streamed = split.train if split and isinstance(split.train, data.Streamed) else None
     piece, capacity = config.chunk_steps, 0
     if streamed is not None:
         draws = len(runs) * _draws(kind, shared, setting)
@@ -265,8 +262,6 @@ def _train(
         if step < 0:
             step = 0
             record(step, {})
-        if not kind.trains:
-            progress.update(bar, completed=before + len(group))
         pieces = stack.enter_context(contextlib.closing(settings(step)))
         while step < config.steps:
             stopping.check()
@@ -293,6 +288,7 @@ def _train(
             step += config.chunk_steps
             record(step, {name: values.mean(1) for name, values in log.items()})
             progress.update(bar, completed=before + step * len(group))
+    progress.update(bar, completed=before + max(config.steps, 1) * len(group))
 
 
 def _whole(config: Config, group: Sequence[Variant], folder: Path) -> int:
@@ -347,9 +343,10 @@ def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
     """Returns the content of summary.json."""
     kind = TASKS[config.task]
     collected = records.collect(folder, config.seeds)
-    ends = {"init": 0, "final": config.steps} if kind.trains else {"final": 0}
     values = {
-        variant.name: {name: collected[variant.name][step] for name, step in ends.items()}
+        variant.name: {
+            name: collected[variant.name][step] for name, step in kind.ends(config.steps).items()
+        }
         for variant in config.variants
     }
     return {

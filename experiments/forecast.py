@@ -115,7 +115,7 @@ def _timed(
 
     for _ in range(2):
         clock(programs.evaluate, states, keys)
-    for first in (0, TIMED) if kind.trains else ():
+    for first in (0, TIMED) if config.steps else ():
         states, _ = clock(programs.advance, states, keys, first)
     first_evaluation, evaluation, first_steps, steps = (*seconds, 0.0, 0.0)[:4]
     compiling = first_steps - steps + first_evaluation - evaluation

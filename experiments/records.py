@@ -100,7 +100,7 @@ class Run(NamedTuple):
     @property
     def illustrated(self) -> bool:
         """Whether evaluations hold samples and spectra, as those of runs with data do."""
-        return TASKS[self.config["task"]].prepare is not None
+        return bool(self.config.get("data"))
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Returns the arrays of `<variant>-<step>` or `real`: samples and a spectrum."""

@@ -124,8 +124,8 @@ def test_shifts_by_parts_of_a_pixel_add_up():
 
 
 def measured(module, options):
-    task = module.make_task(options, None, 0)
-    return {n: float(v) for n, v in jax.jit(task.evaluate)(0, jax.random.key(0))[0].items()}
+    found = jax.jit(lambda key: module.measure(options, key)[0])(jax.random.key(0))
+    return {n: float(v) for n, v in found.items()}
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.fields import periodic, power_law, shifted
-from experiments.training import Arrays, Kind, Scalars, Task, measurement
+from experiments.training import Arrays, Measures, Scalars
 from experiments.upsamplers import Downsampler, Upsampler, downsampler, upsampler, wrong
 
 SIZE = 64  # pixels along each axis of the input
@@ -76,34 +76,30 @@ class Hourglass(nnx.Module):
         return x
 
 
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
-    """Returns the measurement of one variant."""
+def measure(options: Options, key: jax.Array) -> tuple[Scalars, Arrays]:
+    """Returns the metrics of one variant, and what pictures need."""
     n = options.features
-
-    def measure(key: jax.Array) -> tuple[Scalars, Arrays]:
-        rngs = nnx.Rngs(jax.random.fold_in(key, 0))
-        # 1 / frequency, and nothing at 1/2 cycle per pixel.
-        x = power_law(jax.random.fold_in(key, 1), (2, SIZE, SIZE, n))
-        x = without_nyquist(x)
-        if options.levels:
-            network = periodic(Hourglass(options, rngs), 2, MARGIN)
-            return {f"shift_error_{t}": shift_error(network, x, t, t) for t in SHIFTS}, {}
-        module = upsampler(options.upsampler, n, n, (options.kernel_size,) * 2, (2, 2), rngs=rngs)
-        if options.upsampler != "resize_conv_fourier":  # which is periodic itself
-            module = periodic(module, 2, MARGIN)
-        scalars = {f"shift_error_{t}": shift_error(module, x, t, 2 * t) for t in SHIFTS}
-        y = module(x)
-        moved = jnp.roll(y, 1, 1)
-        error = jnp.sum((module(shifted(x, 0.5)) - moved) ** 2)
-        found = decibel(jnp.sum(y**2), error)
-        scalars["fractional_shift_db"] = found
-        if options.upsampler not in NO_IDENTITY:
-            predicted = decibel(jnp.sum(y**2), predicted_error(y))
-            scalars["predicted_fractional_shift_db"] = predicted
-            scalars["deviation_from_identity_db"] = jnp.abs(found - predicted)
-        return scalars, {}
-
-    return measurement(measure)
+    rngs = nnx.Rngs(jax.random.fold_in(key, 0))
+    # 1 / frequency, and nothing at 1/2 cycle per pixel.
+    x = power_law(jax.random.fold_in(key, 1), (2, SIZE, SIZE, n))
+    x = without_nyquist(x)
+    if options.levels:
+        network = periodic(Hourglass(options, rngs), 2, MARGIN)
+        return {f"shift_error_{t}": shift_error(network, x, t, t) for t in SHIFTS}, {}
+    module = upsampler(options.upsampler, n, n, (options.kernel_size,) * 2, (2, 2), rngs=rngs)
+    if options.upsampler != "resize_conv_fourier":  # which is periodic itself
+        module = periodic(module, 2, MARGIN)
+    scalars = {f"shift_error_{t}": shift_error(module, x, t, 2 * t) for t in SHIFTS}
+    y = module(x)
+    moved = jnp.roll(y, 1, 1)
+    error = jnp.sum((module(shifted(x, 0.5)) - moved) ** 2)
+    found = decibel(jnp.sum(y**2), error)
+    scalars["fractional_shift_db"] = found
+    if options.upsampler not in NO_IDENTITY:
+        predicted = decibel(jnp.sum(y**2), predicted_error(y))
+        scalars["predicted_fractional_shift_db"] = predicted
+        scalars["deviation_from_identity_db"] = jnp.abs(found - predicted)
+    return scalars, {}
 
 
 def shift_error(module: Any, x: jax.Array, by: int, moves: int) -> jax.Array:
@@ -140,6 +136,11 @@ DOTS = {
     "shift_error_4": "relative error after a shift by four pixels",
     "fractional_shift_db": "image over error after a shift by half a pixel, dB",
 }
-KIND = Kind(
-    Options, frozenset({"features"}), METRICS, DOTS, make_task, trains=False, lacking=lacking
+KIND = Measures(
+    options=Options,
+    shared=frozenset({"features"}),
+    metrics=METRICS,
+    curves=DOTS,
+    measure=measure,
+    lacking=lacking,
 )

@@ -44,7 +44,7 @@ from experiments.meshes import along_data
 from experiments.optimizers import Optimization, adam, averaged
 from experiments.spectra import mean_spectrum
 from experiments.tasks.initialization import share_on_constants
-from experiments.training import Arrays, Kind, Scalars, Task, graph_of, traced
+from experiments.training import Arrays, Data, Scalars, Task, Trains, graph_of, traced
 from experiments.upsamplers import Upsampler, upsampler, wrong
 from tconvjax import metrics
 from tconvjax import nnx as tnn
@@ -471,16 +471,13 @@ def halve(x: jax.Array) -> jax.Array:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
-NETWORKS = ("generator", "discriminator")
-KIND = Kind(
-    Options,
-    frozenset({"samples"}),
-    METRICS,
-    CURVES,
-    make_task,
-    NETWORKS,
-    prepare,
-    classifies=True,
-    check=check,
+KIND = Trains(
+    options=Options,
+    shared=frozenset({"samples"}),
+    metrics=METRICS,
+    curves=CURVES,
+    make_task=make_task,
+    networks=("generator", "discriminator"),
+    data=Data(prepare, check, classifies=True),
     lacking=lacking,
 )

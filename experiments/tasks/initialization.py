@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.fields import interior, power_law
-from experiments.training import Arrays, Kind, Scalars, Task, measurement
+from experiments.training import Arrays, Measures, Scalars
 from experiments.upsamplers import Upsampler, upsampler, wrong
 from tconvjax import max_pool, pixel_unshuffle
 from tconvjax.analysis import tap_counts
@@ -97,8 +97,8 @@ def predicted_share(options: Options, rank: int, scale: int) -> float:
     return float(1 - (common.sum() / (scale * own.sum())) ** rank)
 
 
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
-    """Returns the measurement of one variant."""
+def measure(options: Options, key: jax.Array) -> tuple[Scalars, Arrays]:
+    """Returns the metrics of one variant, and what pictures need."""
     make = partial(upsampler, options.upsampler, options.features, options.features)
 
     def build(key: jax.Array, rank: int, scale: int) -> Any:
@@ -114,26 +114,21 @@ def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG0
 
         return unpool
 
-    def measure(key: jax.Array) -> tuple[Scalars, Arrays]:
-        scalars = {}
-        errors = []
-        for d in RANKS:
-            for s in SCALES:
-                if not known(options, d, s):
-                    continue
-                module = build(jax.random.fold_in(key, 10 * d + s), d, s)
-                share = share_on_constants(
-                    module, jax.random.fold_in(key, d), options.features, d, s
-                )
-                scalars[f"harmonic_share_{d}d_x{s}"] = share
-                errors.append(share - predicted_share(options, d, s))
-        if options.upsampler not in UNPREDICTED:
-            scalars["deviation_from_law"] = jnp.sqrt(jnp.mean(jnp.stack(errors) ** 2))
-        module = build(jax.random.fold_in(key, 22), 2, 2)
-        more, image = on_random_images(module, key, options.features)
-        return scalars | more, {"panel": image}
-
-    return measurement(measure)
+    scalars = {}
+    errors = []
+    for d in RANKS:
+        for s in SCALES:
+            if not known(options, d, s):
+                continue
+            module = build(jax.random.fold_in(key, 10 * d + s), d, s)
+            share = share_on_constants(module, jax.random.fold_in(key, d), options.features, d, s)
+            scalars[f"harmonic_share_{d}d_x{s}"] = share
+            errors.append(share - predicted_share(options, d, s))
+    if options.upsampler not in UNPREDICTED:
+        scalars["deviation_from_law"] = jnp.sqrt(jnp.mean(jnp.stack(errors) ** 2))
+    module = build(jax.random.fold_in(key, 22), 2, 2)
+    more, image = on_random_images(module, key, options.features)
+    return scalars | more, {"panel": image}
 
 
 def share_on_constants(
@@ -198,13 +193,12 @@ DOTS = {
     "high_frequency_share": "share of the power above 3/8 cycles per pixel",
     "phase_variance_ratio": "largest over smallest variance of a phase, white images",
 }
-KIND = Kind(
-    Options,
-    frozenset({"features"}),
-    METRICS,
-    DOTS,
-    make_task,
+KIND = Measures(
+    options=Options,
+    shared=frozenset({"features"}),
+    metrics=METRICS,
+    curves=DOTS,
+    measure=measure,
     panels="One channel of a smooth image, doubled before any training",
-    trains=False,
     lacking=lacking,
 )

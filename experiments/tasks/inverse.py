@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.fields import power_law
-from experiments.training import Arrays, Kind, Scalars, Task
+from experiments.training import Arrays, Scalars, Task, Trains
 from tconvjax import conv, conv_transpose
 
 BLUR = (0.5, 0.3, 0.15, 0.05)
@@ -50,7 +50,7 @@ class State(NamedTuple):
     direction: jax.Array  # of conjugate gradients
 
 
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
+def make_task(options: Options, *_: Any) -> Task:
     """Returns the iteration of one variant."""
     rank, space = options.rank, (options.size,) * options.rank
     kernel = jnp.asarray(_outer(BLUR, rank))[..., None, None]
@@ -132,11 +132,10 @@ CURVES = {
     "relative_residual": "relative residual",
     "relative_error": "relative error of the reconstruction",
 }
-KIND = Kind(
-    Options,
-    frozenset(),
-    METRICS,
-    CURVES,
-    make_task,
+KIND = Trains(
+    options=Options,
+    metrics=METRICS,
+    curves=CURVES,
+    make_task=make_task,
     panels="What the iterations on images have come to",
 )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.training import Arrays, Kind, Scalars, Task, traced
+from experiments.training import Arrays, Scalars, Task, Trains, traced
 from tconvjax import conv, conv_transpose
 
 Transfer = Literal["vertex", "vertex_off_by_one", "cell", "nearest"]
@@ -121,7 +121,7 @@ def cycle(
     return smooth(u, f, h, options.smoother)
 
 
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
+def make_task(options: Options, *_: Any) -> Task:
     """Returns the cycles of one variant on all grids."""
     grids = options.grids
 
@@ -153,4 +153,11 @@ def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG0
 
 
 CURVES = {f"convergence_factor_{n}": f"convergence factor on {n} x {n} pixels" for n in SIZES}
-KIND = Kind(Options, frozenset({"grids"}), METRICS, CURVES, make_task, lacking=lacking)
+KIND = Trains(
+    options=Options,
+    shared=frozenset({"grids"}),
+    metrics=METRICS,
+    curves=CURVES,
+    make_task=make_task,
+    lacking=lacking,
+)

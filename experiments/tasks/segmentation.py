@@ -25,7 +25,7 @@ from experiments.data.table import Table, evenly, table_of
 from experiments.optimizers import Optimization
 from experiments.spectra import mean_spectrum
 from experiments.supervised import supervised
-from experiments.training import Arrays, Kind, Scalars, Task, traced
+from experiments.training import Arrays, Data, Scalars, Task, Trains, traced
 from experiments.upsamplers import Downsampler, Upsampler, downsampler, upsampler, wrong
 from tconvjax import max_pool, metrics
 from tconvjax import nnx as tnn
@@ -263,13 +263,12 @@ def drift(model: UNet, channels: int, levels: int, key: jax.Array) -> jax.Array:
     return moved / jnp.maximum(energy, jnp.finfo(energy.dtype).tiny)
 
 
-KIND = Kind(
-    Options,
-    frozenset({"samples"}),
-    METRICS,
-    CURVES,
-    make_task,
-    ("model",),
-    prepare,
-    check=check,
+KIND = Trains(
+    options=Options,
+    shared=frozenset({"samples"}),
+    metrics=METRICS,
+    curves=CURVES,
+    make_task=make_task,
+    networks=("model",),
+    data=Data(prepare, check),
 )

@@ -28,7 +28,7 @@ from experiments.optimizers import Optimization
 from experiments.spectra import mean_spectrum
 from experiments.supervised import supervised
 from experiments.tasks.initialization import share_on_constants
-from experiments.training import Arrays, Kind, Scalars, Task, traced
+from experiments.training import Arrays, Data, Scalars, Task, Trains, traced
 from experiments.upsamplers import Upsampler, average_pool, upsampler, wrong
 from tconvjax import metrics, resize
 from tconvjax import nnx as tnn
@@ -167,13 +167,12 @@ def make_task(options: Options, setting: Setting, steps: int) -> Task:
     return supervised(options, steps, len(setting.images), build, loss, evaluate)
 
 
-KIND = Kind(
-    Options,
-    frozenset({"samples"}),
-    METRICS,
-    CURVES,
-    make_task,
-    ("model",),
-    prepare,
-    check=check,
+KIND = Trains(
+    options=Options,
+    shared=frozenset({"samples"}),
+    metrics=METRICS,
+    curves=CURVES,
+    make_task=make_task,
+    networks=("model",),
+    data=Data(prepare, check),
 )
