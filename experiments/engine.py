@@ -1,13 +1,17 @@
-"""Runs a config from start to end, or from where it stopped: train, measure, record, judge, report."""
+"""Runs a config from start to end, or from where it stopped: train, measure, record, judge, report.
+
+`run` is the way of every config, through its folder, its loggers, its summary and its page. What differs between tasks
+and benchmarks is a `Study`: `TASK` is here, the other in `experiments.benchmark.run`.
+"""
 
 import contextlib
 import functools
 import itertools
 import json
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +36,7 @@ from experiments.data.table import one_ahead, piece_of, table_of
 from experiments.loggers import Loggers, open_loggers
 from experiments.meshes import agreed, leads, place
 from experiments.records import RunError
+from experiments.resolved import Resolved
 from experiments.tasks import TASKS
 from experiments.training import (
     Kind,
@@ -44,12 +49,30 @@ from experiments.training import (
 )
 
 
+class Study(NamedTuple):
+    """What the engine knows of configs of one type, those of tasks or benchmarks; it needs nothing else of them."""
+
+    verb: str  # what nothing is left to do of, where a folder is complete
+    schema: int  # of summary.json
+    shape: Any  # of it, see `reading.misfit`
+    # (config, folder, console, loggers, mesh) -> the summary, in the process that leads
+    perform: Callable[[Any, Path, Console, Loggers, Mesh | None], dict[str, Any]]
+    tabulate: Callable[[Path, dict[str, Any], Console], None]  # (folder, summary, console)
+    # (config, folder, summary, console): draws pictures and page; what cannot be made is a line, since nothing is lost
+    draw: Callable[[Any, Path, dict[str, Any], Console], None]
+    draw_later: Callable[[Any, Path, dict[str, Any], Console], None]  # if the page is missing
+    mesh_errors: Callable[[Any, tuple[int, int]], list[str]]  # (config, shape of the mesh)
+    check: Callable[[Any], list[str]]  # what is wrong with the data of a config
+    no_loggers: str = ""  # why it takes none
+
+
 def run(
-    config: Config,
+    config: Resolved,
     out: Path,
     console: Console,
     mesh: Mesh | None = None,
     loggers: Sequence[str] = (),
+    study: Study | None = None,
 ) -> Path:
     """Runs or continues a config and returns its folder.
 
@@ -58,33 +81,52 @@ def run(
       out: folder that holds run folders.
       console: where progress and tables go.
       mesh: to train on, without `mesh_errors`; None for one device. Any mesh continues what another began.
-      loggers: names, as `loggers.find` takes them, of those who are told what is recorded.
+      loggers: names, as `loggers.find` takes them; each gets what is recorded.
+      study: that of the type of the config; None for `TASK`.
 
     Raises:
-      RunError: if the folder cannot be used, a loss stops being finite or a logger fails; what was recorded stays.
+      RunError: if the folder cannot be used, a loss stops being finite, a logger fails or a peer of a benchmark
+        computes something else; what was recorded stays.
       LoggerError: if a logger cannot be made.
       Stopped: at a signal, once everything is saved.
       ImportError: if the data need a package that is not installed.
     """
+    study = study or TASK
     with (
-        jax.enable_x64(config.enable_x64),
-        jax.default_matmul_precision("highest"),  # GPUs and TPUs round to 11 or 8 bits otherwise
         records.open_folder(out, config) as folder,
         open_loggers(loggers if leads() else (), folder, config) as told,
     ):
+        path = folder / "summary.json"
         console.print(Text(config.name, "bold"), Text(config.question))
         console.print(Text(f"folder {folder}", "dim"))
-        if agreed((folder / "summary.json").exists()):
-            console.print("complete already; nothing to train", style="dim")
+        if agreed(path.exists()):
+            console.print(f"complete already; nothing to {study.verb}", style="dim")
             told.log(records.read_metrics(folder))
-            path = folder / "summary.json"
-            told.summary = records.read_versioned(path, records.SCHEMA, records.SUMMARY)
-            report.print_summary(told.summary, console)
+            told.summary = records.read_versioned(path, study.schema, study.shape)
+            study.tabulate(folder, told.summary, console)
             if leads() and not (folder / "report.html").exists():
-                remedy = f"To make its page: python -m experiments report {folder}"
-                console.print(Text(f"report.html is missing. {remedy}"))
+                study.draw_later(config, folder, told.summary, console)
             return folder
         took = records.begin(folder, mesh)
+        summary = study.perform(config, folder, console, told, mesh)
+        if leads():
+            summary |= took()
+            # Its presence means complete; whatever shows it comes after it.
+            records.write_json(path, summary)
+            told.summary = summary
+            study.tabulate(folder, summary, console)
+            study.draw(config, folder, summary, console)
+        return folder
+
+
+def _perform(
+    config: Config, folder: Path, console: Console, told: Loggers, mesh: Mesh | None
+) -> dict[str, Any]:
+    """Trains and measures all variants of a task."""
+    with (
+        jax.enable_x64(config.enable_x64),
+        jax.default_matmul_precision("highest"),  # GPUs and TPUs round to 11 or 8 bits otherwise
+    ):
         with console.status("training the feature network, measuring real data"):
             stopping.check()
             setting = setting_of(config)
@@ -95,28 +137,30 @@ def run(
             for group in groups(config):
                 _train(config, group, setting, folder, told, mesh, progress, bar)
         stopping.check()
-        if leads():
-            summary = summarize(config, folder, setting) | took()
-            run = records.read_run(folder, summary)
-            # Its presence means complete; whatever shows it comes after it.
-            records.write_json(folder / "summary.json", summary)
-            told.summary = summary
-            report.print_summary(summary, console)
-            _show(run, console)
-        return folder
+        if not leads():
+            return {}
+        summary = summarize(config, folder, setting)
+        records.read_run(folder, summary)  # raises if one of its lines is damaged
+        return summary
 
 
-def _show(run: records.Run, console: Console) -> None:
-    """Draws pictures and page of a complete run; what cannot be made is a line, since nothing of the run is lost."""
-    page = run.folder / "report.html"
+def _draw(config: Config, folder: Path, summary: dict[str, Any], console: Console) -> None:
+    del config
+    page = folder / "report.html"
     try:
-        for line in report.write(run):
+        for line in report.write(records.read_run(folder, summary)):
             console.print(Text(line, "yellow"))
         console.print(Text(f"report {page}"))
     except Exception as error:
-        remedy = f"The run is complete. To make it: python -m experiments report {run.folder}"
+        remedy = f"The run is complete. To make it: python -m experiments report {folder}"
         line = f"{page}: cannot be made: {pictures.reason(error)}. {remedy}"
         console.print(Text(line, "yellow"))
+
+
+def _draw_later(config: Config, folder: Path, summary: dict[str, Any], console: Console) -> None:
+    del config, summary
+    remedy = f"To make its page: python -m experiments report {folder}"
+    console.print(Text(f"report.html is missing. {remedy}"))
 
 
 def mesh_errors(config: Config, shape: tuple[int, int]) -> list[str]:
@@ -373,6 +417,19 @@ def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
         "notes": dict(setting.notes),
         "claims": [claims.judge(claim, values, setting.real) for claim in config.claims],
     }
+
+
+TASK = Study(
+    verb="train",
+    schema=records.SCHEMA,
+    shape=records.SUMMARY,
+    perform=_perform,
+    tabulate=lambda folder, summary, console: report.print_summary(summary, console),  # noqa: ARG005
+    draw=_draw,
+    draw_later=_draw_later,
+    mesh_errors=mesh_errors,
+    check=check,
+)
 
 
 class _Rate(ProgressColumn):

@@ -43,6 +43,9 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
+STUDIES = {Config: engine.TASK, Benchmark: benchmark_run.STUDY}
+
+
 def run(
     config: Config | Benchmark,
     out: Path,
@@ -51,9 +54,7 @@ def run(
     loggers: Sequence[str] = (),
 ) -> Path:
     """Runs or continues a config and returns its folder; raises as the engine does."""
-    if isinstance(config, Benchmark):
-        return benchmark_run.run(config, out, console)
-    return engine.run(config, out, console, mesh, loggers)
+    return engine.run(config, out, console, mesh, loggers, STUDIES[type(config)])
 
 
 class Cluster(NamedTuple):
@@ -66,20 +67,18 @@ class Cluster(NamedTuple):
 
 def mesh_errors(points: Points, shape: tuple[int, int]) -> list[str]:
     """Returns why a mesh of this shape cannot be used for the points of a sweep."""
-    errors = []
-    for _, config in points:
-        if isinstance(config, Benchmark):
-            errors.append("--mesh: a benchmark measures one device")
-        else:
-            errors += engine.mesh_errors(config, shape)
+    errors = [
+        error for _, config in points for error in STUDIES[type(config)].mesh_errors(config, shape)
+    ]
     return list(dict.fromkeys(errors))
 
 
 def logger_errors(points: Points, loggers: Sequence[str]) -> list[str]:
     """Returns why loggers cannot be used for the points of a sweep."""
-    errors = []
-    if loggers and any(isinstance(config, Benchmark) for _, config in points):
-        errors.append("--tensorboard, --logger: a benchmark has no metrics along training")
+    if not loggers:
+        return []
+    why_none = dict.fromkeys(STUDIES[type(config)].no_loggers for _, config in points)
+    errors = [f"--tensorboard, --logger: {why}" for why in why_none if why]
     for name in loggers:
         try:
             find(name)
@@ -93,9 +92,8 @@ def check(points: Points, out: Path) -> list[str]:
     errors = (
         error
         for _, config in points
-        if isinstance(config, Config)
-        and not (out / f"{config.name}-{config.digest}" / "summary.json").exists()
-        for error in engine.check(config)
+        if not (out / f"{config.name}-{config.digest}" / "summary.json").exists()
+        for error in STUDIES[type(config)].check(config)
     )
     return list(dict.fromkeys(errors))
 

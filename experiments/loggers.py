@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from experiments import plugins
-from experiments.config import Config, describe
+from experiments.config import describe
 from experiments.records import RunError
+from experiments.resolved import Resolved
 
 TENSORBOARD = "tensorboard"
 
@@ -41,7 +42,7 @@ class Loggers:
         self.summary: Mapping[str, Any] | None = None  # what they are told at the end
         self._loggers: dict[str, Logger] = {}
 
-    def start(self, name: str, folder: Path, config: Config) -> None:
+    def start(self, name: str, folder: Path, config: Resolved) -> None:
         """Adds a logger.
 
         Raises:
@@ -99,7 +100,7 @@ class Loggers:
 
 
 @contextlib.contextmanager
-def open_loggers(names: Sequence[str], folder: Path, config: Config) -> Iterator[Loggers]:
+def open_loggers(names: Sequence[str], folder: Path, config: Resolved) -> Iterator[Loggers]:
     """Yields loggers for a run, and finalizes them however it ends.
 
     Args:
