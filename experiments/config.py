@@ -19,12 +19,13 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union
 
-from experiments import data, reading
+from experiments import data, plugins, reading, tasks
 from experiments.benchmark.config import Benchmark, Layer
 from experiments.claims import Claim
 from experiments.resolved import Resolved
 from experiments.sweeps import Point, points, text_of
 from experiments.tasks import TASKS
+from experiments.training import Kind
 
 LONGEST = 16  # files that extend each other
 LARGEST = 2**31 - 1  # of integers; arrays are counted with 32 bits
@@ -230,7 +231,9 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     source = table.pop("data", None)
     config = build(Config, table, "", errors)
     task_name = table.get("task")
-    task = TASKS.get(task_name) if isinstance(task_name, str) else None
+    task = _find_task(task_name, errors)
+    if task is None and plugins.is_name(task_name):
+        return None  # what it takes is not known
     refused, required = ({}, ()) if task is None else (task.refused, task.required)
     data_set = {} if "data" in refused else _build_data(source, errors)
     errors.extend(
@@ -239,9 +242,6 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
         if key in given
     )
     errors.extend(f"{key}: missing" for key in required if key not in given)
-    name, known = table.get("task"), (*TASKS, "benchmark")
-    if isinstance(name, str) and name not in known:
-        errors.append(f"task: unknown name {name!r}{_hint(name, known, choices=True)}")
     _check_name(config, errors)
     steps, chunk = table.get("steps"), table.get("chunk_steps")
     if type(steps) is int and type(chunk) is int and chunk > 0 and steps % chunk:
@@ -306,6 +306,20 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     return config and replace(config, data=data_set, variants=tuple(resolved), claims=tuple(stated))
 
 
+def _find_task(name: Any, errors: list[str]) -> Kind | None:
+    """Returns a task, None after appending an error, or where `name` is no text."""
+    if not isinstance(name, str):
+        return None
+    try:
+        if name in TASKS or plugins.is_name(name):
+            return tasks.find(name)
+        known = (*TASKS, "benchmark", "module:function")
+        errors.append(f"task: unknown name {name!r}{_hint(name, known, choices=True)}")
+    except ValueError as error:
+        errors.append(f"task: {error}")
+    return None
+
+
 def _build_data(value: Any, errors: list[str]) -> dict[str, Any]:
     """Returns the source of a data set and the keywords of its function, defaults filled in."""
     table = _table("data", value)
@@ -317,7 +331,7 @@ def _build_data(value: Any, errors: list[str]) -> dict[str, Any]:
         errors.append(f"data: expected a name or a table, got {value!r}")
     elif not isinstance(name, str):
         errors.append("data.source: " + (f"expected a name, got {name!r}" if name else "missing"))
-    elif name not in data.SOURCES and not re.fullmatch(r"[\w.]+:\w+", name):
+    elif name not in data.SOURCES and not plugins.is_name(name):
         hint = _hint(name, [*data.SOURCES, "module:function"], choices=True)
         errors.append(f"{path}: unknown name {name!r}{hint}")
     else:
@@ -444,6 +458,12 @@ def _convert(kind: Any, value: Any, path: str, errors: list[str]) -> Any:
                 for i, entry in enumerate(value)
             )
         errors.append(f"{path}: expected a list, got {value!r}")
+    elif plugins.Name in arguments:  # one of some names, or that of a user's function
+        known = typing.get_args(arguments[0])
+        if value in known or plugins.is_name(value):
+            return value
+        hint = _hint(value, [*known, "module:function"], choices=True)
+        errors.append(f"{path}: unknown value {value!r}{hint}")
     elif origin is UnionType:  # one value, or a list with one per axis
         one, many = arguments
         return _convert(many if isinstance(value, list | tuple) else one, value, path, errors)

@@ -37,7 +37,7 @@ from experiments.loggers import Loggers, open_loggers
 from experiments.meshes import agreed, leads, place
 from experiments.records import RunError
 from experiments.resolved import Resolved
-from experiments.tasks import TASKS
+from experiments.tasks import find
 from experiments.training import (
     Kind,
     Length,
@@ -183,7 +183,7 @@ def mesh_errors(config: Config, shape: tuple[int, int]) -> list[str]:
 
 def check(config: Config) -> list[str]:
     """Reads the data, and returns what is wrong with them or with options that do not go with them."""
-    check = TASKS[config.task].data.check
+    check = find(config.task).data.check
     try:
         split = _data(json.dumps(config.data))
         return [
@@ -208,7 +208,7 @@ def setting_of(config: Config) -> Any:
     Raises:
       RunError: if the data cannot be read.
     """
-    shared = {n: getattr(config.variants[0].options, n) for n in TASKS[config.task].shared}
+    shared = {n: getattr(config.variants[0].options, n) for n in find(config.task).shared}
     options = tuple(sorted(shared.items()))
     arguments = options, config.classifier_steps, config.classifier_seed
     try:
@@ -221,7 +221,7 @@ def setting_of(config: Config) -> Any:
 def _prepared(
     task: str, data_set: str, options: tuple[tuple[str, Any], ...], classifier_steps: int, seed: int
 ) -> Any:
-    kind = TASKS[task]
+    kind = find(task)
     of_classifier = {"classifier_steps": classifier_steps, "seed": seed}
     keywords = of_classifier if kind.data.classifies else {}
     return kind.data.prepare(_data(data_set), kind.options(**dict(options)), **keywords)
@@ -257,7 +257,7 @@ def _train(
     keys = place(mesh, seeds, "seeds")
     options = place(mesh, traced_options([variant.options for variant, _ in runs]), "seeds")
     here, setting = setting, place(mesh, setting)
-    kind, shared = TASKS[config.task], structure(group[0].options)
+    kind, shared = find(config.task), structure(group[0].options)
     split = _data(json.dumps(config.data))
     streamed = split.train if split and isinstance(split.train, data.Streamed) else None
     piece, capacity = config.chunk_steps, 0
@@ -385,7 +385,7 @@ def _record(
 
 def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
     """Returns the content of summary.json."""
-    kind = TASKS[config.task]
+    kind = find(config.task)
     collected = records.collect(folder, config.seeds)
     values = {
         variant.name: {

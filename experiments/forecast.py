@@ -19,7 +19,7 @@ from experiments.config import Config, Variant
 from experiments.launch import Points
 from experiments.meshes import place
 from experiments.sweeps import text_of
-from experiments.tasks import TASKS
+from experiments.tasks import find
 from experiments.training import (
     Length,
     count_parameters,
@@ -107,7 +107,7 @@ def _of_task(
             needs = known.get(program, Seconds(0, 0, 0))
             seconds = needs.compile + config.steps * needs.step + evaluations * needs.evaluate
             for variant in group:
-                sizes = count_parameters(TASKS[config.task], variant.options, setting)
+                sizes = count_parameters(find(config.task), variant.options, setting)
                 parameters = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
                 seeds = len(config.seeds)
                 cells = (variant.name, str(seeds), str(config.steps), parameters)
@@ -121,7 +121,7 @@ LINES: dict[type, Callable[..., list[Line]]] = {Config: _of_task, Benchmark: _of
 def _timed(
     config: Config, setting: Any, variant: Variant, count: int, mesh: Mesh | None
 ) -> Seconds:
-    kind = TASKS[config.task]
+    kind = find(config.task)
     length = Length(config.steps, TIMED)
     programs = side_by_side(kind.make_task, structure(variant.options), length, mesh)
     seeds = jax.random.split(jax.random.key(0), count)

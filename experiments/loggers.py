@@ -6,7 +6,6 @@ of TensorBoard does, or drop the steps that it knows.
 """
 
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -141,7 +140,7 @@ def find(name: str) -> Callable[[Path, Mapping[str, Any]], Logger]:
                 f'{_flag(name)}: a package is missing: {error.name}. Run: pip install "tconvjax[tensorboard]"'
             ) from None
         return TensorBoard
-    if not re.fullmatch(r"[\w.]+:\w+", name):
+    if not plugins.is_name(name):
         raise LoggerError(f"--logger: expected {TENSORBOARD!r} or 'module:function', got {name!r}")
     try:
         return plugins.find(name, "a logger")

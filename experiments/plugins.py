@@ -1,12 +1,25 @@
-"""What users add without a change here: functions and classes of their own, named `module:function`."""
+"""What users add without a change here: functions and classes of their own, named `module:function`.
+
+A config may name a data source, a task and an upsampler so, the command line a logger. Modules are imported as seen
+from the current folder, before any work. A resolved config, its digest and the name of its folder hold the name of a
+function, not its code: whoever changes the code of a run that has begun moves the folder away.
+"""
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType
+
+Name = NewType("Name", str)  # `module:function`, as a value of an option
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value has the form `module:function`."""
+    return isinstance(value, str) and re.fullmatch(r"[\w.]+:\w+", value) is not None
 
 
 def find(name: str, returns: str) -> Callable[..., Any]:

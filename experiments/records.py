@@ -30,11 +30,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments import reading
+from experiments import plugins, reading
 from experiments.config import describe
 from experiments.meshes import agreed, leads
 from experiments.resolved import Resolved
-from experiments.tasks import TASKS
+from experiments.tasks import TASKS, find
+from experiments.training import Kind
 
 SCHEMA = 1  # of summary.json
 NUMBER = int | float | None
@@ -96,6 +97,11 @@ class Run(NamedTuple):
     def measured(self) -> list[str]:
         """Names of the metrics in the summary."""
         return list(dict.fromkeys(m for v in self.summary["variants"].values() for m in v["final"]))
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its task."""
+        return find(self.config["task"])
 
     @property
     def illustrated(self) -> bool:
@@ -325,10 +331,14 @@ def read_complete(folder: Path) -> Run:
     task = read_json(folder / "config.json", {"task": str})["task"]
     if task == "benchmark":
         raise RunError(f"{folder}: holds a benchmark; its run has written its report.html.")
-    if task not in TASKS:
+    if task not in TASKS and not plugins.is_name(task):
         raise RunError(
             f"{folder}: task {task!r} is of another version; this one knows {', '.join(TASKS)}."
         )
+    try:
+        find(task)
+    except ValueError as error:
+        raise RunError(f"{folder}: task: {error}.") from None
     path = folder / "summary.json"
     if not path.exists():
         started = folder / "environment.json"

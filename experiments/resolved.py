@@ -12,7 +12,7 @@ class Resolved:
     name: str
     question: str  # what the run answers, for the report
     source: str  # who claims it
-    task: str  # 'benchmark', or a key of `experiments.tasks.TASKS`
+    task: str  # 'benchmark', or as `experiments.tasks.find` takes it
 
     @property
     def digest(self) -> str:

@@ -4,6 +4,7 @@ An entry is made of layers of `tconvjax.nnx` as its paper puts them together, wi
 paper changes no features while enlarging, a convolution follows. `kernel_size` is that of the layer with weights.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from experiments import plugins
 from tconvjax import initializers, max_pool, max_unpool, pixel_unshuffle, resize, upfirdn
 from tconvjax import nnx as tnn
 
@@ -88,6 +90,11 @@ class UnpoolConv(nnx.Module):
 
 def wrong(name: str, in_features: int, kernel_size: int, scale: int, rank: int) -> str:
     """Returns why an entry cannot have these features and sizes along each axis, and nothing if it can."""
+    if plugins.is_name(name):
+        try:
+            _own(name)
+        except ValueError as error:
+            return str(error)
     if name == "pixel_conv_transpose" and (rank, scale) != (2, 2):
         return f"'{name}' doubles images and nothing else; got scale {scale}, rank {rank}"
     if name == "pixel_conv_transpose" and kernel_size % 2 == 0:
@@ -112,7 +119,8 @@ def upsampler(
     """Returns a module that enlarges `(batch, *spatial, in_features)` by `scale`; see `wrong`.
 
     Args:
-      name: an `Upsampler`, or 'unpool_conv', whose module takes the phases of a pooling, too.
+      name: an `Upsampler`; 'unpool_conv', whose module takes the phases of a pooling, too; or `module:function`, which
+        takes all that follows, as this function and the layers of `tconvjax.nnx` do.
       in_features: channels of the input.
       out_features: channels of the result.
       kernel_size: of the layer with weights, one entry per spatial axis.
@@ -121,7 +129,26 @@ def upsampler(
       rngs: of the weights.
     """
     wanted = Wanted(in_features, out_features, tuple(kernel_size), tuple(scale), padding_mode, rngs)
-    return _UPSAMPLERS[name](wanted)
+    if name in _UPSAMPLERS:
+        return _UPSAMPLERS[name](wanted)
+    *shape, _, _ = wanted
+    return _own(name)(*shape, padding_mode=padding_mode, rngs=rngs)
+
+
+def _own(name: str) -> Callable[..., nnx.Module]:
+    """Returns an upsampler of a user.
+
+    Raises:
+      ValueError: if there is none, or it does not take what `upsampler` gives it.
+    """
+    make = plugins.find(name, "an upsampler")
+    takes = inspect.signature(make)
+    try:
+        takes.bind(1, 1, (1,), (2,), padding_mode="zeros", rngs=None)
+    except TypeError:
+        given = "(in_features, out_features, kernel_size, scale, *, padding_mode, rngs)"
+        raise ValueError(f"{name} must take {given}; it takes {takes}") from None
+    return make
 
 
 def downsampler(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.fields import periodic, power_law, shifted
+from experiments.plugins import Name
 from experiments.training import Arrays, Measures, Scalars
 from experiments.upsamplers import Downsampler, Upsampler, downsampler, upsampler, wrong
 
@@ -36,7 +37,7 @@ NO_IDENTITY = ("carafe_conv", "dysample_conv", "resize_conv_fourier")
 class Options:
     """What a variant may change."""
 
-    upsampler: Upsampler = "resize_conv"
+    upsampler: Upsampler | Name = "resize_conv"
     kernel_size: int = field(default=1, metadata={"minimum": 1})  # of layers with weights
     downsampler: Downsampler = "average"  # of levels
     levels: int = field(default=0, metadata={"minimum": 0, "maximum": 3})  # 0: the upsampler alone

@@ -42,6 +42,7 @@ from experiments.data.table import Table, evenly, table_of
 from experiments.fields import energy_by_phase
 from experiments.meshes import along_data
 from experiments.optimizers import Optimization, adam, averaged
+from experiments.plugins import Name
 from experiments.spectra import mean_spectrum
 from experiments.tasks.initialization import share_on_constants
 from experiments.training import Arrays, Data, Scalars, Task, Trains, graph_of, traced
@@ -89,7 +90,7 @@ class Options(Optimization):
     """What a variant may change."""
 
     # From 4 pixels on, each doubles; one entry serves all.
-    upsamplers: tuple[Upsampler, ...] = ("resize_conv",)
+    upsamplers: tuple[Upsampler | Name, ...] = ("resize_conv",)
     kernel_size: int = field(default=3, metadata={"minimum": 2})  # of every upsampling layer
     generator_features: tuple[int, ...] = field(
         default=(64, 32, 16), metadata={"minimum": 1}
@@ -134,7 +135,7 @@ class Options(Optimization):
         }
 
     @property
-    def kinds(self) -> tuple[Upsampler, ...]:
+    def kinds(self) -> tuple[Upsampler | Name, ...]:
         """The upsampler of every doubling."""
         once = len(self.upsamplers) == 1
         return self.upsamplers * len(self.generator_features) if once else self.upsamplers

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.fields import interior, power_law
+from experiments.plugins import Name, is_name
 from experiments.training import Arrays, Measures, Scalars
 from experiments.upsamplers import Upsampler, upsampler, wrong
 from tconvjax import max_pool, pixel_unshuffle
@@ -55,7 +56,7 @@ FLAT = (
 class Options:
     """What a variant may change."""
 
-    upsampler: Literal[Upsampler, "unpool_conv"] = "conv_transpose"
+    upsampler: Literal[Upsampler, "unpool_conv"] | Name = "conv_transpose"
     kernel_size: int = field(
         default=3, metadata={"minimum": 1}
     )  # of the layer with weights, along each axis
@@ -72,9 +73,12 @@ def lacking(options: Options) -> frozenset[str]:
     missing = {
         f"harmonic_share_{d}d_x{s}" for d in RANKS for s in SCALES if not known(options, d, s)
     }
-    return frozenset(
-        missing | ({"deviation_from_law"} if options.upsampler in UNPREDICTED else set())
-    )
+    return frozenset(missing if predicted(options) else missing | {"deviation_from_law"})
+
+
+def predicted(options: Options) -> bool:
+    """Whether there is a law for what an upsampler makes of constants."""
+    return options.upsampler not in UNPREDICTED and not is_name(options.upsampler)
 
 
 def known(options: Options, rank: int, scale: int) -> bool:
@@ -124,7 +128,7 @@ def measure(options: Options, key: jax.Array) -> tuple[Scalars, Arrays]:
             share = share_on_constants(module, jax.random.fold_in(key, d), options.features, d, s)
             scalars[f"harmonic_share_{d}d_x{s}"] = share
             errors.append(share - predicted_share(options, d, s))
-    if options.upsampler not in UNPREDICTED:
+    if predicted(options):
         scalars["deviation_from_law"] = jnp.sqrt(jnp.mean(jnp.stack(errors) ** 2))
     module = build(jax.random.fold_in(key, 22), 2, 2)
     more, image = on_random_images(module, key, options.features)

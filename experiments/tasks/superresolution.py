@@ -25,6 +25,7 @@ from experiments.data import Split
 from experiments.data.table import Table, evenly, table_of
 from experiments.fields import interior
 from experiments.optimizers import Optimization
+from experiments.plugins import Name
 from experiments.spectra import mean_spectrum
 from experiments.supervised import supervised
 from experiments.tasks.initialization import share_on_constants
@@ -56,7 +57,7 @@ CURVES = {
 class Options(Optimization):
     """What a variant may change."""
 
-    upsampler: Upsampler = "subpixel_conv"
+    upsampler: Upsampler | Name = "subpixel_conv"
     scale: int = field(default=2, metadata={"minimum": 2, "maximum": 4})
     kernel_size: int = field(
         default=3, metadata={"minimum": 1}

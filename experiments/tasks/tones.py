@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.fields import interior
+from experiments.plugins import Name
 from experiments.training import Arrays, Measures, Scalars
 from experiments.upsamplers import Upsampler, upsampler, wrong
 from tconvjax.metrics import phase_mean_fraction
@@ -38,7 +39,7 @@ METRICS = (
 class Options:
     """What a variant may change."""
 
-    upsampler: Upsampler = "conv_transpose"
+    upsampler: Upsampler | Name = "conv_transpose"
     kernel_size: int = field(default=4, metadata={"minimum": 1})
     biases: bool = True  # drawn as in PyTorch, else 0
     relus: Literal["both", "second", "neither"] = "both"  # between the layers
