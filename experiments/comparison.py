@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import launch, pictures, reading, records, report
-from experiments.records import Run, RunError
+from experiments.records import NoRun, Run, RunError
 
 
 def write(
@@ -15,11 +15,12 @@ def write(
     """Writes what the folders of complete runs say, and returns the page.
 
     Args:
-      folders: of runs, or of sweeps that stand for the complete ones of their points. One run has its own page and
-        pictures made anew; several are compared.
+      folders: of runs, or of sweeps, each in place of those of its points that are complete. One run has its own page
+        and pictures made anew; several are compared. Beside a complete run what holds none is left out: files, other
+        folders, benchmarks and runs that are not complete, so that `runs/*` can be given.
       out: the page, else report.html in the folder of the one run, comparison.html in the folder of the one sweep or
         in the folder that several lie in.
-      say: is called with a line for each picture that cannot be drawn.
+      say: gets a line for each picture that cannot be drawn, and for whatever is left out.
 
     Raises:
       RunError: with everything that is wrong, one line each; nothing is written.
@@ -37,6 +38,8 @@ def write(
     place = folders[0] if len(folders) == 1 else folders[0].resolve().parent
     page = out or place / ("comparison.html" if several else "report.html")
     try:
+        for line in left_out:
+            say(f"left out: {line}")
         if several:
             compare(runs, page, left_out)
         else:
@@ -120,27 +123,41 @@ def metrics(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
 
 
 def _read(folders: Sequence[Path], errors: list[str]) -> tuple[list[Run], list[str]]:
-    """Returns the runs, and what is said of the points of sweeps that are not complete."""
+    """Returns the runs, and why others are left out; where something is wrong, or no run is left, that is an error."""
     runs: dict[Path, Run] = {}
-    left_out: list[str] = []
-    for folder in folders:
+    named: set[Path] = set()
+    points: dict[Path, str] = {}  # of sweeps -> why one is not complete
+    lines, wrong = [], bool(errors)
+    sweeps = {folder for folder in folders if _is_sweep(folder)}
+
+    def add(path: Path) -> None:
+        if path.resolve() not in runs:
+            runs[path.resolve()] = records.read_complete(path)
+
+    for folder in sorted(folders, key=lambda folder: folder not in sweeps):
         try:
-            points = _points(folder) if _is_sweep(folder) else {folder: ""}
-            complete = [path for path, said in points.items() if not said]
+            if folder.resolve() in named:
+                raise RunError(f"{folder}: is named twice.")
+            named.add(folder.resolve())
+            if folder not in sweeps:
+                if not points.get(folder.resolve()):
+                    add(folder)
+                continue
+            own = _points(folder)
+            points |= own
+            complete = [path for path, why_not in own.items() if not why_not]
             if not complete:
-                raise RunError(f"{folder}: no point of the sweep is complete.")
+                raise NoRun(f"{folder}: no point of the sweep is complete.")
+            for path in complete:
+                add(path)
+        except NoRun as error:
+            lines.append(str(error))
         except RunError as error:
-            errors.append(str(error))
-            continue
-        left_out += [said for said in points.values() if said]
-        for path in complete:
-            try:
-                if path.resolve() in runs:
-                    raise RunError(f"{path}: is named twice.")
-                runs[path.resolve()] = records.read_complete(path)
-            except RunError as error:
-                errors.append(str(error))
-    return list(runs.values()), left_out
+            lines.append(str(error))
+            wrong = True
+    if wrong or not runs:
+        errors += lines
+    return list(runs.values()), [*filter(None, points.values()), *lines]
 
 
 def _is_sweep(folder: Path) -> bool:
@@ -148,7 +165,7 @@ def _is_sweep(folder: Path) -> bool:
 
 
 def _points(folder: Path) -> dict[Path, str]:
-    """Returns the folders of a sweep's points, with what is said of those that are not complete."""
+    """Returns the folders of a sweep's points, resolved, each with why it is not complete, '' if it is."""
     path = folder / "summary.json"
     summary = records.read_versioned(path, launch.SCHEMA, {})
     if "points" not in summary:
@@ -158,7 +175,7 @@ def _points(folder: Path) -> dict[Path, str]:
         raise RunError(f"{path}: cannot be read: {wrong}.")
     points = {}
     for point in summary["points"]:
-        at = folder.resolve().parent / point["folder"]
+        at = (folder.resolve().parent / point["folder"]).resolve()
         done = point["status"] == "complete" or (at / "summary.json").exists()  # by now
         points[at] = "" if done else f"{point['folder']}: {point['status']}: {point['message']}"
     return points

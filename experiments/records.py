@@ -74,6 +74,10 @@ class Claimed(RunError):
     """A folder in which another process is working."""
 
 
+class NoRun(RunError):
+    """A file or folder that holds no complete run."""
+
+
 class Run(NamedTuple):
     """What a run left for those who read it, as plain values."""
 
@@ -322,15 +326,18 @@ def read_complete(folder: Path) -> Run:
     """Reads what a complete run left.
 
     Raises:
-      RunError: if the folder holds none, or a file is damaged or of another version.
+      NoRun: if the folder holds none.
+      RunError: if it is not there, or a file is damaged or of another version.
     """
+    if folder.is_file():
+        raise NoRun(f"{folder}: is a file, not the folder of a run.")
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder.")
     if not (folder / "config.json").exists():
-        raise RunError(f"{folder}: is not the folder of a run; it holds no config.json.")
+        raise NoRun(f"{folder}: is not the folder of a run; it holds no config.json.")
     task = read_json(folder / "config.json", {"task": str})["task"]
     if task == "benchmark":
-        raise RunError(f"{folder}: holds a benchmark; its run has written its report.html.")
+        raise NoRun(f"{folder}: holds a benchmark; its run has written its report.html.")
     if task not in TASKS and not plugins.is_name(task):
         raise RunError(
             f"{folder}: task {task!r} is of another version; this one knows {', '.join(TASKS)}."
@@ -345,7 +352,7 @@ def read_complete(folder: Path) -> Run:
         command = "the command `run`"
         if started.exists():
             command = read_json(started, ENVIRONMENT)["command"]
-        raise RunError(f"{folder}: the run is not complete. To continue it: {command}")
+        raise NoRun(f"{folder}: the run is not complete. To continue it: {command}")
     return read_run(folder, read_versioned(path, SCHEMA, SUMMARY))
 
 
