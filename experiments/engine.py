@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import chex  # type: ignore[import-untyped]
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -321,14 +322,7 @@ def _train(
                 logs.append(log)
                 jax.block_until_ready(logs[-2:-1])  # else the tables of all pieces would wait
             log = jax.tree.map(lambda *parts: np.concatenate(parts, 1), *jax.device_get(logs))
-            bad = first_nonfinite(log)
-            if bad is not None:
-                at, index, name = bad
-                variant, seed = runs[index]
-                raise RunError(
-                    f"variant {variant.name}, seed {seed}: {name} is not finite at step {step + at}; stopped. Kept: "
-                    f"everything up to step {step}, in {folder}. Try a lower learning rate."
-                )
+            _check_finite(log, runs, f"everything up to step {step}, in {folder}", "at", step)
             step += config.chunk_steps
             record(step, {name: values.mean(1) for name, values in log.items()})
             progress.update(bar, completed=before + step * len(group))
@@ -354,6 +348,24 @@ def _draws(kind: Kind, options: Any, setting: Any) -> int:
     return math.prod(jax.eval_shape(draw, jax.random.key(0)).shape)
 
 
+def _check_finite(
+    log: dict[str, np.ndarray],
+    runs: Sequence[tuple[Variant, int]],
+    kept: str,
+    when: str,
+    first: int,
+) -> None:
+    """Ends the run if a number (runs, steps) is not finite; the steps begin at `first`."""
+    bad = first_nonfinite(log)
+    if bad is not None:
+        step, index, name = bad
+        variant, seed = runs[index]
+        raise RunError(
+            f"variant {variant.name}, seed {seed}: {name} is not finite {when} step {first + step}; stopped. Kept: "
+            f"{kept}. Try a lower learning rate."
+        )
+
+
 def _record(
     config: Config,
     group: Sequence[Variant],
@@ -363,19 +375,15 @@ def _record(
     arrays: dict[str, np.ndarray],
 ) -> list[dict[str, Any]]:
     """Records the metrics of all runs, and what the pictures need; returns the lines, in the process that leads."""
+    runs = [(variant, seed) for variant in group for seed in config.seeds]
+    chex.assert_shape(list(scalars.values()), (len(runs),))
+    chex.assert_tree_shape_prefix(arrays, (len(runs),))
+    at_once = {name: values[:, None] for name, values in scalars.items()}
+    _check_finite(at_once, runs, f"everything before, in {folder}", "after", step)
     lines = []
-    for i, variant in enumerate(group):
+    for i, variant in enumerate(group if leads() else ()):
         own = slice(i * len(config.seeds), (i + 1) * len(config.seeds))
         of_seeds = {name: values[own] for name, values in scalars.items()}
-        for name, values in of_seeds.items():
-            for seed, value in zip(config.seeds, values, strict=True):
-                if not np.isfinite(value):
-                    raise RunError(
-                        f"variant {variant.name}, seed {seed}: {name} is not finite after step {step}; stopped. Kept: "
-                        f"everything before, in {folder}. Try a lower learning rate."
-                    )
-        if not leads():
-            continue
         own_arrays = {name: values[own] for name, values in arrays.items()}
         if own_arrays:
             records.write_arrays(folder / "evaluations" / f"{variant.name}-{step}.npz", own_arrays)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, NamedTuple, final
 
+import chex  # type: ignore[import-untyped]
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -201,7 +202,10 @@ def make_train(task: Task, config: Any) -> Train:
         steps = first + jnp.arange(config.chunk_steps)
         one = task.step
         assert one is not None
-        return jax.lax.scan(lambda s, i: one(s, key_of(key, i)), state, steps)
+        state, log = jax.lax.scan(lambda s, i: one(s, key_of(key, i)), state, steps)
+        chex.assert_tree_shape_prefix(log, (config.chunk_steps,))
+        chex.assert_rank(jax.tree.leaves(log), 1)  # one number per step
+        return state, log
 
     def draw(key: jax.Array, first: Any) -> jax.Array:
         one = task.draw
@@ -209,7 +213,9 @@ def make_train(task: Task, config: Any) -> Train:
         return jax.vmap(lambda i: one(key_of(key, i)))(first + jnp.arange(config.chunk_steps))
 
     def evaluate(state: State, key: jax.Array) -> tuple[Scalars, Arrays]:
-        return task.evaluate(state, jax.random.fold_in(key, 2))
+        scalars, arrays = task.evaluate(state, jax.random.fold_in(key, 2))
+        chex.assert_rank(jax.tree.leaves(scalars), 0)
+        return scalars, arrays
 
     return Train(init, advance, evaluate, draw, config.steps // config.chunk_steps)
 
