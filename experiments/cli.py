@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace) -> int:
             forecast.show(points, options.out, console, mesh, 1)
         else:
             launch.run(resolved, options.out, console, mesh, options.loggers)
-            engine.forget()
+            engine.clear_programs()
     return 0
 
 
@@ -187,7 +187,7 @@ def _results(options: argparse.Namespace) -> int:
         folders = []
         for resolved in configs:
             folders.append(launch.run(resolved, options.out, console, mesh))
-            engine.forget()
+            engine.clear_programs()
         runs = [records.read_complete(folder) for folder in folders]
         for line in results.write(runs, options.page):
             console.print(line, style="yellow", markup=False)
@@ -336,7 +336,7 @@ def _working(options: argparse.Namespace, to: "Cluster | None" = None) -> Iterat
 
     from experiments import cluster, loggers, meshes, records, stopping
 
-    console = Console(width=None if sys.stdout.isatty() else 120, quiet=not meshes.leads())
+    console = Console(width=None if sys.stdout.isatty() else 120, quiet=not meshes.is_leader())
     stopping.on_signals(console)
     try:
         yield console

@@ -10,9 +10,9 @@ from experiments.records import NoRun, Run, RunError
 
 
 def write(
-    folders: Sequence[Path], out: Path | None = None, say: Callable[[str], None] = print
+    folders: Sequence[Path], out: Path | None = None, print_line: Callable[[str], None] = print
 ) -> Path:
-    """Writes what the folders of complete runs say, and returns the page.
+    """Writes a page about the folders of complete runs, and returns its place.
 
     Args:
       folders: of runs, or of sweeps, each in place of those of its points that are complete. One run has its own page
@@ -20,7 +20,7 @@ def write(
         folders, benchmarks and runs that are not complete, so that `runs/*` can be given.
       out: the page, else report.html in the folder of the one run, comparison.html in the folder of the one sweep or
         in the folder that several lie in.
-      say: gets a line for each picture that cannot be drawn, and for whatever is left out.
+      print_line: gets a line for each picture that cannot be drawn, and for whatever is left out.
 
     Raises:
       RunError: with everything that is wrong, one line each; nothing is written.
@@ -39,17 +39,17 @@ def write(
     page = out or place / ("comparison.html" if several else "report.html")
     try:
         for line in left_out:
-            say(f"left out: {line}")
+            print_line(f"left out: {line}")
         if several:
             compare(runs, page, left_out)
         else:
             for line in report.write(runs[0], out):
-                say(line)
+                print_line(line)
     except RunError:
         raise
     except OSError as error:
         raise RunError(f"{page}: cannot be written: {error}.") from None
-    except Exception as error:  # of records that say what no run says
+    except Exception as error:  # of records that no run writes
         raise RunError(f"{page}: cannot be made: {pictures.reason(error)}.") from error
     return page
 
@@ -60,7 +60,7 @@ def compare(runs: Sequence[Run], page: Path, left_out: Sequence[str] = ()) -> No
     Args:
       runs: complete.
       page: the file.
-      left_out: what is said of runs that are not there.
+      left_out: lines about runs that are not there.
     """
     differing = differences(runs)
     labels = [str(i) for i in range(1, len(runs) + 1)]
@@ -97,7 +97,7 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def verdicts(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[dict[str, Any] | None]]]:
-    """Returns each claim with what every run says about it, None where it is not stated."""
+    """Returns each claim with the verdict of every run, None where a run does not state it."""
     what = ("claim", "metric", "relation", "source")
     stated = [{tuple(c[key] for key in what): c for c in run.summary["claims"]} for run in runs]
     claims = dict.fromkeys(claim for of_run in stated for claim in of_run)

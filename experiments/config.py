@@ -155,7 +155,7 @@ def keywords(option: str, settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _read(path: Path, settings: Sequence[str], errors: list[str], *, quick: bool) -> dict[str, Any]:
-    """Returns the table of a file with `[quick]`, where asked for, and settings applied."""
+    """Returns the table of a file, with settings and, if `quick`, its `[quick]` table applied."""
     table = _table_of(path)
     overrides = table.pop("quick", None)
     if overrides is not None and not isinstance(overrides, dict):
@@ -163,7 +163,7 @@ def _read(path: Path, settings: Sequence[str], errors: list[str], *, quick: bool
     elif quick and overrides is None:
         errors.append("quick: the file has no [quick] table to apply")
     elif overrides is not None:
-        # Both forms of the file are checked, whichever is asked for.
+        # Both forms of the file are checked, whichever is run.
         merged = _merged(table, overrides)
         other = table if quick else merged
         _build_file({key: value for key, value in other.items() if key != "sweep"}, errors)
@@ -189,8 +189,8 @@ def _table_of(path: Path, beyond: Sequence[Path] = ()) -> dict[str, Any]:
     if any(reading.same(under, file) for file in files):
         raise ConfigError(str(path), [f"extends: {base} extends this file; break the circle"])
     if len(files) > LONGEST:
-        said = f"extends: expected at most {LONGEST} files behind each other; there are more"
-        raise ConfigError(str(beyond[-1]), [said])
+        message = f"extends: expected at most {LONGEST} files behind each other; there are more"
+        raise ConfigError(str(beyond[-1]), [message])
     return _merged(_table_of(under, files), table)
 
 
@@ -359,7 +359,7 @@ def _keywords(
     known = {p.name: p for p in parameters if p.kind in by_name and p.name not in data.OURS}
     try:
         hints = typing.get_type_hints(function)
-    except (NameError, TypeError):  # of the user's own making
+    except (NameError, TypeError):  # in annotations of the user
         hints = {}
     result = {name: p.default for name, p in known.items() if _plain(p.default)}
     for key, value in table.items():
@@ -378,7 +378,7 @@ def _keywords(
 
 
 def _plain(value: Any) -> bool:
-    """Says whether a value can be written to a resolved config."""
+    """Whether a value can be written to a resolved config."""
     if isinstance(value, list | tuple):
         return all(map(_plain, value))
     if isinstance(value, dict):

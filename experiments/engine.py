@@ -1,7 +1,7 @@
 """Runs a config from start to end, or from where it stopped: train, measure, record, judge, report.
 
-`run` is the way of every config, through its folder, its loggers, its summary and its page. What differs between tasks
-and benchmarks is a `Study`: `TASK` is here, the other in `experiments.benchmark.run`.
+`run` takes every config through its folder, its loggers, its summary and its page. A `Study` holds what differs
+between tasks and benchmarks: `TASK` is here, the other in `experiments.benchmark.run`.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from experiments import checkpoints, claims, data, pictures, records, report, st
 from experiments.config import Config, Variant
 from experiments.data.table import one_ahead, piece_of, table_of
 from experiments.loggers import Loggers, open_loggers
-from experiments.meshes import agreed, leads, place
+from experiments.meshes import from_leader, is_leader, place
 from experiments.records import RunError
 from experiments.resolved import Resolved
 from experiments.tasks import find
@@ -51,11 +51,11 @@ from experiments.training import (
 
 
 class Study(NamedTuple):
-    """What the engine knows of configs of one type, those of tasks or benchmarks; it needs nothing else of them."""
+    """What the engine needs for configs of one type, tasks or benchmarks; the rest is the same for both."""
 
-    verb: str  # what nothing is left to do of, where a folder is complete
-    schema: int  # of summary.json
-    shape: Any  # of it, see `reading.misfit`
+    verb: str  # for a complete folder: 'nothing to VERB'
+    schema: int  # the version of summary.json
+    shape: Any  # the shape of summary.json, see `reading.misfit`
     # (config, folder, console, loggers, mesh) -> the summary, in the process that leads
     perform: Callable[[Any, Path, Console, Loggers, Mesh | None], dict[str, Any]]
     tabulate: Callable[[Path, dict[str, Any], Console], None]  # (folder, summary, console)
@@ -83,7 +83,7 @@ def run(
       console: where progress and tables go.
       mesh: to train on, without `mesh_errors`; None for one device. Any mesh continues what another began.
       loggers: names, as `loggers.find` takes them; each gets what is recorded.
-      study: that of the type of the config; None for `TASK`.
+      study: fits the type of the config; None for `TASK`.
 
     Raises:
       RunError: if the folder cannot be used, a loss stops being finite, a logger fails or a peer of a benchmark
@@ -95,33 +95,33 @@ def run(
     study = study or TASK
     with (
         records.open_folder(out, config) as folder,
-        open_loggers(loggers if leads() else (), folder, config) as told,
+        open_loggers(loggers if is_leader() else (), folder, config) as opened,
     ):
         path = folder / "summary.json"
         console.print(Text(config.name, "bold"), Text(config.question))
         console.print(Text(f"folder {folder}", "dim"))
-        if agreed(path.exists()):
+        if from_leader(path.exists()):
             console.print(f"complete already; nothing to {study.verb}", style="dim")
-            told.log(records.read_metrics(folder))
-            told.summary = records.read_versioned(path, study.schema, study.shape)
-            study.tabulate(folder, told.summary, console)
-            if leads() and not (folder / "report.html").exists():
-                study.draw_later(config, folder, told.summary, console)
+            opened.log(records.read_metrics(folder))
+            opened.summary = records.read_versioned(path, study.schema, study.shape)
+            study.tabulate(folder, opened.summary, console)
+            if is_leader() and not (folder / "report.html").exists():
+                study.draw_later(config, folder, opened.summary, console)
             return folder
         took = records.begin(folder, mesh)
-        summary = study.perform(config, folder, console, told, mesh)
-        if leads():
+        summary = study.perform(config, folder, console, opened, mesh)
+        if is_leader():
             summary |= took()
             # Its presence means complete; whatever shows it comes after it.
             records.write_json(path, summary)
-            told.summary = summary
+            opened.summary = summary
             study.tabulate(folder, summary, console)
             study.draw(config, folder, summary, console)
         return folder
 
 
 def _perform(
-    config: Config, folder: Path, console: Console, told: Loggers, mesh: Mesh | None
+    config: Config, folder: Path, console: Console, loggers: Loggers, mesh: Mesh | None
 ) -> dict[str, Any]:
     """Trains and measures all variants of a task."""
     with (
@@ -131,14 +131,14 @@ def _perform(
         with console.status("training the feature network, measuring real data"):
             stopping.check()
             setting = setting_of(config)
-        if leads() and setting.arrays:
+        if is_leader() and setting.arrays:
             records.write_arrays(folder / "evaluations" / "real.npz", setting.arrays)
         with _progress(console) as progress:
             bar = progress.add_task("", total=max(config.steps, 1) * len(config.variants))
             for group in groups(config):
-                _train(config, group, setting, folder, told, mesh, progress, bar)
+                _train(config, group, setting, folder, loggers, mesh, progress, bar)
         stopping.check()
-        if not leads():
+        if not is_leader():
             return {}
         summary = summarize(config, folder, setting)
         records.read_run(folder, summary)  # raises if one of its lines is damaged
@@ -204,7 +204,7 @@ def _data(text: str) -> data.Split | None:
 
 
 def setting_of(config: Config) -> Any:
-    """Returns what all variants share; a process keeps it for other configs that ask for the same.
+    """Returns what all variants share; a process keeps it for other configs with the same data and options.
 
     Raises:
       RunError: if the data cannot be read.
@@ -214,7 +214,7 @@ def setting_of(config: Config) -> Any:
     arguments = options, config.classifier_steps, config.classifier_seed
     try:
         return _prepared(config.task, json.dumps(config.data), *arguments)
-    except ValueError as error:  # of a record that nobody has read before
+    except ValueError as error:  # a record that is read here for the first time
         raise RunError(f"data: {error}. Mend or leave out the record.") from None
 
 
@@ -228,8 +228,8 @@ def _prepared(
     return kind.data.prepare(_data(data_set), kind.options(**dict(options)), **keywords)
 
 
-def forget() -> None:
-    """Lets go of all that this process compiled: every program holds maps of memory, of which it may have few."""
+def clear_programs() -> None:
+    """Drops everything that this process compiled: each program holds maps of memory, and a process may have few."""
     side_by_side.cache_clear()
     jax.clear_caches()
 
@@ -247,7 +247,7 @@ def _train(
     group: Sequence[Variant],
     setting: Any,
     folder: Path,
-    told: Loggers,
+    loggers: Loggers,
     mesh: Mesh | None,
     progress: Progress,
     bar: Any,
@@ -274,7 +274,7 @@ def _train(
         scalars, arrays = jax.device_get(evaluate(setting, options, state, keys))
         lines = _record(config, group, step, folder, means | scalars, arrays)
         checkpoints.save(store, step, state)
-        told.log(lines)
+        loggers.log(lines)
 
     def settings(first: int) -> Generator[Any, None, None]:
         """Yields the setting of each piece of the steps to come, with the images that it draws."""
@@ -289,9 +289,9 @@ def _train(
         yield from one_ahead(at, range(first, config.steps, piece))
 
     place_of_states = folder / "checkpoints" / group[0].name
-    if leads():
+    if is_leader():
         checkpoints.drop_after(place_of_states, _whole(config, group, folder))
-    agreed(0)  # no process opens the store before
+    from_leader(0)  # no process opens the store before
     with (
         checkpoints.open_checkpoints(place_of_states) as store,
         contextlib.ExitStack() as stack,
@@ -301,8 +301,8 @@ def _train(
         step = -1
         if found is not None:
             step, state = found
-        for variant in group if leads() else ():
-            told.log(records.forget_metrics_after(folder, variant.name, step))
+        for variant in group if is_leader() else ():
+            loggers.log(records.forget_metrics_after(folder, variant.name, step))
         progress.update(bar, completed=before + max(step, 0) * len(group), description=title)
         if step < 0:
             step = 0
@@ -381,7 +381,7 @@ def _record(
     at_once = {name: values[:, None] for name, values in scalars.items()}
     _check_finite(at_once, runs, f"everything before, in {folder}", "after", step)
     lines = []
-    for i, variant in enumerate(group if leads() else ()):
+    for i, variant in enumerate(group if is_leader() else ()):
         own = slice(i * len(config.seeds), (i + 1) * len(config.seeds))
         of_seeds = {name: values[own] for name, values in scalars.items()}
         own_arrays = {name: values[own] for name, values in arrays.items()}

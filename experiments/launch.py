@@ -58,7 +58,7 @@ def run(
 
 
 class Cluster(NamedTuple):
-    """Where jobs go that are not this machine's."""
+    """Where jobs run that this machine does not."""
 
     name: cluster.Name
     settings: dict[str, Any]  # see `cluster.executor_of`
@@ -108,15 +108,15 @@ def sweep(
     loggers: Sequence[str] = (),
     to: Cluster | None = None,
 ) -> bool:
-    """Runs or continues all points of a sweep, and writes what they say together.
+    """Runs or continues all points of a sweep, and writes their results together.
 
     Args:
       points: valid.
       out: folder that holds run folders; the sweep's own is `<name>-sweep-<digest>`, with summary.json and results.csv.
       console: where progress and the table go.
-      jobs: processes or jobs that work side by side; None for one here, or as many as a cluster wants.
+      jobs: processes or jobs that work side by side; None for one here, or as many as a cluster takes.
       mesh: on which the points are trained, one after another; None for one device.
-      loggers: names of those who are told what each point records.
+      loggers: names; each logger gets what each point records.
       to: sends every point that is not complete as a job of its own, and waits for them.
 
     Returns:
@@ -136,12 +136,10 @@ def sweep(
     )
     for done, (i, outcome) in enumerate(ended, start=1):
         outcomes[i] = outcome
-        said = f": {outcome.message}" if outcome.message else ""
-        text = (
-            f"{done}/{len(points)} {outcome.status} {outcome.folder} {text_of(points[i][0])}{said}"
-        )
+        message = f": {outcome.message}" if outcome.message else ""
+        text = f"{done}/{len(points)} {outcome.status} {outcome.folder} {text_of(points[i][0])}{message}"
         console.print(Text(text))
-    if meshes.leads():
+    if meshes.is_leader():
         folder = _write(points, outcomes, out)
         console.print(Text(f"summary {folder / 'summary.json'}"))
     return all(outcome.status != "failed" for outcome in outcomes)
@@ -192,7 +190,7 @@ def _outcomes_of_jobs(
     names = [f"{config.name}-{config.digest}" for _, config in points]
     complete = {i for i, name in enumerate(names) if (out / name / "summary.json").exists()}
     for i in sorted(complete):
-        if loggers:  # are told of it again
+        if loggers:  # which get its records again
             yield i, _attempt(points[i][1], out, loggers)
         else:
             yield i, Outcome(names[i], "complete")
@@ -213,7 +211,7 @@ def _attempt_in_job(
     config: Config | Benchmark, out: Path, mesh: str, loggers: Sequence[str], command: list[str]
 ) -> Outcome:
     """Runs a point where a job has put this process, which may be one of several."""
-    sys.argv = command  # as in a spawned process; the run's environment.json says it
+    sys.argv = command  # as in a spawned process; environment.json of the run records it
     on_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
     several = on_slurm and int(os.environ.get("SLURM_NTASKS", "1")) > 1
     try:
@@ -242,7 +240,7 @@ def _attempt(
 
 
 def _start_worker() -> None:
-    """Lets a process end with the one that started it, however that ends."""
+    """Makes a process end with the one that started it, however that ends."""
     stopping.on_signals(Console(stderr=True), worker=True)
     parent = multiprocessing.parent_process()
 

@@ -50,7 +50,7 @@ def of_run(run: records.Run) -> tuple[dict[str, bytes], list[str]]:
 
 
 def reason(error: Exception) -> str:
-    """Returns what an exception says, in one line."""
+    """Returns the type and text of an exception, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -5,7 +5,7 @@ runs/<name>-<digest>/
   metrics.jsonl     one line per variant, step and seed
   evaluations/      <variant>-<step>.npz and real.npz, arrays for pictures
   checkpoints/      <variant>/<step>, state of all seeds
-  tensorboard/      what TensorBoard shows, if asked for
+  tensorboard/      what TensorBoard shows, with --tensorboard
   summary.json      the result; where it is, the run is complete
   *.png, report.html                               what shows it, drawn after it
 """
@@ -32,7 +32,7 @@ from jax.sharding import Mesh
 
 from experiments import plugins, reading
 from experiments.config import describe
-from experiments.meshes import agreed, leads
+from experiments.meshes import from_leader, is_leader
 from experiments.resolved import Resolved
 from experiments.tasks import TASKS, find
 from experiments.training import Kind
@@ -67,7 +67,7 @@ Metrics = dict[
 
 
 class RunError(Exception):
-    """A run that cannot start or go on; the message says what was kept."""
+    """A run that cannot start or go on; the message names what was kept."""
 
 
 class Claimed(RunError):
@@ -109,7 +109,7 @@ class Run(NamedTuple):
 
     @property
     def illustrated(self) -> bool:
-        """Whether evaluations hold samples and spectra, as those of runs with data do."""
+        """Whether evaluations hold samples and spectra: runs with data leave them."""
         return bool(self.config.get("data"))
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
@@ -117,7 +117,7 @@ class Run(NamedTuple):
         return read_arrays(self.folder / "evaluations" / f"{name}.npz")
 
     def has_arrays(self, name: str) -> bool:
-        """Says whether an evaluation left arrays; some variants have nothing to draw."""
+        """Whether an evaluation left arrays; some variants have nothing to draw."""
         return (self.folder / "evaluations" / f"{name}.npz").exists()
 
 
@@ -131,12 +131,12 @@ def open_folder(out: Path, config: Resolved) -> Iterator[Path]:
     folder = out / f"{config.name}-{config.digest}"
     with contextlib.ExitStack() as stack:
         refusal = None
-        if leads():
+        if is_leader():
             try:
                 stack.enter_context(_claim(folder, describe(config)))
             except RunError as error:
                 refusal = error
-        if not agreed(refusal is None):
+        if not from_leader(refusal is None):
             raise refusal or RunError(f"{folder}: the leading process cannot use it")
         yield folder
 
@@ -183,11 +183,11 @@ def begin(folder: Path, mesh: Mesh | None = None) -> Callable[[], dict[str, floa
     """Writes environment.json where there is none.
 
     Returns:
-      What says how many `minutes` have passed, and nothing of a run that was not done in one sitting.
+      A function that returns how many `minutes` have passed, and nothing if the run was not done in one sitting.
     """
     started = time.perf_counter()
-    fresh = not agreed((folder / "environment.json").exists())
-    if fresh and leads():
+    fresh = not from_leader((folder / "environment.json").exists())
+    if fresh and is_leader():
         write_json(folder / "environment.json", environment(mesh))
     return lambda: {"minutes": round((time.perf_counter() - started) / 60, 2)} if fresh else {}
 
@@ -311,7 +311,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an npz file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _anew(path) as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub wants a flag
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub has a flag in their place
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -419,7 +419,7 @@ def environment(mesh: Mesh | None = None) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Returns the name of the processor as the system knows it; that of the accelerator where there is one."""
+    """Returns the name of the accelerator, or else of the processor as the system knows it."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind

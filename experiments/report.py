@@ -25,7 +25,7 @@ def write(run: records.Run, page: Path | None = None) -> list[str]:
       page: a file for the page alone; else pictures and report.html go into the run's folder.
 
     Returns:
-      A line for each picture that cannot be drawn; the page says so, too.
+      A line for each picture that cannot be drawn; the page has it, too.
 
     Raises:
       RunError: if a file of the run is damaged.

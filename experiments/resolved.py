@@ -1,4 +1,4 @@
-"""What every resolved config has: what it asks, who says so, and a name for exactly these values."""
+"""What every resolved config has: a question, the source of its claims, and a name for exactly these values."""
 
 import hashlib
 import json

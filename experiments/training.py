@@ -39,7 +39,7 @@ class Task(NamedTuple):
     evaluate: Callable[
         [State, jax.Array], tuple[Scalars, Arrays]
     ]  # metrics, and what pictures need
-    # Key of a step -> numbers of the records that `step` reads with it; of sets in memory nobody asks.
+    # Key of a step -> numbers of the records that `step` reads with it; only streamed sets need it.
     draw: Callable[[jax.Array], jax.Array] | None = None
 
 
@@ -154,7 +154,7 @@ def graph_of(build: Callable[[nnx.Rngs], nnx.Module]) -> Any:
 
 
 class Length(NamedTuple):
-    """What `make_train` wants to know of a config."""
+    """What `make_train` needs of a config."""
 
     steps: int  # per seed
     chunk_steps: int  # between two visits of the host

@@ -101,7 +101,7 @@ def test_a_run_that_was_stopped_says_what_an_undisturbed_one_says(name, run):
     assert run(resolved, "stopped") == stopped
     straight = run(resolved, "straight")
     assert result(stopped) == result(straight)
-    engine.forget()
+    engine.clear_programs()
 
 
 @pytest.mark.slow

@@ -111,10 +111,10 @@ def _write(folder: Path, results: Results) -> None:
 
 
 def _perform(
-    config: Benchmark, folder: Path, console: Console, told: Loggers, mesh: Mesh | None
+    config: Benchmark, folder: Path, console: Console, loggers: Loggers, mesh: Mesh | None
 ) -> dict[str, Any]:
     """Measures whatever is not recorded yet."""
-    del told, mesh  # which a benchmark refuses
+    del loggers, mesh  # which a benchmark refuses
     here = _machine(config, folder, console)
     results = _read(folder)
     _measure(units(config, here), results, folder, console)

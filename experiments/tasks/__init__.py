@@ -47,7 +47,7 @@ def find(name: str) -> Kind:
         try:
             kind = make()
         except (Exception, SystemExit) as error:  # the user's code runs
-            raise ValueError(f"{name}: {plugins.said(error)}") from None
+            raise ValueError(f"{name}: {plugins.one_line(error)}") from None
         if not isinstance(kind, Measures | Trains):
             kinds = "a Measures or a Trains of experiments.training"
             raise ValueError(f"{name} must return {kinds}; got {kind!r}")

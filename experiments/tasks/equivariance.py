@@ -30,7 +30,7 @@ METRICS = (
     "predicted_fractional_shift_db",
     "deviation_from_identity_db",
 )
-# Of layers that are not linear the identity says nothing, and an ideal one has no error.
+# The identity does not hold for layers that are not linear, and an ideal layer has no error.
 NO_IDENTITY = ("carafe_conv", "dysample_conv", "resize_conv_fourier")
 
 
@@ -46,8 +46,8 @@ class Options:
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        said = wrong(self.upsampler, self.features, self.kernel_size, 2, 2)
-        return [f"upsampler: {said}"] if said else []
+        reason = wrong(self.upsampler, self.features, self.kernel_size, 2, 2)
+        return [f"upsampler: {reason}"] if reason else []
 
 
 def lacking(options: Options) -> frozenset[str]:

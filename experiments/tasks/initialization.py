@@ -1,7 +1,7 @@
 """What upsamplers leave in their images before any training: the table of the family.
 
-A constant image shows it best: what a layer paints on it with the period of its stride is pattern, all of it. Of
-independent random weights the pattern holds `1 − 1 / Πs` of the energy, whatever the kernel size; of weights whose
+A constant image shows it best: what a layer paints on it with the period of its stride is pattern, all of it. With
+independent random weights the pattern holds `1 − 1 / Πs` of the energy, whatever the kernel size; with weights whose
 phase gains are equal it holds nothing. The share is measured in images, as one of energies added over constants,
 channels and axes, and compared with the law; on random images the metrics of trained models are measured beside it.
 """
@@ -42,7 +42,7 @@ METRICS = (
     "variance",
     "phase_variance_ratio",
 )
-# Of these, weights do not decide alone what constants become.
+# Weights alone do not decide what these make of constants.
 UNPREDICTED = ("pixel_conv_transpose", "unpool_conv")
 FLAT = (
     "conv_transpose_balanced_init", "conv_transpose_balanced", "conv_transpose_hold_0", "conv_transpose_hold_1",
@@ -64,8 +64,8 @@ class Options:
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        said = wrong(self.upsampler, self.features, self.kernel_size, 2, 2)
-        return [f"upsampler: {said}"] if said else []
+        reason = wrong(self.upsampler, self.features, self.kernel_size, 2, 2)
+        return [f"upsampler: {reason}"] if reason else []
 
 
 def lacking(options: Options) -> frozenset[str]:
@@ -82,14 +82,14 @@ def predicted(options: Options) -> bool:
 
 
 def known(options: Options, rank: int, scale: int) -> bool:
-    """Says whether an upsampler is defined for this rank and scale."""
+    """Whether an upsampler is defined for this rank and scale."""
     return not wrong(options.upsampler, options.features, options.kernel_size, scale, rank)
 
 
 def predicted_share(options: Options, rank: int, scale: int) -> float:
     """Returns the share of the energy on stride harmonics that a constant has, expected over weights.
 
-    Phases p and q of one axis share C_pq weights: of independent ones the n_p of C_pp alone, of a nearest upsampling
+    Phases p and q of one axis share C_pq weights: independent weights only the n_p of C_pp, a nearest upsampling
     all. The energy of all phases is expected to be ΣC_pp, that of their mean ΣΣC_pq / s, along each axis.
     """
     if options.upsampler in FLAT:

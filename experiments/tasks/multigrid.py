@@ -79,15 +79,15 @@ def laplacian(u: jax.Array, h: float) -> jax.Array:
 
 def restrict(u: jax.Array, weights: jax.Array) -> jax.Array:
     """Averages `(n, n)` to `(n/2, n/2)`: a quarter of the adjoint of `prolong`."""
-    return conv(u[..., None], _kernel(weights) / 4, **AROUND)[..., 0]
+    return conv(u[..., None], _kernel(weights) / 4, **GEOMETRY)[..., 0]
 
 
 def prolong(u: jax.Array, weights: jax.Array) -> jax.Array:
     """Interpolates `(n, n)` to `(2n, 2n)`."""
-    return conv_transpose(u[..., None], _kernel(weights), transpose_kernel=True, **AROUND)[..., 0]
+    return conv_transpose(u[..., None], _kernel(weights), transpose_kernel=True, **GEOMETRY)[..., 0]
 
 
-AROUND: dict[str, Any] = {"strides": 2, "padding": 1, "padding_mode": "circular"}
+GEOMETRY: dict[str, Any] = {"strides": 2, "padding": 1, "padding_mode": "circular"}
 
 
 def _kernel(weights: jax.Array) -> jax.Array:

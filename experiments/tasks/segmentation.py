@@ -74,8 +74,8 @@ class Options(Optimization):
         if self.upsampler == "unpool_conv" and self.downsampler != "max_pool":
             where = "puts pixels back where 'max_pool' found them"
             return [f"upsampler: 'unpool_conv' {where}; got downsampler={self.downsampler!r}"]
-        said = wrong(self.upsampler, 2 * self.features, self.kernel_size, 2, 2)
-        return [f"upsampler: {said}"] if said else []
+        reason = wrong(self.upsampler, 2 * self.features, self.kernel_size, 2, 2)
+        return [f"upsampler: {reason}"] if reason else []
 
 
 class UNet(nnx.Module):
@@ -91,7 +91,7 @@ class UNet(nnx.Module):
         self.first = conv(channels, widths[0])
         self.down = nnx.List(downsampler(o.downsampler, n, d, (2, 2), rngs) for n, _ in pairs)
         self.encode = nnx.List(conv(n, m) for n, m in pairs)
-        # Unpooling wants as many features as were pooled, and changes none.
+        # Unpooling takes as many features as were pooled, and changes none.
         self.up = nnx.List(
             upsampler(o.upsampler, n if self.unpools else m, n, k, (2, 2), rngs=rngs)
             for n, m in reversed(pairs)

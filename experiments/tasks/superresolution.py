@@ -70,8 +70,8 @@ class Options(Optimization):
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        said = wrong(self.upsampler, self.features, self.last_kernel_size, self.scale, 2)
-        return [f"upsampler: {said}"] if said else []
+        reason = wrong(self.upsampler, self.features, self.last_kernel_size, self.scale, 2)
+        return [f"upsampler: {reason}"] if reason else []
 
     @property
     def last_kernel_size(self) -> int:

@@ -47,8 +47,8 @@ class Options:
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        said = wrong(self.upsampler, self.features, self.kernel_size, 2, 1)
-        return [f"upsampler: {said}"] if said else []
+        reason = wrong(self.upsampler, self.features, self.kernel_size, 2, 1)
+        return [f"upsampler: {reason}"] if reason else []
 
 
 class Decoder(nnx.Module):
