@@ -380,6 +380,15 @@ def _record(
     chex.assert_tree_shape_prefix(arrays, (len(runs),))
     at_once = {name: values[:, None] for name, values in scalars.items()}
     _check_finite(at_once, runs, f"everything before, in {folder}", "after", step)
+    kind = find(config.task)
+    for variant in group:
+        missing = set(kind.metrics) - kind.lacking(variant.options) - scalars.keys()
+        if missing:
+            names = ", ".join(sorted(missing))
+            raise RunError(
+                f"variant {variant.name}: its evaluation must return every metric of the task {config.task}; it has no "
+                f"{names}. Return it, or name it in `lacking`."
+            )
     lines = []
     for i, variant in enumerate(group if is_leader() else ()):
         own = slice(i * len(config.seeds), (i + 1) * len(config.seeds))

@@ -36,9 +36,8 @@ class Task(NamedTuple):
     init: Callable[[jax.Array], State]
     # Draws its batch from the key; None in a task that only measures.
     step: Callable[[State, jax.Array], tuple[State, Scalars]] | None
-    evaluate: Callable[
-        [State, jax.Array], tuple[Scalars, Arrays]
-    ]  # metrics, and what pictures need
+    # (state, key) -> metrics, and what pictures need
+    evaluate: Callable[[State, jax.Array], tuple[Scalars, Arrays]]
     # Key of a step -> numbers of the records that `step` reads with it; only streamed sets need it.
     draw: Callable[[jax.Array], jax.Array] | None = None
 
@@ -74,16 +73,14 @@ class _Family:
     that differ in them alone are trained side by side, as seeds are.
     """
 
-    options: (
-        type  # a frozen dataclass; its `errors()`, if any, returns what no single field can know
-    )
-    metrics: tuple[str, ...]  # names that claims may use, all computed by every evaluation
+    # A frozen dataclass; its `errors()`, if any, returns what no single field can know.
+    options: type
+    metrics: tuple[str, ...]  # names that claims may use; every evaluation returns all of them
     shared: frozenset[str] = frozenset()  # options that no variant may change
     curves: Mapping[str, str]  # metrics that the report draws, with their titles
-    panels: str = ""  # what `panel` shows, an array (height, width) of evaluations, for a picture of all variants
-    lacking: Callable[[Any], frozenset[str]] = lambda _: (
-        frozenset()
-    )  # metrics that a variant has not
+    panels: str = ""  # title of a picture with the array `panel`, (height, width), of every variant's evaluation
+    # Options of a variant -> metrics that its evaluations have not.
+    lacking: Callable[[Any], frozenset[str]] = lambda _: frozenset()
 
 
 @final

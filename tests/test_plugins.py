@@ -48,6 +48,10 @@ def painted(in_features, out_features, kernel_size, scale, *, padding_mode, rngs
     return tnn.ConvTranspose(in_features, out_features, kernel_size, scale, **options)
 
 
+def forgetful():
+    return Measures(options=Options, metrics=("spread", "width"), curves={}, measure=measure)
+
+
 def number():
     return 3
 
@@ -116,6 +120,16 @@ def test_a_task_of_a_user_runs_is_complete_and_has_pages(file, tmp_path, capsys)
     assert main(["report", str(folder)]) == 0
     page = [str(tmp_path / "page.md")]
     assert main(["results", str(file), "--out", str(tmp_path / "runs"), "--page", *page]) == 0
+
+
+@pytest.mark.refuses
+def test_an_evaluation_without_a_metric_of_its_task_ends_the_run(file, tmp_path, capsys):
+    command = ["run", str(file), "--set=task=own_module:forgetful", "--out", str(tmp_path / "runs")]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("variant small: its evaluation must return every metric of the task own")
+    assert "it has no width. Return it" in said
+    assert said.count("\n") == 1
 
 
 def test_a_layer_of_the_library_is_an_upsampler():

@@ -8,7 +8,7 @@ sources before it convolves solves another problem, and a layer that is off by a
 
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -65,18 +65,14 @@ def measure(options: Options, key: jax.Array) -> tuple[Scalars, Arrays]:
     def superposed(charges: jax.Array) -> jax.Array:
         if options.sources == "points":
             # Source m is at pixel 4 m: the forward convolution reads around it.
-            around = ((radius, radius - STRIDE + 1),) * 2
-            options_of_layer: dict[str, Any] = {
-                "strides": STRIDE,
-                "padding": around,
-                "padding_mode": "circular",
-            }
             u = conv_transpose(
                 charges,
                 kernel,
+                strides=STRIDE,
+                padding=((radius, radius - STRIDE + 1),) * 2,
+                padding_mode="circular",
                 transpose_kernel=True,
                 output_shape=(size, size),
-                **options_of_layer,
             )
         else:
             smeared = resize(charges, (STRIDE, STRIDE), method=options.sources) / STRIDE**2
