@@ -224,8 +224,7 @@ def _prepared(
 ) -> Any:
     kind = find(task)
     of_classifier = {"classifier_steps": classifier_steps, "seed": seed}
-    keywords = of_classifier if kind.data.classifies else {}
-    return kind.data.prepare(_data(data_set), kind.options(**dict(options)), **keywords)
+    return kind.data.setting(_data(data_set), kind.options(**dict(options)), **of_classifier)
 
 
 def clear_programs() -> None:

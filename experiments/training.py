@@ -61,6 +61,10 @@ class Data(NamedTuple):
     check: Callable[[Any, Any], list[str]]
     classifies: bool = False  # quality metrics compare the features of a classifier
 
+    def setting(self, split: Any, options: Any, **of_classifier: int) -> Any:
+        """Returns what all variants share."""
+        return self.prepare(split, options, **(of_classifier if self.classifies else {}))
+
 
 _NO_DATA = Data(lambda split, options: Shared({}, {}, {}), lambda split, options: [])  # noqa: ARG005
 
@@ -200,8 +204,7 @@ def make_train(task: Task, config: Any) -> Train:
         one = task.step
         assert one is not None
         state, log = jax.lax.scan(lambda s, i: one(s, key_of(key, i)), state, steps)
-        chex.assert_tree_shape_prefix(log, (config.chunk_steps,))
-        chex.assert_rank(jax.tree.leaves(log), 1)  # one number per step
+        chex.assert_shape(jax.tree.leaves(log), (config.chunk_steps,))  # one number per step
         return state, log
 
     def draw(key: jax.Array, first: Any) -> jax.Array:
