@@ -35,18 +35,18 @@ def open_checkpoints(folder: Path) -> Iterator[orbax.training.Checkpointer]:
     try:
         yield store
     finally:
-        with _told(store):
+        with _save_errors(store):
             store.close()
 
 
 def save(store: orbax.training.Checkpointer, step: int, state: Any) -> None:
     """Saves a state while the run goes on; a crash leaves the previous step valid."""
-    with _told(store):
+    with _save_errors(store):
         store.save_checkpointables(step, {"state": state}, overwrite=False)
 
 
 @contextlib.contextmanager
-def _told(store: orbax.training.Checkpointer) -> Iterator[None]:
+def _save_errors(store: orbax.training.Checkpointer) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # orbax has one for every kind of mishap
@@ -78,14 +78,15 @@ def load_latest(store: orbax.training.Checkpointer, like: Any) -> tuple[int, Any
             "before."
         ) from error
 
-    def placed(path: Any, found: np.ndarray, wanted: jax.Array) -> jax.Array:
+    def placed(path: Any, loaded: np.ndarray, expected: jax.Array) -> jax.Array:
         array = jax.make_array_from_callback(
-            found.shape, wanted.sharding, lambda index: np.asarray(found[index])
+            loaded.shape, expected.sharding, lambda index: np.asarray(loaded[index])
         )
-        if not (found.dtype == array.dtype == wanted.dtype and found.shape == wanted.shape):
+        if not (loaded.dtype == array.dtype == expected.dtype and loaded.shape == expected.shape):
             raise RunError(
-                f"{place}: state{jax.tree_util.keystr(path)} is {found.dtype}{list(found.shape)}; the run needs "
-                f"{wanted.dtype}{list(wanted.shape)}. Move the run's folder away, or delete that of this checkpoint."
+                f"{place}: state{jax.tree_util.keystr(path)} is {loaded.dtype}{list(loaded.shape)}; the run "
+                f"needs {expected.dtype}{list(expected.shape)}. Move the run's folder away, or delete that of this "
+                "checkpoint."
             )
         return array
 

@@ -1,9 +1,9 @@
-"""Claims as data: what a config expects, and what the run says about it.
+"""Claims as data: what a config expects, and the verdict of the run on it.
 
 A relation is `LEFT < RIGHT at STEP`, `LEFT > RIGHT at STEP` or `LEFT = RIGHT +- TOLERANCE at STEP`, where LEFT is a
 variant, RIGHT is a variant, `real` (the same metric on real data) or a number, optionally `FACTOR * RIGHT` and
-`RIGHT + OFFSET`, and STEP is `init` or `final`; of a task that only measures there is no `at STEP`. Of all variants
-together, `rank correlation with METRIC < NUMBER at STEP` (or `>`) asks whether two metrics order them alike.
+`RIGHT + OFFSET`, and STEP is `init` or `final`; a task that only measures has no `at STEP`. For all variants
+together, `rank correlation with METRIC < NUMBER at STEP` (or `>`) is about whether two metrics order them alike.
 """
 
 import math
@@ -38,7 +38,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """What is expected of one metric, and who says so."""
+    """What is expected of one metric, and its source."""
 
     claim: str  # in words
     metric: str
@@ -112,14 +112,14 @@ def judge(
 
     Seeds are paired: the differences between the left side and the right side, seed by seed, have a mean and a 95 %
     Student interval. The claim is *supported* if the whole interval lies on the claimed side of 0, *not supported* if
-    it lies on the other, else *undecided*; a single seed decides nothing. Of an equality the whole interval must lie
+    it lies on the other, else *undecided*; a single seed decides nothing. For an equality the whole interval must lie
     within the tolerance, or beyond it. (A percentile bootstrap over half a dozen seeds covers far less than its name
-    says.)
+    promises.)
 
     Args:
       claim: valid, see `Claim.errors`.
-      values: `values[variant][step][metric]` is one number per seed, step 'init' or 'final'; of a task that only
-        measures it is 'final'.
+      values: `values[variant][step][metric]` is one number per seed, step 'init' or 'final'; a task that only
+        measures has 'final' alone.
       real: the same metrics on real data.
     """
     together, pair = _parse(claim.relation)

@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 from experiments import stopping
 
 Name = Literal["slurm", "local"]
-# Where the user says nothing; of itself submitit ends a job after five minutes, the fourth time for good.
+# Unless the user sets them; submitit by itself ends a job after five minutes, and for good the fourth time.
 DEFAULTS = {"timeout_min": 60, "slurm_max_num_timeout": 100}
-LOOK, ASK = 0.5, 10.0  # seconds between two looks for results, and two questions to Slurm
+LOOK, ASK = 0.5, 10.0  # seconds between two looks for results, and two at the queue of Slurm
 
 
 class Refused(Exception):
@@ -47,14 +47,16 @@ def executor_of(name: Name, folder: Path, settings: Mapping[str, Any], jobs: int
         raise ImportError(
             'a package is missing: submitit. Run: pip install "tconvjax[slurm]"'
         ) from None
-    wanted = {"name": folder.parent.name, **DEFAULTS}
-    wanted |= ({"slurm_array_parallelism": jobs} if jobs else {}) | dict(settings)
-    if name == "local" and wanted.get("tasks_per_node", 1) != 1:
-        raise Refused(f"--cluster local: tasks_per_node must be 1, got {wanted['tasks_per_node']}")
-    ours = {key: value for key, value in wanted.items() if key.endswith("_max_num_timeout")}
+    parameters = {"name": folder.parent.name, **DEFAULTS}
+    parameters |= ({"slurm_array_parallelism": jobs} if jobs else {}) | dict(settings)
+    if name == "local" and parameters.get("tasks_per_node", 1) != 1:
+        raise Refused(
+            f"--cluster local: tasks_per_node must be 1, got {parameters['tasks_per_node']}"
+        )
+    ours = {key: value for key, value in parameters.items() if key.endswith("_max_num_timeout")}
     try:
         executor = submitit.AutoExecutor(folder, name, **ours)
-        executor.update_parameters(**{k: v for k, v in wanted.items() if k not in ours})
+        executor.update_parameters(**{k: v for k, v in parameters.items() if k not in ours})
     except (RuntimeError, NameError, ValueError, AssertionError, TypeError) as error:
         raise Refused(f"--cluster {name}: {str(error).splitlines()[0]}") from None
     return executor
@@ -90,8 +92,8 @@ def send(executor: Any, call: Callable[..., Any], *arguments: Sequence[Any]) -> 
     try:
         return list(executor.map_array(Again(), *arguments))
     except (FailedJobError, FailedSubmissionError, OSError) as error:
-        said = (str(error).strip() or "no reason given").splitlines()[-1]
-        raise Refused(f"--cluster {executor.cluster}: the jobs were refused: {said}") from None
+        reason = (str(error).strip() or "no reason given").splitlines()[-1]
+        raise Refused(f"--cluster {executor.cluster}: the jobs were refused: {reason}") from None
 
 
 def results(cluster: Name, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
@@ -101,15 +103,15 @@ def results(cluster: Name, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
       Stopped: at a signal; the jobs go on.
     """
     left = dict(enumerate(jobs))
-    gone: set[str] = set()  # from the queue, when asked before; a result may be seen later
-    asked = time.monotonic()
+    gone: set[str] = set()  # from the queue at the look before; a result may be seen later
+    last_look = time.monotonic()
     while left:
         stopping.check()
         time.sleep(LOOK)
         ended: set[str] = set()
-        if time.monotonic() - asked > ASK:
+        if time.monotonic() - last_look > ASK:
             now = _gone(cluster, list(left.values()))
-            ended, gone, asked = gone & now, now, time.monotonic()
+            ended, gone, last_look = gone & now, now, time.monotonic()
         for i, job in list(left.items()):
             if job.paths.result_pickle.exists() or job.job_id in ended:
                 del left[i]
@@ -117,26 +119,26 @@ def results(cluster: Name, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
 
 
 def _gone(cluster: Name, jobs: Sequence[Any]) -> set[str]:
-    """Returns the jobs that are neither running nor to be; none if nobody knows.
+    """Returns the jobs that neither run nor wait; none if that cannot be found out.
 
-    Of Slurm this is asked of its queue, as small clusters keep no accounts, of which submitit asks.
+    The queue of Slurm is read for this: submitit reads its accounts, which small clusters do not keep.
     """
     ids = {job.job_id for job in jobs}
     if cluster == "local":
         return {job.job_id for job in jobs if job.done()}
-    wanted = ",".join(sorted({name.partition("_")[0] for name in ids}))
-    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={wanted}"]
+    ids_of_arrays = ",".join(sorted({name.partition("_")[0] for name in ids}))
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--jobs={ids_of_arrays}"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        queue = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return set()
-    if told.returncode and "Invalid job id" not in told.stderr:
+    if queue.returncode and "Invalid job id" not in queue.stderr:
         return set()
-    return ids - set(told.stdout.split())
+    return ids - set(queue.stdout.split())
 
 
 def _result(job: Any) -> Any:
-    first = job.task(0)  # of the processes of a job, the one that leads
+    first = job.task(0)  # of its processes, the leading one
     if job.paths.result_pickle.exists() and first.exception() is None:
         return first.result()
     return Lost(f"job {job.job_id} ended without a result; see {job.paths.stderr}")

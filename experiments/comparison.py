@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from experiments import launch, pictures, reading, records, report
-from experiments.records import Run, RunError
+from experiments.records import NoRun, Run, RunError
 
 
 def write(
-    folders: Sequence[Path], out: Path | None = None, say: Callable[[str], None] = print
+    folders: Sequence[Path], out: Path | None = None, print_line: Callable[[str], None] = print
 ) -> Path:
-    """Writes what the folders of complete runs say, and returns the page.
+    """Writes a page about the folders of complete runs, and returns its place.
 
     Args:
-      folders: of runs, or of sweeps that stand for the complete ones of their points. One run has its own page and
-        pictures made anew; several are compared.
+      folders: of runs, or of sweeps, each in place of those of its points that are complete. One run has its own page
+        and pictures made anew; several are compared. Beside a complete run what holds none is left out: files, other
+        folders, benchmarks and runs that are not complete, so that `runs/*` can be given.
       out: the page, else report.html in the folder of the one run, comparison.html in the folder of the one sweep or
         in the folder that several lie in.
-      say: is called with a line for each picture that cannot be drawn.
+      print_line: gets a line for each picture that cannot be drawn, and for whatever is left out.
 
     Raises:
       RunError: with everything that is wrong, one line each; nothing is written.
@@ -37,16 +38,18 @@ def write(
     place = folders[0] if len(folders) == 1 else folders[0].resolve().parent
     page = out or place / ("comparison.html" if several else "report.html")
     try:
+        for line in left_out:
+            print_line(f"left out: {line}")
         if several:
             compare(runs, page, left_out)
         else:
             for line in report.write(runs[0], out):
-                say(line)
+                print_line(line)
     except RunError:
         raise
     except OSError as error:
         raise RunError(f"{page}: cannot be written: {error}.") from None
-    except Exception as error:  # of records that say what no run says
+    except Exception as error:  # of records that no run writes
         raise RunError(f"{page}: cannot be made: {pictures.reason(error)}.") from error
     return page
 
@@ -57,7 +60,7 @@ def compare(runs: Sequence[Run], page: Path, left_out: Sequence[str] = ()) -> No
     Args:
       runs: complete.
       page: the file.
-      left_out: what is said of runs that are not there.
+      left_out: lines about runs that are not there.
     """
     differing = differences(runs)
     labels = [str(i) for i in range(1, len(runs) + 1)]
@@ -94,7 +97,7 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def verdicts(runs: Sequence[Run]) -> list[tuple[dict[str, Any], list[dict[str, Any] | None]]]:
-    """Returns each claim with what every run says about it, None where it is not stated."""
+    """Returns each claim with the verdict of every run, None where a run does not state it."""
     what = ("claim", "metric", "relation", "source")
     stated = [{tuple(c[key] for key in what): c for c in run.summary["claims"]} for run in runs]
     claims = dict.fromkeys(claim for of_run in stated for claim in of_run)
@@ -120,27 +123,41 @@ def metrics(runs: Sequence[Run]) -> dict[str, dict[str, list[str]]]:
 
 
 def _read(folders: Sequence[Path], errors: list[str]) -> tuple[list[Run], list[str]]:
-    """Returns the runs, and what is said of the points of sweeps that are not complete."""
+    """Returns the runs, and why others are left out; where something is wrong, or no run is left, that is an error."""
     runs: dict[Path, Run] = {}
-    left_out: list[str] = []
-    for folder in folders:
+    named: set[Path] = set()
+    points: dict[Path, str] = {}  # of sweeps -> why one is not complete
+    lines, wrong = [], bool(errors)
+    sweeps = {folder for folder in folders if _is_sweep(folder)}
+
+    def add(path: Path) -> None:
+        if path.resolve() not in runs:
+            runs[path.resolve()] = records.read_complete(path)
+
+    for folder in sorted(folders, key=lambda folder: folder not in sweeps):
         try:
-            points = _points(folder) if _is_sweep(folder) else {folder: ""}
-            complete = [path for path, said in points.items() if not said]
+            if folder.resolve() in named:
+                raise RunError(f"{folder}: is named twice.")
+            named.add(folder.resolve())
+            if folder not in sweeps:
+                if not points.get(folder.resolve()):
+                    add(folder)
+                continue
+            own = _points(folder)
+            points |= own
+            complete = [path for path, why_not in own.items() if not why_not]
             if not complete:
-                raise RunError(f"{folder}: no point of the sweep is complete.")
+                raise NoRun(f"{folder}: no point of the sweep is complete.")
+            for path in complete:
+                add(path)
+        except NoRun as error:
+            lines.append(str(error))
         except RunError as error:
-            errors.append(str(error))
-            continue
-        left_out += [said for said in points.values() if said]
-        for path in complete:
-            try:
-                if path.resolve() in runs:
-                    raise RunError(f"{path}: is named twice.")
-                runs[path.resolve()] = records.read_complete(path)
-            except RunError as error:
-                errors.append(str(error))
-    return list(runs.values()), left_out
+            lines.append(str(error))
+            wrong = True
+    if wrong or not runs:
+        errors += lines
+    return list(runs.values()), [*filter(None, points.values()), *lines]
 
 
 def _is_sweep(folder: Path) -> bool:
@@ -148,7 +165,7 @@ def _is_sweep(folder: Path) -> bool:
 
 
 def _points(folder: Path) -> dict[Path, str]:
-    """Returns the folders of a sweep's points, with what is said of those that are not complete."""
+    """Returns the folders of a sweep's points, resolved, each with why it is not complete, '' if it is."""
     path = folder / "summary.json"
     summary = records.read_versioned(path, launch.SCHEMA, {})
     if "points" not in summary:
@@ -158,7 +175,7 @@ def _points(folder: Path) -> dict[Path, str]:
         raise RunError(f"{path}: cannot be read: {wrong}.")
     points = {}
     for point in summary["points"]:
-        at = folder.resolve().parent / point["folder"]
+        at = (folder.resolve().parent / point["folder"]).resolve()
         done = point["status"] == "complete" or (at / "summary.json").exists()  # by now
         points[at] = "" if done else f"{point['folder']}: {point['status']}: {point['message']}"
     return points

@@ -19,15 +19,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union
 
-from experiments import data, reading
+from experiments import data, plugins, reading, tasks
 from experiments.benchmark.config import Benchmark, Layer
 from experiments.claims import Claim
 from experiments.resolved import Resolved
 from experiments.sweeps import Point, points, text_of
 from experiments.tasks import TASKS
+from experiments.training import Kind
 
-OF_CLASSIFIER = ("classifier_steps", "classifier_seed")  # keys of tasks that train one
-OF_STEPS = ("steps", "chunk_steps")  # keys of tasks that train
 LONGEST = 16  # files that extend each other
 LARGEST = 2**31 - 1  # of integers; arrays are counted with 32 bits
 NAME = 100  # bytes of what becomes the name of a file
@@ -156,7 +155,7 @@ def keywords(option: str, settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _read(path: Path, settings: Sequence[str], errors: list[str], *, quick: bool) -> dict[str, Any]:
-    """Returns the table of a file with `[quick]`, where asked for, and settings applied."""
+    """Returns the table of a file, with settings and, if `quick`, its `[quick]` table applied."""
     table = _table_of(path)
     overrides = table.pop("quick", None)
     if overrides is not None and not isinstance(overrides, dict):
@@ -164,7 +163,7 @@ def _read(path: Path, settings: Sequence[str], errors: list[str], *, quick: bool
     elif quick and overrides is None:
         errors.append("quick: the file has no [quick] table to apply")
     elif overrides is not None:
-        # Both forms of the file are checked, whichever is asked for.
+        # Both forms of the file are checked, whichever is run.
         merged = _merged(table, overrides)
         other = table if quick else merged
         _build_file({key: value for key, value in other.items() if key != "sweep"}, errors)
@@ -190,8 +189,8 @@ def _table_of(path: Path, beyond: Sequence[Path] = ()) -> dict[str, Any]:
     if any(reading.same(under, file) for file in files):
         raise ConfigError(str(path), [f"extends: {base} extends this file; break the circle"])
     if len(files) > LONGEST:
-        said = f"extends: expected at most {LONGEST} files behind each other; there are more"
-        raise ConfigError(str(beyond[-1]), [said])
+        message = f"extends: expected at most {LONGEST} files behind each other; there are more"
+        raise ConfigError(str(beyond[-1]), [message])
     return _merged(_table_of(under, files), table)
 
 
@@ -227,28 +226,22 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
     variants = _tables(table.pop("variant", []), "variant", errors)
     claims = _tables(table.pop("expect", []), "expect", errors)
     base = table.pop("options", {})
-    source = table.pop("data", None)
     _refuse_plurals(table, {"variants": "variant", "claims": "expect"}, errors)
+    given = set(table)
+    source = table.pop("data", None)
     config = build(Config, table, "", errors)
     task_name = table.get("task")
-    task = TASKS.get(task_name) if isinstance(task_name, str) else None
-    data_set = {}
-    takes_data = task is None or task.prepare is not None
-    if takes_data:
-        data_set = _build_data(source, errors)
-    refused = [] if takes_data else ["data"] * (source is not None)
-    if task is not None and not task.classifies:
-        refused += [key for key in OF_CLASSIFIER if key in table]
-    what = "classifier" if takes_data else "data"
-    errors.extend(f"{key}: task {task_name!r} takes no {what}; leave it out" for key in refused)
-    if task is not None and task.trains:
-        errors.extend(f"{key}: missing" for key in OF_STEPS if key not in table)
-    elif task is not None:
-        given = [key for key in OF_STEPS if key in table]
-        errors.extend(f"{key}: task {task_name!r} only measures; leave it out" for key in given)
-    name, known = table.get("task"), (*TASKS, "benchmark")
-    if isinstance(name, str) and name not in known:
-        errors.append(f"task: unknown name {name!r}{_hint(name, known, choices=True)}")
+    task = _find_task(task_name, errors)
+    if task is None and plugins.is_name(task_name):
+        return None  # what it takes is not known
+    refused, required = ({}, ()) if task is None else (task.refused, task.required)
+    data_set = {} if "data" in refused else _build_data(source, errors)
+    errors.extend(
+        f"{key}: task {task_name!r} {why}; leave it out"
+        for key, why in refused.items()
+        if key in given
+    )
+    errors.extend(f"{key}: missing" for key in required if key not in given)
     _check_name(config, errors)
     steps, chunk = table.get("steps"), table.get("chunk_steps")
     if type(steps) is int and type(chunk) is int and chunk > 0 and steps % chunk:
@@ -281,12 +274,12 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
                 )
             if build(task.options, entry, path, errors) is not None and sound:
                 options = task.options(**_values(task.options, base | entry))
-                errors.extend(f"{path}.{error}" for error in options.errors())
+                own: list[str] = getattr(options, "errors", list)()
+                errors.extend(f"{path}.{error}" for error in own)
                 resolved.append(Variant(str(name), options))
     if not variants:
         errors.append("variant: expected at least one [[variant]] table")
 
-    real = task is None or task.prepare is not None
     stated: list[Claim] = []
     for index, entry in enumerate(claims):
         claim = build(Claim, entry, f"expect[{index}]", errors)
@@ -298,7 +291,9 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
                 errors.append(f"expect[{index}].metric: unknown metric {metric!r}{hint}")
         errors.extend(
             f"expect[{index}].relation: {error}"
-            for error in claim.errors(names, real=real, trains=task is None or task.trains)
+            for error in claim.errors(
+                names, real="data" not in refused, trains="steps" not in refused
+            )
         )
         if task is not None:
             errors.extend(
@@ -309,6 +304,20 @@ def _build_config(table: Mapping[str, Any], errors: list[str]) -> Config | None:
             )
         stated.append(claim)
     return config and replace(config, data=data_set, variants=tuple(resolved), claims=tuple(stated))
+
+
+def _find_task(name: Any, errors: list[str]) -> Kind | None:
+    """Returns a task, None after appending an error, or where `name` is no text."""
+    if not isinstance(name, str):
+        return None
+    try:
+        if name in TASKS or plugins.is_name(name):
+            return tasks.find(name)
+        known = (*TASKS, "benchmark", "module:function")
+        errors.append(f"task: unknown name {name!r}{_hint(name, known, choices=True)}")
+    except ValueError as error:
+        errors.append(f"task: {error}")
+    return None
 
 
 def _build_data(value: Any, errors: list[str]) -> dict[str, Any]:
@@ -322,7 +331,7 @@ def _build_data(value: Any, errors: list[str]) -> dict[str, Any]:
         errors.append(f"data: expected a name or a table, got {value!r}")
     elif not isinstance(name, str):
         errors.append("data.source: " + (f"expected a name, got {name!r}" if name else "missing"))
-    elif name not in data.SOURCES and not re.fullmatch(r"[\w.]+:\w+", name):
+    elif name not in data.SOURCES and not plugins.is_name(name):
         hint = _hint(name, [*data.SOURCES, "module:function"], choices=True)
         errors.append(f"{path}: unknown name {name!r}{hint}")
     else:
@@ -350,7 +359,7 @@ def _keywords(
     known = {p.name: p for p in parameters if p.kind in by_name and p.name not in data.OURS}
     try:
         hints = typing.get_type_hints(function)
-    except (NameError, TypeError):  # of the user's own making
+    except (NameError, TypeError):  # in annotations of the user
         hints = {}
     result = {name: p.default for name, p in known.items() if _plain(p.default)}
     for key, value in table.items():
@@ -369,7 +378,7 @@ def _keywords(
 
 
 def _plain(value: Any) -> bool:
-    """Says whether a value can be written to a resolved config."""
+    """Whether a value can be written to a resolved config."""
     if isinstance(value, list | tuple):
         return all(map(_plain, value))
     if isinstance(value, dict):
@@ -449,6 +458,12 @@ def _convert(kind: Any, value: Any, path: str, errors: list[str]) -> Any:
                 for i, entry in enumerate(value)
             )
         errors.append(f"{path}: expected a list, got {value!r}")
+    elif plugins.Name in arguments:  # one of some names, or that of a user's function
+        known = typing.get_args(arguments[0])
+        if value in known or plugins.is_name(value):
+            return value
+        hint = _hint(value, [*known, "module:function"], choices=True)
+        errors.append(f"{path}: unknown value {value!r}{hint}")
     elif origin is UnionType:  # one value, or a list with one per axis
         one, many = arguments
         return _convert(many if isinstance(value, list | tuple) else one, value, path, errors)

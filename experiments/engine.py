@@ -1,14 +1,19 @@
-"""Runs a config from start to end, or from where it stopped: train, measure, record, judge, report."""
+"""Runs a config from start to end, or from where it stopped: train, measure, record, judge, report.
+
+`run` takes every config through its folder, its loggers, its summary and its page. A `Study` holds what differs
+between tasks and benchmarks: `TASK` is here, the other in `experiments.benchmark.run`.
+"""
 
 import contextlib
 import functools
 import itertools
 import json
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import chex  # type: ignore[import-untyped]
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,13 +35,13 @@ from experiments import checkpoints, claims, data, pictures, records, report, st
 from experiments.config import Config, Variant
 from experiments.data.table import one_ahead, piece_of, table_of
 from experiments.loggers import Loggers, open_loggers
-from experiments.meshes import agreed, leads, place
+from experiments.meshes import from_leader, is_leader, place
 from experiments.records import RunError
-from experiments.tasks import TASKS
+from experiments.resolved import Resolved
+from experiments.tasks import find
 from experiments.training import (
     Kind,
     Length,
-    Shared,
     count_parameters,
     first_nonfinite,
     side_by_side,
@@ -45,12 +50,30 @@ from experiments.training import (
 )
 
 
+class Study(NamedTuple):
+    """What the engine needs for configs of one type, tasks or benchmarks; the rest is the same for both."""
+
+    verb: str  # for a complete folder: 'nothing to VERB'
+    schema: int  # the version of summary.json
+    shape: Any  # the shape of summary.json, see `reading.misfit`
+    # (config, folder, console, loggers, mesh) -> the summary, in the process that leads
+    perform: Callable[[Any, Path, Console, Loggers, Mesh | None], dict[str, Any]]
+    tabulate: Callable[[Path, dict[str, Any], Console], None]  # (folder, summary, console)
+    # (config, folder, summary, console): draws pictures and page; what cannot be made is a line, since nothing is lost
+    draw: Callable[[Any, Path, dict[str, Any], Console], None]
+    draw_later: Callable[[Any, Path, dict[str, Any], Console], None]  # if the page is missing
+    mesh_errors: Callable[[Any, tuple[int, int]], list[str]]  # (config, shape of the mesh)
+    check: Callable[[Any], list[str]]  # what is wrong with the data of a config
+    no_loggers: str = ""  # why it takes none
+
+
 def run(
-    config: Config,
+    config: Resolved,
     out: Path,
     console: Console,
     mesh: Mesh | None = None,
     loggers: Sequence[str] = (),
+    study: Study | None = None,
 ) -> Path:
     """Runs or continues a config and returns its folder.
 
@@ -59,65 +82,86 @@ def run(
       out: folder that holds run folders.
       console: where progress and tables go.
       mesh: to train on, without `mesh_errors`; None for one device. Any mesh continues what another began.
-      loggers: names, as `loggers.find` takes them, of those who are told what is recorded.
+      loggers: names, as `loggers.find` takes them; each gets what is recorded.
+      study: fits the type of the config; None for `TASK`.
 
     Raises:
-      RunError: if the folder cannot be used, a loss stops being finite or a logger fails; what was recorded stays.
+      RunError: if the folder cannot be used, a loss stops being finite, a logger fails or a peer of a benchmark
+        computes something else; what was recorded stays.
       LoggerError: if a logger cannot be made.
       Stopped: at a signal, once everything is saved.
       ImportError: if the data need a package that is not installed.
     """
+    study = study or TASK
+    with (
+        records.open_folder(out, config) as folder,
+        open_loggers(loggers if is_leader() else (), folder, config) as opened,
+    ):
+        path = folder / "summary.json"
+        console.print(Text(config.name, "bold"), Text(config.question))
+        console.print(Text(f"folder {folder}", "dim"))
+        if from_leader(path.exists()):
+            console.print(f"complete already; nothing to {study.verb}", style="dim")
+            opened.log(records.read_metrics(folder))
+            opened.summary = records.read_versioned(path, study.schema, study.shape)
+            study.tabulate(folder, opened.summary, console)
+            if is_leader() and not (folder / "report.html").exists():
+                study.draw_later(config, folder, opened.summary, console)
+            return folder
+        took = records.begin(folder, mesh)
+        summary = study.perform(config, folder, console, opened, mesh)
+        if is_leader():
+            summary |= took()
+            # Its presence means complete; whatever shows it comes after it.
+            records.write_json(path, summary)
+            opened.summary = summary
+            study.tabulate(folder, summary, console)
+            study.draw(config, folder, summary, console)
+        return folder
+
+
+def _perform(
+    config: Config, folder: Path, console: Console, loggers: Loggers, mesh: Mesh | None
+) -> dict[str, Any]:
+    """Trains and measures all variants of a task."""
     with (
         jax.enable_x64(config.enable_x64),
         jax.default_matmul_precision("highest"),  # GPUs and TPUs round to 11 or 8 bits otherwise
-        records.open_folder(out, config) as folder,
-        open_loggers(loggers if leads() else (), folder, config) as told,
     ):
-        console.print(Text(config.name, "bold"), Text(config.question))
-        console.print(Text(f"folder {folder}", "dim"))
-        if agreed((folder / "summary.json").exists()):
-            console.print("complete already; nothing to train", style="dim")
-            told.log(records.read_metrics(folder))
-            path = folder / "summary.json"
-            told.summary = records.read_versioned(path, records.SCHEMA, records.SUMMARY)
-            report.print_summary(told.summary, console)
-            if leads() and not (folder / "report.html").exists():
-                remedy = f"To make its page: python -m experiments report {folder}"
-                console.print(Text(f"report.html is missing. {remedy}"))
-            return folder
-        took = records.begin(folder, mesh)
         with console.status("training the feature network, measuring real data"):
             stopping.check()
             setting = setting_of(config)
-        if leads() and setting.arrays:
+        if is_leader() and setting.arrays:
             records.write_arrays(folder / "evaluations" / "real.npz", setting.arrays)
         with _progress(console) as progress:
             bar = progress.add_task("", total=max(config.steps, 1) * len(config.variants))
             for group in groups(config):
-                _train(config, group, setting, folder, told, mesh, progress, bar)
+                _train(config, group, setting, folder, loggers, mesh, progress, bar)
         stopping.check()
-        if leads():
-            summary = summarize(config, folder, setting) | took()
-            run = records.read_run(folder, summary)
-            # Its presence means complete; whatever shows it comes after it.
-            records.write_json(folder / "summary.json", summary)
-            told.summary = summary
-            report.print_summary(summary, console)
-            _show(run, console)
-        return folder
+        if not is_leader():
+            return {}
+        summary = summarize(config, folder, setting)
+        records.read_run(folder, summary)  # raises if one of its lines is damaged
+        return summary
 
 
-def _show(run: records.Run, console: Console) -> None:
-    """Draws pictures and page of a complete run; what cannot be made is a line, since nothing of the run is lost."""
-    page = run.folder / "report.html"
+def _draw(config: Config, folder: Path, summary: dict[str, Any], console: Console) -> None:
+    del config
+    page = folder / "report.html"
     try:
-        for line in report.write(run):
+        for line in report.write(records.read_run(folder, summary)):
             console.print(Text(line, "yellow"))
         console.print(Text(f"report {page}"))
     except Exception as error:
-        remedy = f"The run is complete. To make it: python -m experiments report {run.folder}"
+        remedy = f"The run is complete. To make it: python -m experiments report {folder}"
         line = f"{page}: cannot be made: {pictures.reason(error)}. {remedy}"
         console.print(Text(line, "yellow"))
+
+
+def _draw_later(config: Config, folder: Path, summary: dict[str, Any], console: Console) -> None:
+    del config, summary
+    remedy = f"To make its page: python -m experiments report {folder}"
+    console.print(Text(f"report.html is missing. {remedy}"))
 
 
 def mesh_errors(config: Config, shape: tuple[int, int]) -> list[str]:
@@ -140,9 +184,7 @@ def mesh_errors(config: Config, shape: tuple[int, int]) -> list[str]:
 
 def check(config: Config) -> list[str]:
     """Reads the data, and returns what is wrong with them or with options that do not go with them."""
-    check = TASKS[config.task].check
-    if check is None:
-        return []
+    check = find(config.task).data.check
     try:
         split = _data(json.dumps(config.data))
         return [
@@ -155,23 +197,24 @@ def check(config: Config) -> list[str]:
 
 
 @functools.lru_cache(maxsize=1)
-def _data(text: str) -> data.Split:
-    """Reads a data set, described in JSON, once for all who ask for it in a row."""
-    return data.load(json.loads(text))
+def _data(text: str) -> data.Split | None:
+    """Reads a data set, described in JSON, once for all configs in a row that have it; None if a config has none."""
+    described = json.loads(text)
+    return data.load(described) if described else None
 
 
 def setting_of(config: Config) -> Any:
-    """Returns what all variants share; a process keeps it for other configs that ask for the same.
+    """Returns what all variants share; a process keeps it for other configs with the same data and options.
 
     Raises:
       RunError: if the data cannot be read.
     """
-    shared = {n: getattr(config.variants[0].options, n) for n in TASKS[config.task].shared}
+    shared = {n: getattr(config.variants[0].options, n) for n in find(config.task).shared}
     options = tuple(sorted(shared.items()))
     arguments = options, config.classifier_steps, config.classifier_seed
     try:
         return _prepared(config.task, json.dumps(config.data), *arguments)
-    except ValueError as error:  # of a record that nobody has read before
+    except ValueError as error:  # a record that is read here for the first time
         raise RunError(f"data: {error}. Mend or leave out the record.") from None
 
 
@@ -179,15 +222,13 @@ def setting_of(config: Config) -> Any:
 def _prepared(
     task: str, data_set: str, options: tuple[tuple[str, Any], ...], classifier_steps: int, seed: int
 ) -> Any:
-    kind = TASKS[task]
-    if kind.prepare is None:
-        return Shared({}, {}, {})
-    keywords = {"classifier_steps": classifier_steps, "seed": seed} if kind.classifies else {}
-    return kind.prepare(_data(data_set), kind.options(**dict(options)), **keywords)
+    kind = find(task)
+    of_classifier = {"classifier_steps": classifier_steps, "seed": seed}
+    return kind.data.setting(_data(data_set), kind.options(**dict(options)), **of_classifier)
 
 
-def forget() -> None:
-    """Lets go of all that this process compiled: every program holds maps of memory, of which it may have few."""
+def clear_programs() -> None:
+    """Drops everything that this process compiled: each program holds maps of memory, and a process may have few."""
     side_by_side.cache_clear()
     jax.clear_caches()
 
@@ -205,7 +246,7 @@ def _train(
     group: Sequence[Variant],
     setting: Any,
     folder: Path,
-    told: Loggers,
+    loggers: Loggers,
     mesh: Mesh | None,
     progress: Progress,
     bar: Any,
@@ -216,9 +257,9 @@ def _train(
     keys = place(mesh, seeds, "seeds")
     options = place(mesh, traced_options([variant.options for variant, _ in runs]), "seeds")
     here, setting = setting, place(mesh, setting)
-    kind, shared = TASKS[config.task], structure(group[0].options)
-    train = _data(json.dumps(config.data)).train if kind.prepare else None
-    streamed = None if train is None or isinstance(train, data.Arrays) else train
+    kind, shared = find(config.task), structure(group[0].options)
+    split = _data(json.dumps(config.data))
+    streamed = split.train if split and isinstance(split.train, data.Streamed) else None
     piece, capacity = config.chunk_steps, 0
     if streamed is not None:
         draws = len(runs) * _draws(kind, shared, setting)
@@ -232,7 +273,7 @@ def _train(
         scalars, arrays = jax.device_get(evaluate(setting, options, state, keys))
         lines = _record(config, group, step, folder, means | scalars, arrays)
         checkpoints.save(store, step, state)
-        told.log(lines)
+        loggers.log(lines)
 
     def settings(first: int) -> Generator[Any, None, None]:
         """Yields the setting of each piece of the steps to come, with the images that it draws."""
@@ -247,9 +288,9 @@ def _train(
         yield from one_ahead(at, range(first, config.steps, piece))
 
     place_of_states = folder / "checkpoints" / group[0].name
-    if leads():
+    if is_leader():
         checkpoints.drop_after(place_of_states, _whole(config, group, folder))
-    agreed(0)  # no process opens the store before
+    from_leader(0)  # no process opens the store before
     with (
         checkpoints.open_checkpoints(place_of_states) as store,
         contextlib.ExitStack() as stack,
@@ -259,14 +300,12 @@ def _train(
         step = -1
         if found is not None:
             step, state = found
-        for variant in group if leads() else ():
-            told.log(records.forget_metrics_after(folder, variant.name, step))
+        for variant in group if is_leader() else ():
+            loggers.log(records.forget_metrics_after(folder, variant.name, step))
         progress.update(bar, completed=before + max(step, 0) * len(group), description=title)
         if step < 0:
             step = 0
             record(step, {})
-        if not kind.trains:
-            progress.update(bar, completed=before + len(group))
         pieces = stack.enter_context(contextlib.closing(settings(step)))
         while step < config.steps:
             stopping.check()
@@ -282,17 +321,11 @@ def _train(
                 logs.append(log)
                 jax.block_until_ready(logs[-2:-1])  # else the tables of all pieces would wait
             log = jax.tree.map(lambda *parts: np.concatenate(parts, 1), *jax.device_get(logs))
-            bad = first_nonfinite(log)
-            if bad is not None:
-                at, index, name = bad
-                variant, seed = runs[index]
-                raise RunError(
-                    f"variant {variant.name}, seed {seed}: {name} is not finite at step {step + at}; stopped. Kept: "
-                    f"everything up to step {step}, in {folder}. Try a lower learning rate."
-                )
+            _check_finite(log, runs, f"everything up to step {step}, in {folder}", "at", step)
             step += config.chunk_steps
             record(step, {name: values.mean(1) for name, values in log.items()})
             progress.update(bar, completed=before + step * len(group))
+    progress.update(bar, completed=before + max(config.steps, 1) * len(group))
 
 
 def _whole(config: Config, group: Sequence[Variant], folder: Path) -> int:
@@ -314,6 +347,24 @@ def _draws(kind: Kind, options: Any, setting: Any) -> int:
     return math.prod(jax.eval_shape(draw, jax.random.key(0)).shape)
 
 
+def _check_finite(
+    log: dict[str, np.ndarray],
+    runs: Sequence[tuple[Variant, int]],
+    kept: str,
+    when: str,
+    first: int,
+) -> None:
+    """Ends the run if a number (runs, steps) is not finite; the steps begin at `first`."""
+    bad = first_nonfinite(log)
+    if bad is not None:
+        step, index, name = bad
+        variant, seed = runs[index]
+        raise RunError(
+            f"variant {variant.name}, seed {seed}: {name} is not finite {when} step {first + step}; stopped. Kept: "
+            f"{kept}. Try a lower learning rate."
+        )
+
+
 def _record(
     config: Config,
     group: Sequence[Variant],
@@ -323,19 +374,24 @@ def _record(
     arrays: dict[str, np.ndarray],
 ) -> list[dict[str, Any]]:
     """Records the metrics of all runs, and what the pictures need; returns the lines, in the process that leads."""
+    runs = [(variant, seed) for variant in group for seed in config.seeds]
+    chex.assert_shape(list(scalars.values()), (len(runs),))
+    chex.assert_tree_shape_prefix(arrays, (len(runs),))
+    at_once = {name: values[:, None] for name, values in scalars.items()}
+    _check_finite(at_once, runs, f"everything before, in {folder}", "after", step)
+    kind = find(config.task)
+    for variant in group:
+        missing = set(kind.metrics) - kind.lacking(variant.options) - scalars.keys()
+        if missing:
+            names = ", ".join(sorted(missing))
+            raise RunError(
+                f"variant {variant.name}: its evaluation must return every metric of the task {config.task}; it has no "
+                f"{names}. Return it, or name it in `lacking`."
+            )
     lines = []
-    for i, variant in enumerate(group):
+    for i, variant in enumerate(group if is_leader() else ()):
         own = slice(i * len(config.seeds), (i + 1) * len(config.seeds))
         of_seeds = {name: values[own] for name, values in scalars.items()}
-        for name, values in of_seeds.items():
-            for seed, value in zip(config.seeds, values, strict=True):
-                if not np.isfinite(value):
-                    raise RunError(
-                        f"variant {variant.name}, seed {seed}: {name} is not finite after step {step}; stopped. Kept: "
-                        f"everything before, in {folder}. Try a lower learning rate."
-                    )
-        if not leads():
-            continue
         own_arrays = {name: values[own] for name, values in arrays.items()}
         if own_arrays:
             records.write_arrays(folder / "evaluations" / f"{variant.name}-{step}.npz", own_arrays)
@@ -345,11 +401,12 @@ def _record(
 
 def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
     """Returns the content of summary.json."""
-    kind = TASKS[config.task]
+    kind = find(config.task)
     collected = records.collect(folder, config.seeds)
-    ends = {"init": 0, "final": config.steps} if kind.trains else {"final": 0}
     values = {
-        variant.name: {name: collected[variant.name][step] for name, step in ends.items()}
+        variant.name: {
+            name: collected[variant.name][step] for name, step in kind.ends(config.steps).items()
+        }
         for variant in config.variants
     }
     return {
@@ -376,6 +433,19 @@ def summarize(config: Config, folder: Path, setting: Any) -> dict[str, Any]:
         "notes": dict(setting.notes),
         "claims": [claims.judge(claim, values, setting.real) for claim in config.claims],
     }
+
+
+TASK = Study(
+    verb="train",
+    schema=records.SCHEMA,
+    shape=records.SUMMARY,
+    perform=_perform,
+    tabulate=lambda folder, summary, console: report.print_summary(summary, console),  # noqa: ARG005
+    draw=_draw,
+    draw_later=_draw_later,
+    mesh_errors=mesh_errors,
+    check=check,
+)
 
 
 class _Rate(ProgressColumn):

@@ -54,7 +54,7 @@ def train_classifier(data: Split, *, steps: int, seed: int) -> tuple[Partial, fl
 
     Returns:
       The feature extractor, images to `(batch, 32)` with mean square 1 on the training images, and the accuracy on the
-      held-out images, None if the weights are random; of a large set, 4096 stand for all.
+      held-out images, None if the weights are random; in a large set, 4096 stand for all.
     """
     init_key, loop_key = jax.random.split(jax.random.key(seed))
     size, _, channels = data.train.shape

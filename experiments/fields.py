@@ -59,13 +59,3 @@ def periodic(
         return interior(y, scale * margin, rank)
 
     return enlarge
-
-
-def shifted(x: jax.Array, pixels: float) -> jax.Array:
-    """Shifts periodic images along their first spatial axis, by a part of a pixel through their Fourier series.
-
-    Exact for images without a wave of 1/2 cycle per pixel along that axis, whose place samples do not tell.
-    """
-    frequency = jnp.fft.rfftfreq(x.shape[1]).reshape(1, -1, *(1,) * (x.ndim - 2))
-    waves = jnp.fft.rfft(x, axis=1) * jnp.exp(-2j * jnp.pi * frequency * pixels)
-    return jnp.fft.irfft(waves, n=x.shape[1], axis=1)

@@ -19,7 +19,7 @@ from experiments.config import Config, Variant
 from experiments.launch import Points
 from experiments.meshes import place
 from experiments.sweeps import text_of
-from experiments.tasks import TASKS
+from experiments.tasks import find
 from experiments.training import (
     Length,
     count_parameters,
@@ -40,6 +40,17 @@ class Seconds(NamedTuple):
     evaluate: float
 
 
+Known = dict[Any, Seconds]  # by program
+
+
+class Line(NamedTuple):
+    """What lies ahead of one variant, or of a benchmark."""
+
+    cells: tuple[str, ...]  # of the table, without settings and minutes
+    runs: int
+    seconds: float | None  # None where nobody knows
+
+
 def show(points: Points, out: Path, console: Console, mesh: Mesh | None, jobs: int) -> None:
     """Prints a line for each variant of each point, and the sum.
 
@@ -53,51 +64,64 @@ def show(points: Points, out: Path, console: Console, mesh: Mesh | None, jobs: i
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in COLUMNS:
         table.add_column(column)
-    known: dict[Any, Seconds] = {}
+    known: Known = {}
     runs, total = 0, 0.0
     for point, config in points:
         done = (out / f"{config.name}-{config.digest}" / "summary.json").exists()
         settings = text_of(point)
-        if isinstance(config, Benchmark):
-            units = len(benchmark_run.units(config, {}))
-            table.add_row(settings, f"{units} units", "", "", "", "complete" if done else "?")
-            continue
-        with jax.enable_x64(config.enable_x64):
-            setting = engine.setting_of(config)
-            for group in engine.groups(config):
-                count = len(group) * len(config.seeds)
-                program = (
-                    config.task,
-                    str(config.data),
-                    structure(group[0].options),
-                    count,
-                    config.steps,
-                    config.enable_x64,
-                )
-                if not done and program not in known:
-                    with console.status("timing two steps"):
-                        known[program] = _timed(config, setting, group[0], count, mesh)
-                evaluations = config.steps // config.chunk_steps + 1
-                needs = known.get(program, Seconds(0, 0, 0))
-                seconds = needs.compile + config.steps * needs.step + evaluations * needs.evaluate
-                for variant in group:
-                    sizes = count_parameters(TASKS[config.task], variant.options, setting)
-                    table.add_row(
-                        settings, variant.name, str(len(config.seeds)), str(config.steps),
-                        ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
-                        "complete" if done else f"{seconds / len(group) / 60:.1f}",
-                    )  # fmt: skip
-                    settings = ""
-                runs, total = runs + count, total + seconds * (not done)
+        for cells, count, seconds in LINES[type(config)](config, known, console, mesh, done=done):
+            minutes = "?" if seconds is None else f"{seconds / 60:.1f}"
+            table.add_row(settings, *cells, "complete" if done else minutes)
+            settings = ""
+            runs, total = runs + count, total + (seconds or 0.0) * (not done)
     console.print(table)
     side = f" in {jobs} processes" if jobs > 1 else ""
     console.print(Text(f"points {len(points)}, runs {runs}, minutes {total / 60 / jobs:.1f}{side}"))
 
 
+def _of_benchmark(config: Benchmark, *_: Any, **__: Any) -> list[Line]:
+    units = len(benchmark_run.units(config, {}))
+    return [Line((f"{units} units", "", "", ""), 0, None)]
+
+
+def _of_task(
+    config: Config, known: Known, console: Console, mesh: Mesh | None, *, done: bool
+) -> list[Line]:
+    lines = []
+    with jax.enable_x64(config.enable_x64):
+        setting = engine.setting_of(config)
+        for group in engine.groups(config):
+            count = len(group) * len(config.seeds)
+            program = (
+                config.task,
+                str(config.data),
+                structure(group[0].options),
+                count,
+                config.steps,
+                config.enable_x64,
+            )
+            if not done and program not in known:
+                with console.status("timing two steps"):
+                    known[program] = _timed(config, setting, group[0], count, mesh)
+            evaluations = config.steps // config.chunk_steps + 1
+            needs = known.get(program, Seconds(0, 0, 0))
+            seconds = needs.compile + config.steps * needs.step + evaluations * needs.evaluate
+            for variant in group:
+                sizes = count_parameters(find(config.task), variant.options, setting)
+                parameters = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+                seeds = len(config.seeds)
+                cells = (variant.name, str(seeds), str(config.steps), parameters)
+                lines.append(Line(cells, seeds, seconds / len(group)))
+    return lines
+
+
+LINES: dict[type, Callable[..., list[Line]]] = {Config: _of_task, Benchmark: _of_benchmark}
+
+
 def _timed(
     config: Config, setting: Any, variant: Variant, count: int, mesh: Mesh | None
 ) -> Seconds:
-    kind = TASKS[config.task]
+    kind = find(config.task)
     length = Length(config.steps, TIMED)
     programs = side_by_side(kind.make_task, structure(variant.options), length, mesh)
     seeds = jax.random.split(jax.random.key(0), count)
@@ -115,7 +139,7 @@ def _timed(
 
     for _ in range(2):
         clock(programs.evaluate, states, keys)
-    for first in (0, TIMED) if kind.trains else ():
+    for first in (0, TIMED) if config.steps else ():
         states, _ = clock(programs.advance, states, keys, first)
     first_evaluation, evaluation, first_steps, steps = (*seconds, 0.0, 0.0)[:4]
     compiling = first_steps - steps + first_evaluation - evaluation

@@ -43,6 +43,9 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
+STUDIES = {Config: engine.TASK, Benchmark: benchmark_run.STUDY}
+
+
 def run(
     config: Config | Benchmark,
     out: Path,
@@ -51,13 +54,11 @@ def run(
     loggers: Sequence[str] = (),
 ) -> Path:
     """Runs or continues a config and returns its folder; raises as the engine does."""
-    if isinstance(config, Benchmark):
-        return benchmark_run.run(config, out, console)
-    return engine.run(config, out, console, mesh, loggers)
+    return engine.run(config, out, console, mesh, loggers, STUDIES[type(config)])
 
 
 class Cluster(NamedTuple):
-    """Where jobs go that are not this machine's."""
+    """Where jobs run that this machine does not."""
 
     name: cluster.Name
     settings: dict[str, Any]  # see `cluster.executor_of`
@@ -66,20 +67,18 @@ class Cluster(NamedTuple):
 
 def mesh_errors(points: Points, shape: tuple[int, int]) -> list[str]:
     """Returns why a mesh of this shape cannot be used for the points of a sweep."""
-    errors = []
-    for _, config in points:
-        if isinstance(config, Benchmark):
-            errors.append("--mesh: a benchmark measures one device")
-        else:
-            errors += engine.mesh_errors(config, shape)
+    errors = [
+        error for _, config in points for error in STUDIES[type(config)].mesh_errors(config, shape)
+    ]
     return list(dict.fromkeys(errors))
 
 
 def logger_errors(points: Points, loggers: Sequence[str]) -> list[str]:
     """Returns why loggers cannot be used for the points of a sweep."""
-    errors = []
-    if loggers and any(isinstance(config, Benchmark) for _, config in points):
-        errors.append("--tensorboard, --logger: a benchmark has no metrics along training")
+    if not loggers:
+        return []
+    why_none = dict.fromkeys(STUDIES[type(config)].no_loggers for _, config in points)
+    errors = [f"--tensorboard, --logger: {why}" for why in why_none if why]
     for name in loggers:
         try:
             find(name)
@@ -93,9 +92,8 @@ def check(points: Points, out: Path) -> list[str]:
     errors = (
         error
         for _, config in points
-        if isinstance(config, Config)
-        and not (out / f"{config.name}-{config.digest}" / "summary.json").exists()
-        for error in engine.check(config)
+        if not (out / f"{config.name}-{config.digest}" / "summary.json").exists()
+        for error in STUDIES[type(config)].check(config)
     )
     return list(dict.fromkeys(errors))
 
@@ -110,15 +108,15 @@ def sweep(
     loggers: Sequence[str] = (),
     to: Cluster | None = None,
 ) -> bool:
-    """Runs or continues all points of a sweep, and writes what they say together.
+    """Runs or continues all points of a sweep, and writes their results together.
 
     Args:
       points: valid.
       out: folder that holds run folders; the sweep's own is `<name>-sweep-<digest>`, with summary.json and results.csv.
       console: where progress and the table go.
-      jobs: processes or jobs that work side by side; None for one here, or as many as a cluster wants.
+      jobs: processes or jobs that work side by side; None for one here, or as many as a cluster takes.
       mesh: on which the points are trained, one after another; None for one device.
-      loggers: names of those who are told what each point records.
+      loggers: names; each logger gets what each point records.
       to: sends every point that is not complete as a job of its own, and waits for them.
 
     Returns:
@@ -138,12 +136,10 @@ def sweep(
     )
     for done, (i, outcome) in enumerate(ended, start=1):
         outcomes[i] = outcome
-        said = f": {outcome.message}" if outcome.message else ""
-        text = (
-            f"{done}/{len(points)} {outcome.status} {outcome.folder} {text_of(points[i][0])}{said}"
-        )
+        message = f": {outcome.message}" if outcome.message else ""
+        text = f"{done}/{len(points)} {outcome.status} {outcome.folder} {text_of(points[i][0])}{message}"
         console.print(Text(text))
-    if meshes.leads():
+    if meshes.is_leader():
         folder = _write(points, outcomes, out)
         console.print(Text(f"summary {folder / 'summary.json'}"))
     return all(outcome.status != "failed" for outcome in outcomes)
@@ -194,7 +190,7 @@ def _outcomes_of_jobs(
     names = [f"{config.name}-{config.digest}" for _, config in points]
     complete = {i for i, name in enumerate(names) if (out / name / "summary.json").exists()}
     for i in sorted(complete):
-        if loggers:  # are told of it again
+        if loggers:  # which get its records again
             yield i, _attempt(points[i][1], out, loggers)
         else:
             yield i, Outcome(names[i], "complete")
@@ -215,7 +211,7 @@ def _attempt_in_job(
     config: Config | Benchmark, out: Path, mesh: str, loggers: Sequence[str], command: list[str]
 ) -> Outcome:
     """Runs a point where a job has put this process, which may be one of several."""
-    sys.argv = command  # as in a spawned process; the run's environment.json says it
+    sys.argv = command  # as in a spawned process; environment.json of the run records it
     on_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
     several = on_slurm and int(os.environ.get("SLURM_NTASKS", "1")) > 1
     try:
@@ -244,7 +240,7 @@ def _attempt(
 
 
 def _start_worker() -> None:
-    """Lets a process end with the one that started it, however that ends."""
+    """Makes a process end with the one that started it, however that ends."""
     stopping.on_signals(Console(stderr=True), worker=True)
     parent = multiprocessing.parent_process()
 

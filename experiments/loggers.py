@@ -1,19 +1,19 @@
-"""Who is told what a run records: TensorBoard, and whatever users name.
+"""Loggers get what a run records: TensorBoard, and those that users name.
 
-A logger is told a line of metrics.jsonl once the checkpoint of its step is saved, so that nothing takes the line back;
-of a run that continues, or is complete, it is told the lines from before, first. It may make its view anew, as the one
-of TensorBoard does, or drop the steps that it knows.
+A logger gets a line of metrics.jsonl once the checkpoint of its step is saved, so that nothing takes the line back. If
+a run continues, or is complete, the logger gets its earlier lines first. It may make its view anew, as TensorBoard's
+does, or drop the steps that it knows.
 """
 
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from experiments import plugins
-from experiments.config import Config, describe
+from experiments.config import describe
 from experiments.records import RunError
+from experiments.resolved import Resolved
 
 TENSORBOARD = "tensorboard"
 
@@ -24,10 +24,10 @@ class Logger(Protocol):
     def log_metrics(
         self, variant: str, seed: int, step: int, metrics: Mapping[str, float], /
     ) -> None:
-        """Is told one line of metrics.jsonl."""
+        """Takes one line of metrics.jsonl."""
 
     def finalize(self, summary: Mapping[str, Any] | None, /) -> None:
-        """Is told the content of summary.json at the end, or None if the run stopped before."""
+        """Takes the content of summary.json at the end, or None if the run stopped before."""
 
 
 class LoggerError(Exception):
@@ -35,13 +35,13 @@ class LoggerError(Exception):
 
 
 class Loggers:
-    """The loggers of a run, told together."""
+    """The loggers of a run, called together."""
 
     def __init__(self) -> None:
-        self.summary: Mapping[str, Any] | None = None  # what they are told at the end
+        self.summary: Mapping[str, Any] | None = None  # what they get at the end
         self._loggers: dict[str, Logger] = {}
 
-    def start(self, name: str, folder: Path, config: Config) -> None:
+    def start(self, name: str, folder: Path, config: Resolved) -> None:
         """Adds a logger.
 
         Raises:
@@ -51,7 +51,7 @@ class Loggers:
         try:
             logger = make(folder, describe(config))
         except (Exception, SystemExit) as error:  # the user's code runs
-            raise LoggerError(f"{_flag(name)}: {plugins.said(error)}") from error
+            raise LoggerError(f"{_flag(name)}: {plugins.one_line(error)}") from error
         for method in ("log_metrics", "finalize"):
             if not callable(getattr(logger, method, None)):
                 raise LoggerError(
@@ -60,7 +60,7 @@ class Loggers:
         self._loggers[name] = logger
 
     def log(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Tells lines of metrics.jsonl.
+        """Passes lines of metrics.jsonl on.
 
         Raises:
           RunError: if a logger fails.
@@ -69,10 +69,10 @@ class Loggers:
             metrics = dict(line)
             at = [metrics.pop(key) for key in ("variant", "seed", "step")]
             for name in self._loggers:
-                self._tell(name, "log_metrics", *at, metrics)
+                self._call(name, "log_metrics", *at, metrics)
 
     def finalize(self) -> None:
-        """Tells the summary, if there is one, to every logger.
+        """Ends every logger, with the summary if there is one.
 
         Raises:
           RunError: if one fails.
@@ -80,26 +80,26 @@ class Loggers:
         failed: list[RunError] = []
         for name in self._loggers:
             try:
-                self._tell(name, "finalize", self.summary)
+                self._call(name, "finalize", self.summary)
             except RunError as error:
                 failed.append(error)
         if failed:
             raise failed[0]
 
-    def _tell(self, name: str, method: str, *arguments: Any) -> None:
+    def _call(self, name: str, method: str, *arguments: Any) -> None:
         try:
             getattr(self._loggers[name], method)(*arguments)
-        except RunError:  # ours says enough
+        except RunError:  # whose text is ours
             raise
         except (Exception, SystemExit) as error:  # the user's code runs
             raise RunError(
-                f"{_flag(name)}: {method} failed: {plugins.said(error)}. What was saved stays; the same command "
+                f"{_flag(name)}: {method} failed: {plugins.one_line(error)}. What was saved stays; the same command "
                 "continues."
             ) from error
 
 
 @contextlib.contextmanager
-def open_loggers(names: Sequence[str], folder: Path, config: Config) -> Iterator[Loggers]:
+def open_loggers(names: Sequence[str], folder: Path, config: Resolved) -> Iterator[Loggers]:
     """Yields loggers for a run, and finalizes them however it ends.
 
     Args:
@@ -117,7 +117,7 @@ def open_loggers(names: Sequence[str], folder: Path, config: Config) -> Iterator
             loggers.start(name, folder, config)
         yield loggers
     except BaseException:
-        with contextlib.suppress(RunError):  # what ended the run is what the user is told
+        with contextlib.suppress(RunError):  # the user sees what ended the run
             loggers.finalize()
         raise
     loggers.finalize()
@@ -140,7 +140,7 @@ def find(name: str) -> Callable[[Path, Mapping[str, Any]], Logger]:
                 f'{_flag(name)}: a package is missing: {error.name}. Run: pip install "tconvjax[tensorboard]"'
             ) from None
         return TensorBoard
-    if not re.fullmatch(r"[\w.]+:\w+", name):
+    if not plugins.is_name(name):
         raise LoggerError(f"--logger: expected {TENSORBOARD!r} or 'module:function', got {name!r}")
     try:
         return plugins.find(name, "a logger")

@@ -22,11 +22,11 @@ def join(text: str) -> None:
     """Makes this process one of several of the same run; to be called before anything else of JAX.
 
     Args:
-      text: '' for a process of its own; 'auto' where Slurm, Open MPI, Kubernetes or a TPU says which of how many this
+      text: '' for a process of its own; 'auto' where Slurm, Open MPI, Kubernetes or a TPU sets which of how many this
         is; else `ADDRESS:PORT,COUNT,RANK`, the address being that of rank 0.
 
     Raises:
-      ValueError: if nothing says so, or the others do not answer.
+      ValueError: if nothing sets it, or the others do not answer.
     """
     if not text:
         return
@@ -45,13 +45,13 @@ def join(text: str) -> None:
         ) from None
 
 
-def leads() -> bool:
+def is_leader() -> bool:
     """Whether this process writes what all of them compute."""
     return jax.process_index() == 0
 
 
-def agreed(value: Any) -> Any:
-    """Returns, in every process, what the leading one says."""
+def from_leader(value: Any) -> Any:
+    """Returns, in every process, the value of the leading one."""
     if jax.process_count() == 1:
         return value
     return type(value)(multihost_utils.broadcast_one_to_all(np.asarray(value)))
@@ -86,15 +86,15 @@ def mesh_of(text: str) -> Mesh | None:
     if not text and jax.process_count() == 1:
         return None
     shape = shape_of(text)
-    wanted, there = shape[0] * shape[1], jax.device_count()
-    if wanted > there:
-        raise ValueError(f"--mesh: {text} asks for {wanted} devices; there are {there}")
-    if jax.process_count() > 1 and wanted < there:
+    count, there = shape[0] * shape[1], jax.device_count()
+    if count > there:
+        raise ValueError(f"--mesh: {text} asks for {count} devices; there are {there}")
+    if jax.process_count() > 1 and count < there:
         raise ValueError(
-            f"--mesh: {text} takes {wanted} devices; the {jax.process_count()} processes have {there}, all of which "
+            f"--mesh: {text} takes {count} devices; the {jax.process_count()} processes have {there}, all of which "
             "must take part"
         )
-    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 2, devices=jax.devices()[:wanted])
+    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 2, devices=jax.devices()[:count])
 
 
 def place(mesh: Mesh | None, values: Any, *axes: str) -> Any:
@@ -102,7 +102,7 @@ def place(mesh: Mesh | None, values: Any, *axes: str) -> Any:
 
     Args:
       mesh: None leaves them where they are.
-      values: a pytree; of several processes the same in each.
+      values: a pytree, the same in each of several processes.
       *axes: of the mesh; without, every device holds the whole.
     """
     if mesh is None:

@@ -16,7 +16,6 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from experiments import claims, records
-from experiments.tasks import TASKS
 
 COLORS = (
     "#0072b2",
@@ -51,7 +50,7 @@ def of_run(run: records.Run) -> tuple[dict[str, bytes], list[str]]:
 
 
 def reason(error: Exception) -> str:
-    """Returns what an exception says, in one line."""
+    """Returns the type and text of an exception, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -60,7 +59,7 @@ def _figures(run: records.Run) -> dict[str, Callable[[], Figure]]:
     ways: dict[str, Callable[[], Figure]] = {}
     if curves(run):
         ways |= {"curves" if len(run.steps) > 1 else "measured": lambda: _of_metrics(run)}
-    if TASKS[run.config["task"]].panels and panels(run):
+    if run.kind.panels and panels(run):
         ways |= {"panels": lambda: draw_panels(panels(run))}
     if run.illustrated:
         images = functools.cache(lambda: _of_images(run))
@@ -128,8 +127,7 @@ def of_runs(runs: Sequence[records.Run], labels: Sequence[str]) -> bytes:
 
 def curves(run: records.Run) -> Mapping[str, str]:
     """Returns the metrics of a run that are drawn along training, with their titles."""
-    known = TASKS[run.config["task"]].curves
-    return {metric: title for metric, title in known.items() if metric in run.measured}
+    return {metric: title for metric, title in run.kind.curves.items() if metric in run.measured}
 
 
 def draw_samples(

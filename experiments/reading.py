@@ -1,6 +1,6 @@
 """Opens and reads every file that a command is given or finds, and refuses what it cannot use.
 
-A file is a regular one, so that no FIFO blocks and no device goes on for ever; it is no larger than what is asked for
+A file is a regular one, so that no FIFO blocks and no device goes on for ever; it is no larger than its kind
 may be; text is UTF-8; integers have 64 bits; tables and lists are at most `DEEPEST` within each other. What is refused
 is an `Unreadable`, whose message does not name the file.
 """
@@ -34,7 +34,7 @@ class Unreadable(ValueError):
 
 
 class NotToml(Unreadable):
-    """A text whose grammar is not that of TOML."""
+    """A text that does not follow the grammar of TOML."""
 
 
 def opened(path: Path, largest: int | None = None, flags: int = os.O_RDONLY) -> BinaryIO:
@@ -79,7 +79,7 @@ def content(path: Path, largest: int) -> bytes:
     """
     with opened(path, largest) as file:
         try:
-            found = file.read(largest + 1)  # files of /proc say that they have 0
+            found = file.read(largest + 1)  # files of /proc have a size of 0
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from None
     if len(found) > largest:
@@ -185,7 +185,7 @@ def _too_deep() -> str:
 
 
 def why_no_text(text: str) -> str:
-    """Says what is wrong with text that files and terminals cannot hold: NUL, or bytes that are no UTF-8."""
+    """Returns why files and terminals cannot hold a text, for NUL or bytes that are no UTF-8; '' if they can."""
     if "\0" in text:
         return f"expected text without NUL; got {short(repr(text))}"
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -194,7 +194,7 @@ def why_no_text(text: str) -> str:
 
 
 def why_no_folder(path: Path) -> str:
-    """Says why a folder can neither be there nor be made, '' if nothing is in its way."""
+    """Returns why a folder can neither be there nor be made, '' if nothing is in its way."""
     for place in (path, *path.parents):
         try:
             place.lstat()
@@ -217,7 +217,7 @@ def short(text: str) -> str:
 
 
 def misfit(value: Any, shape: Any, at: str = "") -> str:
-    """Says where a value differs from a shape, '' if nowhere.
+    """Returns where a value differs from a shape, '' if nowhere.
 
     Args:
       value: of JSON.
@@ -286,16 +286,16 @@ def archive(
                 raise Unreadable(f"its arrays take {sizes}")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
-                wanted = [
+                members = [
                     *(arrays if names is None else names),
                     *(n for n in optional if n in arrays),
                 ]
-                for name in wanted:
+                for name in members:
                     if name not in arrays:
                         raise Unreadable(
                             f"no array {name!r}; it holds {', '.join(arrays) or 'none'}"
                         )
-                found = {name: arrays[name] for name in wanted}
+                found = {name: arrays[name] for name in members}
             for name, array in found.items():
                 if not isinstance(array, np.ndarray):
                     raise Unreadable(f"{name!r} is no array")

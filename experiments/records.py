@@ -5,7 +5,7 @@ runs/<name>-<digest>/
   metrics.jsonl     one line per variant, step and seed
   evaluations/      <variant>-<step>.npz and real.npz, arrays for pictures
   checkpoints/      <variant>/<step>, state of all seeds
-  tensorboard/      what TensorBoard shows, if asked for
+  tensorboard/      what TensorBoard shows, with --tensorboard
   summary.json      the result; where it is, the run is complete
   *.png, report.html                               what shows it, drawn after it
 """
@@ -30,11 +30,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments import reading
+from experiments import plugins, reading
 from experiments.config import describe
-from experiments.meshes import agreed, leads
+from experiments.meshes import from_leader, is_leader
 from experiments.resolved import Resolved
-from experiments.tasks import TASKS
+from experiments.tasks import TASKS, find
+from experiments.training import Kind
 
 SCHEMA = 1  # of summary.json
 NUMBER = int | float | None
@@ -66,11 +67,15 @@ Metrics = dict[
 
 
 class RunError(Exception):
-    """A run that cannot start or go on; the message says what was kept."""
+    """A run that cannot start or go on; the message names what was kept."""
 
 
 class Claimed(RunError):
     """A folder in which another process is working."""
+
+
+class NoRun(RunError):
+    """A file or folder that holds no complete run."""
 
 
 class Run(NamedTuple):
@@ -98,16 +103,21 @@ class Run(NamedTuple):
         return list(dict.fromkeys(m for v in self.summary["variants"].values() for m in v["final"]))
 
     @property
+    def kind(self) -> Kind:
+        """The kind of its task."""
+        return find(self.config["task"])
+
+    @property
     def illustrated(self) -> bool:
-        """Whether evaluations hold samples and spectra, as those of runs with data do."""
-        return TASKS[self.config["task"]].prepare is not None
+        """Whether evaluations hold samples and spectra: runs with data leave them."""
+        return bool(self.config.get("data"))
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Returns the arrays of `<variant>-<step>` or `real`: samples and a spectrum."""
         return read_arrays(self.folder / "evaluations" / f"{name}.npz")
 
     def has_arrays(self, name: str) -> bool:
-        """Says whether an evaluation left arrays; some variants have nothing to draw."""
+        """Whether an evaluation left arrays; some variants have nothing to draw."""
         return (self.folder / "evaluations" / f"{name}.npz").exists()
 
 
@@ -121,12 +131,12 @@ def open_folder(out: Path, config: Resolved) -> Iterator[Path]:
     folder = out / f"{config.name}-{config.digest}"
     with contextlib.ExitStack() as stack:
         refusal = None
-        if leads():
+        if is_leader():
             try:
                 stack.enter_context(_claim(folder, describe(config)))
             except RunError as error:
                 refusal = error
-        if not agreed(refusal is None):
+        if not from_leader(refusal is None):
             raise refusal or RunError(f"{folder}: the leading process cannot use it")
         yield folder
 
@@ -173,11 +183,11 @@ def begin(folder: Path, mesh: Mesh | None = None) -> Callable[[], dict[str, floa
     """Writes environment.json where there is none.
 
     Returns:
-      What says how many `minutes` have passed, and nothing of a run that was not done in one sitting.
+      A function that returns how many `minutes` have passed, and nothing if the run was not done in one sitting.
     """
     started = time.perf_counter()
-    fresh = not agreed((folder / "environment.json").exists())
-    if fresh and leads():
+    fresh = not from_leader((folder / "environment.json").exists())
+    if fresh and is_leader():
         write_json(folder / "environment.json", environment(mesh))
     return lambda: {"minutes": round((time.perf_counter() - started) / 60, 2)} if fresh else {}
 
@@ -301,7 +311,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an npz file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _anew(path) as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub wants a flag
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # its stub has a flag in their place
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -316,26 +326,33 @@ def read_complete(folder: Path) -> Run:
     """Reads what a complete run left.
 
     Raises:
-      RunError: if the folder holds none, or a file is damaged or of another version.
+      NoRun: if the folder holds none.
+      RunError: if it is not there, or a file is damaged or of another version.
     """
+    if folder.is_file():
+        raise NoRun(f"{folder}: is a file, not the folder of a run.")
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder.")
     if not (folder / "config.json").exists():
-        raise RunError(f"{folder}: is not the folder of a run; it holds no config.json.")
+        raise NoRun(f"{folder}: is not the folder of a run; it holds no config.json.")
     task = read_json(folder / "config.json", {"task": str})["task"]
     if task == "benchmark":
-        raise RunError(f"{folder}: holds a benchmark; its run has written its report.html.")
-    if task not in TASKS:
+        raise NoRun(f"{folder}: holds a benchmark; its run has written its report.html.")
+    if task not in TASKS and not plugins.is_name(task):
         raise RunError(
             f"{folder}: task {task!r} is of another version; this one knows {', '.join(TASKS)}."
         )
+    try:
+        find(task)
+    except ValueError as error:
+        raise RunError(f"{folder}: task: {error}.") from None
     path = folder / "summary.json"
     if not path.exists():
         started = folder / "environment.json"
         command = "the command `run`"
         if started.exists():
             command = read_json(started, ENVIRONMENT)["command"]
-        raise RunError(f"{folder}: the run is not complete. To continue it: {command}")
+        raise NoRun(f"{folder}: the run is not complete. To continue it: {command}")
     return read_run(folder, read_versioned(path, SCHEMA, SUMMARY))
 
 
@@ -402,7 +419,7 @@ def environment(mesh: Mesh | None = None) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Returns the name of the processor as the system knows it; that of the accelerator where there is one."""
+    """Returns the name of the accelerator, or else of the processor as the system knows it."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind

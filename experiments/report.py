@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments import pictures, records
-from experiments.tasks import TASKS
 
 FRAMES = 13  # most steps that the slider goes through
 
@@ -26,7 +25,7 @@ def write(run: records.Run, page: Path | None = None) -> list[str]:
       page: a file for the page alone; else pictures and report.html go into the run's folder.
 
     Returns:
-      A line for each picture that cannot be drawn; the page says so, too.
+      A line for each picture that cannot be drawn; the page has it, too.
 
     Raises:
       RunError: if a file of the run is damaged.
@@ -57,7 +56,7 @@ def write(run: records.Run, page: Path | None = None) -> list[str]:
             failed=failed,
             frames=frames,
             real=real,
-            panels=TASKS[run.config["task"]].panels,
+            panels=run.kind.panels,
             titles=titles_of(run.summary),
             head=head_of(run.summary),
             tables={step: rows_of(run.summary, step) for step in titles_of(run.summary)},

@@ -1,4 +1,4 @@
-"""What every resolved config has: what it asks, who says so, and a name for exactly these values."""
+"""What every resolved config has: a question, the source of its claims, and a name for exactly these values."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ class Resolved:
     name: str
     question: str  # what the run answers, for the report
     source: str  # who claims it
-    task: str  # 'benchmark', or a key of `experiments.tasks.TASKS`
+    task: str  # 'benchmark', or as `experiments.tasks.find` takes it
 
     @property
     def digest(self) -> str:

@@ -1,4 +1,4 @@
-"""How a command is stopped: SIGINT and SIGTERM are answered where everything is saved, a second one at once.
+"""How a command is stopped: SIGINT and SIGTERM take effect where everything is saved, a second one at once.
 
 Every file of a run folder is whole at any moment, so that SIGKILL, too, costs no more than the chunk that is under way.
 """
@@ -14,14 +14,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-_asked = 0  # the signal that came; handlers know no better place than a module
+_received = 0  # the signal that came; handlers know no better place than a module
 
 
 class Stopped(BaseException):
     """Ends a command where everything is saved.
 
     Attributes:
-      signum: the signal that asked for it.
+      signum: the signal that caused it.
     """
 
     def __init__(self, signum: int) -> None:
@@ -34,13 +34,13 @@ def on_signals(console: Console, *, worker: bool = False) -> None:
 
     Args:
       console: whose cursor a progress bar may hide.
-      worker: of a sweep, whose first process hears the signals and passes them on.
+      worker: a process of a sweep, which gets the signals from its first process.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        global _asked
+        global _received
         del frame
-        again, _asked = _asked, signum
+        again, _received = _received, signum
         if worker:  # a terminal signals the whole group, so that this is perhaps the same one
             return
         for child in multiprocessing.active_children():
@@ -56,13 +56,13 @@ def on_signals(console: Console, *, worker: bool = False) -> None:
 
 
 def check() -> None:
-    """Ends the command if a signal asked for it; of several processes of one run, all together.
+    """Ends the command if a signal came; several processes of one run end together.
 
     Raises:
       Stopped: if so.
     """
-    asked = _asked
+    received = _received
     if jax.process_count() > 1:
-        asked = int(multihost_utils.process_allgather(np.int32(asked)).max())
-    if asked:
-        raise Stopped(asked)
+        received = int(multihost_utils.process_allgather(np.int32(received)).max())
+    if received:
+        raise Stopped(received)

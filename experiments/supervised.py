@@ -36,7 +36,7 @@ def supervised(
       records: number of those that a batch is drawn from.
       build: makes the model.
       loss: of a model on a batch, given as the numbers of its records.
-      evaluate: `(model, key)` to metrics, and what pictures need; of the averaged model.
+      evaluate: `(averaged model, key)` to metrics, and what pictures need.
     """
     optimizer = adam(options, steps)
     graph = graph_of(build)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: a view of its folder, made anew by every command that asks for it.
+"""What TensorBoard shows of a run: a view of its folder, made anew by every command with --tensorboard.
 
 <run folder>/tensorboard/
   events.*                     config and claims
@@ -27,7 +27,7 @@ from experiments import pictures, records, report
 class TensorBoard:
     """A logger, see `experiments.loggers`.
 
-    It writes in this thread: what fails is heard, where the queue of tensorboardX's SummaryWriter would wait for ever.
+    It writes in this thread, which raises what fails; the queue of tensorboardX's SummaryWriter would wait for ever.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:

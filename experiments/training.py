@@ -11,8 +11,9 @@ with a kernel per run a convolution becomes one of groups, and the activations o
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, final
 
+import chex  # type: ignore[import-untyped]
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -21,6 +22,9 @@ from jax.sharding import PartitionSpec as P
 
 from experiments.meshes import place
 
+OF_STEPS = ("steps", "chunk_steps")  # keys of a config of a task with steps
+OF_CLASSIFIER = ("classifier_steps", "classifier_seed")  # of one that compares features
+OF_DATA = ("data", *OF_CLASSIFIER)
 State = Any
 Scalars = dict[str, jax.Array]
 Arrays = dict[str, jax.Array]
@@ -32,48 +36,107 @@ class Task(NamedTuple):
     init: Callable[[jax.Array], State]
     # Draws its batch from the key; None in a task that only measures.
     step: Callable[[State, jax.Array], tuple[State, Scalars]] | None
-    evaluate: Callable[
-        [State, jax.Array], tuple[Scalars, Arrays]
-    ]  # metrics, and what pictures need
-    # Key of a step -> numbers of the records that `step` reads with it; of sets in memory nobody asks.
+    # (state, key) -> metrics, and what pictures need
+    evaluate: Callable[[State, jax.Array], tuple[Scalars, Arrays]]
+    # Key of a step -> numbers of the records that `step` reads with it; only streamed sets need it.
     draw: Callable[[jax.Array], jax.Array] | None = None
 
 
-class Kind(NamedTuple):
-    """What a file in `experiments.tasks` offers: a family of tasks that differ in their options.
+class Shared(NamedTuple):
+    """What the setting of every task has; a task without data has nothing else, and these are empty."""
+
+    real: dict[str, float]  # metrics of real data
+    arrays: dict[str, Any]  # of real data, for pictures
+    notes: dict[str, float]
+
+
+class Data(NamedTuple):
+    """What a task makes of the data set of a config, a `Split`."""
+
+    # (split, options) -> what all variants share, a pytree with the fields of `Shared`; its options have the values of
+    # `Kind.shared`, and defaults. With `classifies` it takes classifier_steps= and seed=, too.
+    prepare: Callable[..., Any]
+    # (split, options of a variant) -> what is wrong with the options for these data, before anything is compiled;
+    # raises ValueError if none go with them
+    check: Callable[[Any, Any], list[str]]
+    classifies: bool = False  # quality metrics compare the features of a classifier
+
+    def setting(self, split: Any, options: Any, **of_classifier: int) -> Any:
+        """Returns what all variants share."""
+        return self.prepare(split, options, **(of_classifier if self.classifies else {}))
+
+
+_NO_DATA = Data(lambda split, options: Shared({}, {}, {}), lambda split, options: [])  # noqa: ARG005
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Family:
+    """What both kinds of tasks have: a family of tasks that differ in their options.
 
     Options with `metadata=traced(..)` may be arrays inside of a task: one program serves all their values, and variants
     that differ in them alone are trained side by side, as seeds are.
     """
 
-    options: type  # a frozen dataclass; its `errors()` says what no single field can know
-    shared: frozenset[str]  # options that no variant may change
-    metrics: tuple[str, ...]  # names that claims may use, all computed by `Task.evaluate`
-    curves: dict[str, str]  # metrics that the report draws along training, with their titles
-    make_task: Callable[[Any, Any, int], Task]  # (options, what `prepare` returned, steps)
+    # A frozen dataclass; its `errors()`, if any, returns what no single field can know.
+    options: type
+    metrics: tuple[str, ...]  # names that claims may use; every evaluation returns all of them
+    shared: frozenset[str] = frozenset()  # options that no variant may change
+    curves: Mapping[str, str]  # metrics that the report draws, with their titles
+    panels: str = ""  # title of a picture with the array `panel`, (height, width), of every variant's evaluation
+    # Options of a variant -> metrics that its evaluations have not.
+    lacking: Callable[[Any], frozenset[str]] = lambda _: frozenset()
+
+
+@final
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measures(_Family):
+    """The kind of a task that only measures: no steps, no data, one evaluation of every seed."""
+
+    measure: Callable[[Any, jax.Array], tuple[Scalars, Arrays]]  # (options, key)
+
+    data = _NO_DATA
+    networks: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[tuple[str, ...]] = ()  # keys of a config
+    refused: ClassVar[Mapping[str, str]] = {  # keys of a config, and why
+        **dict.fromkeys(OF_DATA, "takes no data"),
+        **dict.fromkeys(OF_STEPS, "only measures"),
+    }
+
+    def make_task(self, options: Any, setting: Any, steps: int) -> Task:
+        """Returns a task whose state is nothing."""
+        del setting, steps
+        nothing = lambda key: jnp.zeros(())  # noqa: ARG005  # checkpoints need an array
+        return Task(nothing, None, lambda state, key: self.measure(options, key))  # noqa: ARG005
+
+    def ends(self, steps: int) -> dict[str, int]:
+        """Returns the steps that claims are about, by name."""
+        return {"final": steps}
+
+
+@final
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Trains(_Family):
+    """The kind of a task with steps: it trains networks on data, or iterates without either."""
+
+    make_task: Callable[..., Task]  # (options, what `data.prepare` returned, steps)
     networks: tuple[str, ...] = ()  # parts of a state that are trained
-    # (`Split`, options) -> what all variants share, a pytree with the fields of `Shared`; of options it sees `shared`.
-    # One that `classifies` takes classifier_steps= and seed=, too. A kind without it takes no data.
-    prepare: Callable[..., Any] | None = None
-    classifies: bool = (
-        False  # `prepare` wants the classifier whose features quality metrics compare
-    )
-    # (`Split`, options of a variant) -> what is wrong with the options for these data, before anything is compiled;
-    # raises ValueError if none go with them
-    check: Callable[[Any, Any], list[str]] | None = None
-    panels: str = ""  # what `panel` shows, an array (height, width) of evaluations, for a picture of all variants
-    trains: bool = True  # or only measures: no steps, one evaluation
-    lacking: Callable[[Any], frozenset[str]] = lambda _: (
-        frozenset()
-    )  # metrics that a variant has not
+    data: Data = _NO_DATA
+
+    required: ClassVar[tuple[str, ...]] = OF_STEPS  # keys of a config
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Keys of a config, and why."""
+        if self.data is _NO_DATA:
+            return dict.fromkeys(OF_DATA, "takes no data")
+        return {} if self.data.classifies else dict.fromkeys(OF_CLASSIFIER, "takes no classifier")
+
+    def ends(self, steps: int) -> dict[str, int]:
+        """Returns the steps that claims are about, by name."""
+        return {"init": 0, "final": steps}
 
 
-class Shared(NamedTuple):
-    """What all settings have; those of a kind without data have nothing else, and these are empty."""
-
-    real: dict[str, float]  # metrics of real data
-    arrays: dict[str, Any]  # of real data, for pictures
-    notes: dict[str, float]
+Kind = Measures | Trains  # what a file in `experiments.tasks` offers
 
 
 def traced(names: Mapping[str, Any] | None = None, **limits: float) -> dict[str, Any]:
@@ -86,19 +149,13 @@ def traced(names: Mapping[str, Any] | None = None, **limits: float) -> dict[str,
     return {"traced": True, "names": names, **limits}
 
 
-def measurement(measure: Callable[[jax.Array], tuple[Scalars, Arrays]]) -> Task:
-    """Returns the task that does nothing but `measure(key)`, with metrics and what pictures need."""
-    nothing = lambda key: jnp.zeros(())  # noqa: ARG005  # checkpoints want an array
-    return Task(nothing, None, lambda state, key: measure(key))  # noqa: ARG005
-
-
 def graph_of(build: Callable[[nnx.Rngs], nnx.Module]) -> Any:
     """Returns the structure of a module, without drawing its weights."""
     return nnx.graphdef(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
 
 
 class Length(NamedTuple):
-    """What `make_train` wants to know of a config."""
+    """What `make_train` needs of a config."""
 
     steps: int  # per seed
     chunk_steps: int  # between two visits of the host
@@ -146,7 +203,9 @@ def make_train(task: Task, config: Any) -> Train:
         steps = first + jnp.arange(config.chunk_steps)
         one = task.step
         assert one is not None
-        return jax.lax.scan(lambda s, i: one(s, key_of(key, i)), state, steps)
+        state, log = jax.lax.scan(lambda s, i: one(s, key_of(key, i)), state, steps)
+        chex.assert_shape(jax.tree.leaves(log), (config.chunk_steps,))  # one number per step
+        return state, log
 
     def draw(key: jax.Array, first: Any) -> jax.Array:
         one = task.draw
@@ -154,7 +213,9 @@ def make_train(task: Task, config: Any) -> Train:
         return jax.vmap(lambda i: one(key_of(key, i)))(first + jnp.arange(config.chunk_steps))
 
     def evaluate(state: State, key: jax.Array) -> tuple[Scalars, Arrays]:
-        return task.evaluate(state, jax.random.fold_in(key, 2))
+        scalars, arrays = task.evaluate(state, jax.random.fold_in(key, 2))
+        chex.assert_rank(jax.tree.leaves(scalars), 0)
+        return scalars, arrays
 
     return Train(init, advance, evaluate, draw, config.steps // config.chunk_steps)
 

@@ -4,6 +4,7 @@ An entry is made of layers of `tconvjax.nnx` as its paper puts them together, wi
 paper changes no features while enlarging, a convolution follows. `kernel_size` is that of the layer with weights.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from experiments import plugins
 from tconvjax import initializers, max_pool, max_unpool, pixel_unshuffle, resize, upfirdn
 from tconvjax import nnx as tnn
 
@@ -44,8 +46,8 @@ Upsampler = Literal[
 Downsampler = Literal["conv", "conv_hold", "average", "max_pool", "blur_pool", "max_blur_pool"]
 
 
-class Wanted(NamedTuple):
-    """What an entry makes its layers of; a layer of `tconvjax.nnx` takes them in this order."""
+class LayerArguments(NamedTuple):
+    """The arguments from which an entry makes its layers, in the order of the layers of `tconvjax.nnx`."""
 
     in_features: int
     out_features: int
@@ -77,9 +79,9 @@ class UnpoolConv(nnx.Module):
       Badrinarayanan, Kendall & Cipolla 2015, arXiv:1511.00561.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
-        self.scale = wanted.scale
-        self.conv = wanted.conv()
+    def __init__(self, arguments: LayerArguments) -> None:
+        self.scale = arguments.scale
+        self.conv = arguments.conv()
 
     def __call__(self, x: jax.Array, phases: jax.Array) -> jax.Array:
         """Enlarges `x` with `phases` of `max_pool`."""
@@ -88,6 +90,11 @@ class UnpoolConv(nnx.Module):
 
 def wrong(name: str, in_features: int, kernel_size: int, scale: int, rank: int) -> str:
     """Returns why an entry cannot have these features and sizes along each axis, and nothing if it can."""
+    if plugins.is_name(name):
+        try:
+            _own(name)
+        except ValueError as error:
+            return str(error)
     if name == "pixel_conv_transpose" and (rank, scale) != (2, 2):
         return f"'{name}' doubles images and nothing else; got scale {scale}, rank {rank}"
     if name == "pixel_conv_transpose" and kernel_size % 2 == 0:
@@ -112,7 +119,8 @@ def upsampler(
     """Returns a module that enlarges `(batch, *spatial, in_features)` by `scale`; see `wrong`.
 
     Args:
-      name: an `Upsampler`, or 'unpool_conv', whose module takes the phases of a pooling, too.
+      name: an `Upsampler`; 'unpool_conv', whose module takes the phases of a pooling, too; or `module:function`, which
+        takes all that follows, as this function and the layers of `tconvjax.nnx` do.
       in_features: channels of the input.
       out_features: channels of the result.
       kernel_size: of the layer with weights, one entry per spatial axis.
@@ -120,8 +128,29 @@ def upsampler(
       padding_mode: of everything with weights.
       rngs: of the weights.
     """
-    wanted = Wanted(in_features, out_features, tuple(kernel_size), tuple(scale), padding_mode, rngs)
-    return _UPSAMPLERS[name](wanted)
+    arguments = LayerArguments(
+        in_features, out_features, tuple(kernel_size), tuple(scale), padding_mode, rngs
+    )
+    if name in _UPSAMPLERS:
+        return _UPSAMPLERS[name](arguments)
+    *shape, _, _ = arguments
+    return _own(name)(*shape, padding_mode=padding_mode, rngs=rngs)
+
+
+def _own(name: str) -> Callable[..., nnx.Module]:
+    """Returns an upsampler of a user.
+
+    Raises:
+      ValueError: if there is none, or it does not take what `upsampler` gives it.
+    """
+    make = plugins.find(name, "an upsampler")
+    takes = inspect.signature(make)
+    try:
+        takes.bind(1, 1, (1,), (2,), padding_mode="zeros", rngs=None)
+    except TypeError:
+        given = "(in_features, out_features, kernel_size, scale, *, padding_mode, rngs)"
+        raise ValueError(f"{name} must take {given}; it takes {takes}") from None
+    return make
 
 
 def downsampler(
@@ -136,8 +165,8 @@ def downsampler(
       scale: factors, one per spatial axis.
       rngs: of the weights.
     """
-    wanted = Wanted(features, features, tuple(kernel_size), tuple(scale), "zeros", rngs)
-    return _DOWNSAMPLERS[name](wanted)
+    arguments = LayerArguments(features, features, tuple(kernel_size), tuple(scale), "zeros", rngs)
+    return _DOWNSAMPLERS[name](arguments)
 
 
 def average_pool(x: jax.Array, scale: tuple[int, ...]) -> jax.Array:
@@ -146,50 +175,50 @@ def average_pool(x: jax.Array, scale: tuple[int, ...]) -> jax.Array:
     return phases.reshape(*phases.shape[:-1], x.shape[-1], -1).mean(-1)
 
 
-def _icnr(w: Wanted) -> nnx.Module:
+def _icnr(w: LayerArguments) -> nnx.Module:
     return w.layer(tnn.ConvTranspose, kernel_init=initializers.icnr_transpose(w.scale))
 
 
-def _balanced_init(w: Wanted) -> nnx.Module:
+def _balanced_init(w: LayerArguments) -> nnx.Module:
     return w.layer(tnn.ConvTranspose, kernel_init=initializers.balanced_transpose(w.scale))
 
 
-def _zero_insertion(w: Wanted) -> nnx.Module:
+def _zero_insertion(w: LayerArguments) -> nnx.Module:
     insert = partial(upfirdn, filter=np.ones((1,) * len(w.scale), np.float32), up=w.scale)
     return nnx.Sequential(insert, w.conv())
 
 
-def _resized(method: str) -> Callable[[Wanted], nnx.Module]:
+def _resized(method: str) -> Callable[[LayerArguments], nnx.Module]:
     return lambda w: w.layer(tnn.ResizeConv, method=method)
 
 
-def _conv_binomial(w: Wanted) -> nnx.Module:
+def _conv_binomial(w: LayerArguments) -> nnx.Module:
     one = w._replace(kernel_size=(1,) * len(w.scale)).conv()
     return nnx.Sequential(one, partial(resize, scale=w.scale, method="binomial"))
 
 
-def _bilinear_additive(w: Wanted) -> nnx.Module:
+def _bilinear_additive(w: LayerArguments) -> nnx.Module:
     conv = w._replace(in_features=w.in_features // prod(w.scale)).conv()
     return nnx.Sequential(tnn.BilinearAdditive(w.scale), conv)
 
 
-def _pixel(w: Wanted) -> nnx.Module:
+def _pixel(w: LayerArguments) -> nnx.Module:
     i, o, k, _, padding_mode, rngs = w
     return tnn.PixelConvTranspose(i, o, k, padding_mode=padding_mode, rngs=rngs)
 
 
-def _carafe(w: Wanted) -> nnx.Module:
+def _carafe(w: LayerArguments) -> nnx.Module:
     carafe = tnn.Carafe(w.in_features, w.scale, padding_mode=w.padding_mode, rngs=w.rngs)
     return nnx.Sequential(carafe, w.conv())
 
 
-def _dysample(w: Wanted) -> nnx.Module:
+def _dysample(w: LayerArguments) -> nnx.Module:
     groups = 4 if w.in_features % 4 == 0 else 1
     dysample = tnn.DySample(w.in_features, w.scale, groups=groups, rngs=w.rngs)
     return nnx.Sequential(dysample, w.conv())
 
 
-_UPSAMPLERS: dict[str, Callable[[Wanted], nnx.Module]] = {
+_UPSAMPLERS: dict[str, Callable[[LayerArguments], nnx.Module]] = {
     "conv_transpose": lambda w: w.layer(tnn.ConvTranspose),
     "conv_transpose_flax": lambda w: w.layer(
         tnn.ConvTranspose, kernel_init=nnx.initializers.lecun_normal()
@@ -220,16 +249,16 @@ _UPSAMPLERS: dict[str, Callable[[Wanted], nnx.Module]] = {
 }
 
 
-def _conv_hold(w: Wanted) -> nnx.Module:
-    # What hold is behind a transposed convolution, its adjoint is in front of a strided one: for gradients.
+def _conv_hold(w: LayerArguments) -> nnx.Module:
+    # For gradients: the adjoint of a hold behind a transposed convolution is a hold in front of a strided one.
     return nnx.Sequential(tnn.Hold(w.scale), w.layer(tnn.Conv))
 
 
-def _average(w: Wanted) -> nnx.Module:
+def _average(w: LayerArguments) -> nnx.Module:
     return nnx.Sequential(partial(average_pool, scale=w.scale))
 
 
-_DOWNSAMPLERS: dict[str, Callable[[Wanted], nnx.Module]] = {
+_DOWNSAMPLERS: dict[str, Callable[[LayerArguments], nnx.Module]] = {
     "conv": lambda w: w.layer(tnn.Conv),
     "conv_hold": _conv_hold,
     "average": _average,

@@ -16,8 +16,8 @@ from cases import each
 from rich.console import Console
 
 import tconvjax
-from experiments import config, records
-from experiments.benchmark import autotune, layers, machine, models, run, summary, timing
+from experiments import config, launch, records
+from experiments.benchmark import autotune, layers, machine, models, summary, timing
 from experiments.benchmark.config import Layer
 
 BENCHMARK = Path(__file__).parent.parent / "configs" / "benchmark.toml"
@@ -396,7 +396,7 @@ def tiny(tmp_path, monkeypatch):
 
 def go(path, out, *settings):
     with (out / "log.txt").open("a") as log:
-        folder = run.run(config.load(path, settings), out / "runs", Console(file=log, width=120))
+        folder = launch.run(config.load(path, settings), out / "runs", Console(file=log, width=120))
     return folder, (out / "log.txt").read_text()
 
 

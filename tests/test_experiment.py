@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import chex
 import commands
 import jax
 import jax.numpy as jnp
@@ -482,7 +483,7 @@ def test_runs_side_by_side_in_chunks_equal_one_run_step_by_step(task):
         states, log = advance(setting, traced, states, keys, first)
         at_once, log_at_once = vmapped(setting, traced, at_once, keys, first)
         neighbourless, _ = advance(setting, own, neighbourless, keys[3:], first)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[3:], b), states, neighbourless)
+    chex.assert_trees_all_equal(jax.tree.map(lambda a: a[3:], states), neighbourless)
     alone = gan.make_task(other, setting, 4)
     key = jax.random.key(5)
     state = alone.init(jax.random.fold_in(key, 0))
@@ -523,9 +524,9 @@ def test_checkpoints_hold_the_state_bitwise(task, tmp_path):
     with checkpoints.open_checkpoints(tmp_path / "a") as store:
         step, loaded = checkpoints.load_latest(store, state)
     assert step == 4
-    jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(a + jnp.asarray(4, a.dtype), b), state, loaded
-    )
+    saved = jax.tree.map(lambda a: a + jnp.asarray(4, a.dtype), state)
+    chex.assert_trees_all_equal(saved, loaded)
+    chex.assert_trees_all_equal_shapes_and_dtypes(saved, loaded)
 
 
 def test_losses_are_those_of_the_paper():

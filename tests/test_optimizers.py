@@ -1,5 +1,6 @@
 """Adam's schedule, clipping and average, against optax and by hand."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,7 @@ def trained(optimizer):
 
 
 def close(one, other):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, other)
+    chex.assert_trees_all_close(one, other, rtol=1e-6)
 
 
 def test_without_more_it_is_adam():

@@ -237,6 +237,37 @@ def test_a_sweep_stands_for_its_complete_points(folders, tmp_path):
     assert f"Left out: {copies[1].name}: failed: its loss" in page.text
 
 
+def test_everything_in_a_folder_of_runs_can_be_given(folders, tmp_path, capsys):
+    """A sweep leaves its own folder among those of its points; pages and other things lie beside them."""
+    copies = [shutil.copytree(folder, tmp_path / folder.name) for folder in folders[:4]]
+    for stopped in copies[1], copies[3]:
+        (stopped / "summary.json").unlink()
+    sweep = sweep_of(copies[:3], "complete", "failed", "complete")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "comparison.html").write_text("of an earlier day")
+    assert main(["report", *map(str, sorted(tmp_path.iterdir()))]) == 0
+    *said, last = capsys.readouterr().out.splitlines()
+    assert last == f"report {tmp_path / 'comparison.html'}"
+    page = Page(tmp_path / "comparison.html")
+    assert "Comparison of 2 runs" in page.text
+    reasons = (
+        f"{copies[1].name}: failed: its loss",
+        f"{tmp_path / 'comparison.html'}: is a file, not the folder of a run.",
+        f"{copies[3]}: the run is not complete. To continue it: python -m x",
+        f"{tmp_path / 'empty'}: is not the folder of a run; it holds no config.json.",
+    )
+    assert sorted(said) == sorted(f"left out: {reason}" for reason in reasons)
+    assert all(f"Left out: {reason}" in page.text for reason in reasons)
+    assert (
+        main(["report", str(copies[0]), str(tmp_path / "typo")]) == 2
+    )  # what is not there is meant
+    assert capsys.readouterr().err == f"{tmp_path / 'typo'}: no such folder.\n"
+    assert (
+        main(["report", str(tmp_path / "empty"), str(sweep / "summary.json"), "--out=a.html"]) == 2
+    )
+    assert "is a file" in capsys.readouterr().err
+
+
 def test_one_run_or_several_from_the_command_line(folder, folders, tmp_path, capsys):
     out = tmp_path / "deep" / "page.html"
     assert main(["report", str(folder), "--out", str(out)]) == 0

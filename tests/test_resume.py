@@ -11,6 +11,7 @@ from rich.console import Console
 
 from experiments import config, engine, records, report, stopping
 from experiments.tasks import TASKS
+from experiments.training import Trains
 
 pytestmark = pytest.mark.usefixtures("promotion")
 
@@ -24,7 +25,7 @@ def tiny(name):
     """Returns a config with two of its variants, two seeds and two steps; others are left out."""
     resolved = config.load(CHECKERBOARD.with_name(f"{name}.toml"), quick=True)
     task = TASKS[resolved.task]
-    for_steps = {"steps": 2, "chunk_steps": 1} if task.trains else {}
+    for_steps = {"steps": 2, "chunk_steps": 1} if isinstance(task, Trains) else {}
     variants = []
     for variant in resolved.variants[:2]:
         own = vars(variant.options)
@@ -92,15 +93,15 @@ def test_every_config_goes_with_its_data(path):
 @each("name", CONFIGS)
 def test_a_run_that_was_stopped_says_what_an_undisturbed_one_says(name, run):
     resolved = tiny(name)
-    stopped = run(resolved, "stopped", stop_at=3 if TASKS[resolved.task].trains else 2)
+    stopped = run(resolved, "stopped", stop_at=3 if isinstance(TASKS[resolved.task], Trains) else 2)
     first = resolved.variants[0].name
     saved = {path.name for path in (stopped / "checkpoints" / first).glob("[0-9]*")}
-    assert saved == ({"0", "1"} if TASKS[resolved.task].trains else {"0"})
+    assert saved == ({"0", "1"} if isinstance(TASKS[resolved.task], Trains) else {"0"})
     assert not (stopped / "summary.json").exists()
     assert run(resolved, "stopped") == stopped
     straight = run(resolved, "straight")
     assert result(stopped) == result(straight)
-    engine.forget()
+    engine.clear_programs()
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ Function = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Unavailable(Exception):
-    """This peer does not run here, or has no such layer; the message says why."""
+    """This peer does not run here, or has no such layer; the message is the reason."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Runs a benchmark from start to end, or from where it stopped; what was recorded is not measured again.
+"""What the engine does with a benchmark; what was recorded is not measured again.
 
 runs/<name>-<digest>/
   config.json, environment.json   as for every run
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -20,6 +21,8 @@ from rich.text import Text
 from experiments import pictures, records, stopping
 from experiments.benchmark import autotune, layers, machine, models, report, summary
 from experiments.benchmark.config import Benchmark, Layer
+from experiments.engine import Study
+from experiments.loggers import Loggers
 
 Entries = list[dict[str, Any]]
 ENTRIES = [{...: object}]
@@ -33,55 +36,6 @@ class Unit(NamedTuple):
     section: str  # of the results
     key: Mapping[str, str]  # what all of its entries have
     measure: Callable[[], Entries]
-
-
-def run(config: Benchmark, out: Path, console: Console) -> Path:
-    """Runs or continues a benchmark and returns its folder.
-
-    Args:
-      config: valid.
-      out: folder that holds run folders.
-      console: where progress and tables go.
-
-    Raises:
-      RunError: if the folder cannot be used, or a peer computes something else; what was recorded stays.
-      Stopped: at a signal, between two measurements.
-    """
-    with records.open_folder(out, config) as folder:
-        console.print(Text(config.name, "bold"), Text(config.question))
-        console.print(Text(f"folder {folder}", "dim"))
-        if (folder / "summary.json").exists():
-            console.print("complete already; nothing to measure", style="dim")
-            results, found = _read(folder), records.read_json(folder / "summary.json")
-            report.print_tables(results, found, console)
-            if not (folder / "report.html").exists():
-                _show(config, folder, results, found, console)
-            return folder
-        took = records.begin(folder)
-        here = _machine(config, folder, console)
-        results = _read(folder)
-        _measure(units(config, here), results, folder, console)
-        found = summary.summarize(config, results, here) | took()
-        # Its presence means complete; whatever shows it comes after it.
-        records.write_json(folder / "summary.json", found)
-        report.print_tables(results, found, console)
-        _show(config, folder, results, found, console)
-        return folder
-
-
-def _show(
-    config: Benchmark, folder: Path, results: Results, found: Mapping[str, Any], console: Console
-) -> None:
-    """Draws pictures and page; if they cannot be made, that is a line, since nothing that was measured is lost."""
-    page = folder / "report.html"
-    try:
-        report.write(config, folder, results, found)
-        console.print(Text(f"report {page}"))
-    except Exception as error:
-        reason = pictures.reason(error)
-        console.print(
-            Text(f"{page}: cannot be made: {reason}. The same command tries again.", "yellow")
-        )
 
 
 def units(config: Benchmark, here: Mapping[str, Any]) -> list[Unit]:
@@ -154,3 +108,40 @@ def _write(folder: Path, results: Results) -> None:
     else:
         kept = {section: results[section] for section in ("layers", "models")}
         records.write_json(folder / "results.json", kept)
+
+
+def _perform(
+    config: Benchmark, folder: Path, console: Console, loggers: Loggers, mesh: Mesh | None
+) -> dict[str, Any]:
+    """Measures whatever is not recorded yet."""
+    del loggers, mesh  # which a benchmark refuses
+    here = _machine(config, folder, console)
+    results = _read(folder)
+    _measure(units(config, here), results, folder, console)
+    return summary.summarize(config, results, here)
+
+
+def _draw(config: Benchmark, folder: Path, found: Mapping[str, Any], console: Console) -> None:
+    page = folder / "report.html"
+    try:
+        report.write(config, folder, _read(folder), found)
+        console.print(Text(f"report {page}"))
+    except Exception as error:
+        reason = pictures.reason(error)
+        console.print(
+            Text(f"{page}: cannot be made: {reason}. The same command tries again.", "yellow")
+        )
+
+
+STUDY = Study(
+    verb="measure",
+    schema=summary.SCHEMA,
+    shape={},
+    perform=_perform,
+    tabulate=lambda folder, found, console: report.print_tables(_read(folder), found, console),
+    draw=_draw,
+    draw_later=_draw,
+    mesh_errors=lambda config, shape: ["--mesh: a benchmark measures one device"],  # noqa: ARG005
+    check=lambda config: [],  # noqa: ARG005
+    no_loggers="a benchmark has no metrics along training",
+)

@@ -1,4 +1,4 @@
-"""What a benchmark says in a few numbers: geometric means of ratios over families of layers, and who is slower where.
+"""A benchmark in a few numbers: geometric means of ratios over families of layers, and who is slower where.
 
 A ratio is a peer's time over ours: above 1, ours is faster. `torch_best` is the faster of torch's two formats, layer by
 layer.

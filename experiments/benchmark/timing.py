@@ -86,11 +86,11 @@ def interleaved(
     budget_s: float,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Samples]:
-    """Times all subjects in rounds, whose orders follow one another as `turns` says.
+    """Times all subjects in rounds, whose orders follow one another as in `turns`.
 
     Args:
       subjects: with different names.
-      rounds: in each of which a subject is timed once.
+      rounds: each times every subject once.
       budget_s: seconds of samples per subject; one sample is taken whatever it lasts.
       clock: in seconds.
     """

@@ -81,9 +81,9 @@ def load(data: Mapping[str, Any]) -> Split:
         try:
             return split(read(SOURCES[name](**keywords)))
         except OSError as error:
-            raise ValueError(plugins.said(error)) from None
+            raise ValueError(plugins.one_line(error)) from None
     function = find(name)
     try:
         return split(read(function(**keywords)))
     except (Exception, SystemExit) as error:  # the user's code runs
-        raise ValueError(f"{name}: {plugins.said(error)}") from None
+        raise ValueError(f"{name}: {plugins.one_line(error)}") from None

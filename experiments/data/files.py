@@ -28,11 +28,11 @@ def npz(path: str, image: str = "image", label: str = "label", mask: str = "mask
       ValueError: if the file cannot be read, or the arrays are not there or none of images.
     """
     optional = {"label": label, "mask": mask}
-    wanted = {"image": image} | {key: name for key, name in optional.items() if name != key}
+    names = {"image": image} | {key: name for key, name in optional.items() if name != key}
     try:
-        archive = reading.archive(Path(path), list(wanted.values()), list(optional))
+        archive = reading.archive(Path(path), list(names.values()), list(optional))
         columns = {
-            key: archive[name] for key, name in (optional | wanted).items() if name in archive
+            key: archive[name] for key, name in (optional | names).items() if name in archive
         }
     except reading.Unreadable as error:
         raise ValueError(f"{path}: cannot be used: {error}") from None
@@ -40,7 +40,7 @@ def npz(path: str, image: str = "image", label: str = "label", mask: str = "mask
 
 
 class Pictures:
-    """The images of files, a source that opens them when they are asked for."""
+    """The images of files, a source that opens one when it is indexed."""
 
     def __init__(
         self,
@@ -166,8 +166,8 @@ def _open(path: Path, *, mask: bool) -> Iterator[Image.Image]:
                 yield file
                 return
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"{path}: cannot be read as an image: {said}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: cannot be read as an image: {reason}") from None
     if mode[0] in "IF":
         raise ValueError(f"{path}: has more than 8 bits per channel. Save it with 8")
     raise ValueError(f"{path}: a mask must have one channel, got mode {mode!r}")

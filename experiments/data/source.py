@@ -2,7 +2,7 @@
 
 A source has `__len__` and `__getitem__(int) -> dict of arrays`, as Grain's, tfds.data_source and those of Hugging Face
 (`with_format("numpy")`) have; a list of dicts is one, too. One that does not fit in memory may have `labels`, an array
-or None, so that nothing else is read before the run; it is asked for records by several threads at once, and must give
+or None, so that nothing else is read before the run; several threads at once read its records, and it must give
 the same record for the same number. A record holds
 
     image   (height, width, channels) or (height, width), uint8 or floating in [-1, 1]
@@ -75,7 +75,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Streamed:
-    """A source that does not fit: records are read when they are wanted. Masks are dropped: no task wants them."""
+    """A source that does not fit: records are read when they are needed. Masks are dropped: no task streams them."""
 
     source: Source
     order: np.ndarray  # the records of the set
@@ -99,8 +99,8 @@ class Streamed:
         """
         grain, row = _grain(), 0
         images = np.empty((len(index), *self.shape), np.float32)
-        wanted = self.order[np.asarray(index)]
-        blocks = [wanted[i : i + TOGETHER] for i in range(0, len(wanted), TOGETHER)]
+        numbers = self.order[np.asarray(index)]
+        blocks = [numbers[i : i + TOGETHER] for i in range(0, len(numbers), TOGETHER)]
         read = grain.MapDataset.source(blocks).map(self._block)
         try:
             for block in read.to_iter_dataset(grain.ReadOptions(THREADS, 2 * THREADS)):
@@ -124,7 +124,7 @@ class Streamed:
             if found.shape != self.shape:
                 raise ValueError(f"expected {self.shape}, got {found.shape}")
         except Exception as error:  # the user's code runs
-            raise ValueError(f"record {number}: {plugins.said(error)}") from None
+            raise ValueError(f"record {number}: {plugins.one_line(error)}") from None
         return np.asarray(found)
 
 

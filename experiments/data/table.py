@@ -32,7 +32,7 @@ class Table:
         return len(self.images if self.rows is None else self.rows)
 
     def __getitem__(self, index: jax.Array) -> jax.Array:
-        """Returns the images of records; of a part of a set, only what it was made for."""
+        """Returns the images of records; a part of a set has only those it was made for."""
         return self.images[index if self.rows is None else self.rows[index]]
 
     @property
@@ -41,17 +41,17 @@ class Table:
         return self.images.shape[1:]
 
 
-def table_of(data: Arrays | Streamed, wanted: Any = (), capacity: int = 1) -> Table:
+def table_of(data: Arrays | Streamed, numbers: Any = (), capacity: int = 1) -> Table:
     """Returns a table of a set in memory, or of a part of one that is not.
 
     Args:
       data: a set.
-      wanted: numbers of records, any shape, with repetitions.
-      capacity: images of a part, at least as many as are wanted; equal ones are equal programs.
+      numbers: numbers of records, any shape, with repetitions.
+      capacity: images of a part, at least as many as there are distinct numbers; equal ones are equal programs.
     """
     if isinstance(data, Arrays):
         return Table(jnp.asarray(data.image))
-    distinct = np.unique(np.asarray(wanted, int))
+    distinct = np.unique(np.asarray(numbers, int))
     images = np.zeros((capacity, *data.shape), np.float32)
     images[: len(distinct)] = data.images(distinct)
     rows = np.zeros(len(data), np.int32)

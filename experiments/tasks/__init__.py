@@ -1,5 +1,8 @@
-"""What can be trained. A new task is one file and one line in `TASKS`."""
+"""What can be measured and trained. A new task is one file and one line in `TASKS`, or a user's `module:function`."""
 
+from dataclasses import is_dataclass
+
+from experiments import plugins
 from experiments.tasks import (
     blur_ladder,
     equivariance,
@@ -13,7 +16,7 @@ from experiments.tasks import (
     superresolution,
     tones,
 )
-from experiments.training import Kind
+from experiments.training import Kind, Measures, Trains
 
 TASKS: dict[str, Kind] = {
     "blur_ladder": blur_ladder.KIND,
@@ -28,3 +31,27 @@ TASKS: dict[str, Kind] = {
     "superresolution": superresolution.KIND,
     "tones": tones.KIND,
 }
+
+
+def find(name: str) -> Kind:
+    """Returns a task, and keeps one of a user in `TASKS`, so that its programs are compiled once.
+
+    Args:
+      name: a key of `TASKS`, or `module:function`, a function without arguments that returns a `Measures` or `Trains`.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    if name not in TASKS:
+        make = plugins.find(name, "a task")
+        try:
+            kind = make()
+        except (Exception, SystemExit) as error:  # the user's code runs
+            raise ValueError(f"{name}: {plugins.one_line(error)}") from None
+        if not isinstance(kind, Measures | Trains):
+            kinds = "a Measures or a Trains of experiments.training"
+            raise ValueError(f"{name} must return {kinds}; got {kind!r}")
+        if not (isinstance(kind.options, type) and is_dataclass(kind.options)):
+            raise ValueError(f"{name}: options must be a frozen dataclass; got {kind.options!r}")
+        TASKS[name] = kind
+    return TASKS[name]

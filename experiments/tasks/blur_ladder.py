@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.fields import periodic
-from experiments.training import Arrays, Kind, Scalars, Task, measurement
+from experiments.training import Arrays, Measures, Scalars
 from tconvjax import nnx as tnn
 
 WAVELENGTHS = (8, 16, 32, 64, 128)  # input pixels
@@ -31,29 +31,21 @@ class Options:
     kernel_size: int = field(default=4, metadata={"minimum": 1})
     features: int = field(default=64, metadata={"minimum": 1})
 
-    def errors(self) -> list[str]:
-        """Returns what no single field can know."""
-        return []
 
-
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
-    """Returns the measurement of one variant."""
+def measure(options: Options, key: jax.Array) -> tuple[Scalars, Arrays]:
+    """Returns the metrics of one variant, and what pictures need."""
     n, scale = options.features, (options.scale,)
-
-    def measure(key: jax.Array) -> tuple[Scalars, Arrays]:
-        k = (options.kernel_size,)
-        layers: list[Any] = [tnn.ConvTranspose(n, n, k, scale, rngs=nnx.Rngs(key))]
-        if options.holds:
-            layers.append(tnn.Hold(scale, order=options.holds - 1))
-        enlarge = periodic(nnx.Sequential(*layers), 1, MARGIN)
-        log_ratio = jnp.stack([jnp.log(copies(enlarge, n, wave, options)) for wave in WAVELENGTHS])
-        log_length = jnp.log(jnp.array(WAVELENGTHS, log_ratio.dtype))
-        rate = jnp.polyfit(log_length, log_ratio, 1)[0]
-        decibel = 20 / jnp.log(10) * log_ratio
-        named = {f"copies_db_{n}": v for n, v in zip(WAVELENGTHS, decibel, strict=True)}
-        return {"order": -rate, **named}, {}
-
-    return measurement(measure)
+    k = (options.kernel_size,)
+    layers: list[Any] = [tnn.ConvTranspose(n, n, k, scale, rngs=nnx.Rngs(key))]
+    if options.holds:
+        layers.append(tnn.Hold(scale, order=options.holds - 1))
+    enlarge = periodic(nnx.Sequential(*layers), 1, MARGIN)
+    log_ratio = jnp.stack([jnp.log(copies(enlarge, n, wave, options)) for wave in WAVELENGTHS])
+    log_length = jnp.log(jnp.array(WAVELENGTHS, log_ratio.dtype))
+    rate = jnp.polyfit(log_length, log_ratio, 1)[0]
+    decibel = 20 / jnp.log(10) * log_ratio
+    named = {f"copies_db_{n}": v for n, v in zip(WAVELENGTHS, decibel, strict=True)}
+    return {"order": -rate, **named}, {}
 
 
 def copies(enlarge: Any, features: int, wavelength: int, options: Options) -> jax.Array:
@@ -71,4 +63,10 @@ def copies(enlarge: Any, features: int, wavelength: int, options: Options) -> ja
 
 
 DOTS = {"order": "order", "copies_db_8": "copies of a wave of 8 pixels, dB"}
-KIND = Kind(Options, frozenset({"features"}), METRICS, DOTS, make_task, trains=False)
+KIND = Measures(
+    options=Options,
+    shared=frozenset({"features"}),
+    metrics=METRICS,
+    curves=DOTS,
+    measure=measure,
+)

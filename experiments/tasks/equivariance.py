@@ -8,15 +8,17 @@ the spectrum around multiples q of the stride harmonic. With levels that halve a
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.fields import periodic, power_law, shifted
-from experiments.training import Arrays, Kind, Scalars, Task, measurement
+from experiments.fields import periodic, power_law
+from experiments.plugins import Name
+from experiments.training import Arrays, Measures, Scalars
 from experiments.upsamplers import Downsampler, Upsampler, downsampler, upsampler, wrong
+from tconvjax.analysis import equivariance_error
 
 SIZE = 64  # pixels along each axis of the input
 MARGIN = 16
@@ -28,7 +30,7 @@ METRICS = (
     "predicted_fractional_shift_db",
     "deviation_from_identity_db",
 )
-# Of layers that are not linear the identity says nothing, and an ideal one has no error.
+# The identity does not hold for layers that are not linear, and an ideal layer has no error.
 NO_IDENTITY = ("carafe_conv", "dysample_conv", "resize_conv_fourier")
 
 
@@ -36,7 +38,7 @@ NO_IDENTITY = ("carafe_conv", "dysample_conv", "resize_conv_fourier")
 class Options:
     """What a variant may change."""
 
-    upsampler: Upsampler = "resize_conv"
+    upsampler: Upsampler | Name = "resize_conv"
     kernel_size: int = field(default=1, metadata={"minimum": 1})  # of layers with weights
     downsampler: Downsampler = "average"  # of levels
     levels: int = field(default=0, metadata={"minimum": 0, "maximum": 3})  # 0: the upsampler alone
@@ -44,8 +46,8 @@ class Options:
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        said = wrong(self.upsampler, self.features, self.kernel_size, 2, 2)
-        return [f"upsampler: {said}"] if said else []
+        reason = wrong(self.upsampler, self.features, self.kernel_size, 2, 2)
+        return [f"upsampler: {reason}"] if reason else []
 
 
 def lacking(options: Options) -> frozenset[str]:
@@ -76,41 +78,29 @@ class Hourglass(nnx.Module):
         return x
 
 
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
-    """Returns the measurement of one variant."""
+def measure(options: Options, key: jax.Array) -> tuple[Scalars, Arrays]:
+    """Returns the metrics of one variant, and what pictures need."""
     n = options.features
-
-    def measure(key: jax.Array) -> tuple[Scalars, Arrays]:
-        rngs = nnx.Rngs(jax.random.fold_in(key, 0))
-        # 1 / frequency, and nothing at 1/2 cycle per pixel.
-        x = power_law(jax.random.fold_in(key, 1), (2, SIZE, SIZE, n))
-        x = without_nyquist(x)
-        if options.levels:
-            network = periodic(Hourglass(options, rngs), 2, MARGIN)
-            return {f"shift_error_{t}": shift_error(network, x, t, t) for t in SHIFTS}, {}
-        module = upsampler(options.upsampler, n, n, (options.kernel_size,) * 2, (2, 2), rngs=rngs)
-        if options.upsampler != "resize_conv_fourier":  # which is periodic itself
-            module = periodic(module, 2, MARGIN)
-        scalars = {f"shift_error_{t}": shift_error(module, x, t, 2 * t) for t in SHIFTS}
+    rngs = nnx.Rngs(jax.random.fold_in(key, 0))
+    # 1 / frequency, and nothing at 1/2 cycle per pixel.
+    x = power_law(jax.random.fold_in(key, 1), (2, SIZE, SIZE, n))
+    x = without_nyquist(x)
+    if options.levels:
+        network = periodic(Hourglass(options, rngs), 2, MARGIN)
+        return {f"shift_error_{t}": equivariance_error(network, x, (t, t)) for t in SHIFTS}, {}
+    module = upsampler(options.upsampler, n, n, (options.kernel_size,) * 2, (2, 2), rngs=rngs)
+    if options.upsampler != "resize_conv_fourier":  # which is periodic itself
+        module = periodic(module, 2, MARGIN)
+    error = partial(equivariance_error, module, x, strides=2)  # of shifts in pixels of the image
+    scalars = {f"shift_error_{t}": error((2 * t, 2 * t)) for t in SHIFTS}
+    found = decibel(error((1, 0)))
+    scalars["fractional_shift_db"] = found
+    if options.upsampler not in NO_IDENTITY:
         y = module(x)
-        moved = jnp.roll(y, 1, 1)
-        error = jnp.sum((module(shifted(x, 0.5)) - moved) ** 2)
-        found = decibel(jnp.sum(y**2), error)
-        scalars["fractional_shift_db"] = found
-        if options.upsampler not in NO_IDENTITY:
-            predicted = decibel(jnp.sum(y**2), predicted_error(y))
-            scalars["predicted_fractional_shift_db"] = predicted
-            scalars["deviation_from_identity_db"] = jnp.abs(found - predicted)
-        return scalars, {}
-
-    return measurement(measure)
-
-
-def shift_error(module: Any, x: jax.Array, by: int, moves: int) -> jax.Array:
-    """Returns the norm of `module(shifted x) − shifted module(x)` over that of the image, along both axes."""
-    y = module(x)
-    error = module(jnp.roll(x, (by, by), (1, 2))) - jnp.roll(y, (moves, moves), (1, 2))
-    return jnp.linalg.norm(error) / jnp.linalg.norm(y)
+        predicted = decibel(jnp.sqrt(predicted_error(y) / jnp.sum(y**2)))
+        scalars["predicted_fractional_shift_db"] = predicted
+        scalars["deviation_from_identity_db"] = jnp.abs(found - predicted)
+    return scalars, {}
 
 
 def predicted_error(y: jax.Array) -> jax.Array:
@@ -130,9 +120,9 @@ def without_nyquist(x: jax.Array) -> jax.Array:
     return x - sign * jnp.mean(sign * x, axis=1, keepdims=True)
 
 
-def decibel(signal: jax.Array, error: jax.Array) -> jax.Array:
-    """Returns `10 log10(signal / error)`, at most `HIGHEST`."""
-    return 10 * jnp.log10(signal / jnp.maximum(error, 10 ** (-HIGHEST / 10) * signal))
+def decibel(error: jax.Array) -> jax.Array:
+    """Returns `−20 log10(error)` of a relative error, at most `HIGHEST`."""
+    return -20 * jnp.log10(jnp.maximum(error, 10 ** (-HIGHEST / 20)))
 
 
 DOTS = {
@@ -140,6 +130,11 @@ DOTS = {
     "shift_error_4": "relative error after a shift by four pixels",
     "fractional_shift_db": "image over error after a shift by half a pixel, dB",
 }
-KIND = Kind(
-    Options, frozenset({"features"}), METRICS, DOTS, make_task, trains=False, lacking=lacking
+KIND = Measures(
+    options=Options,
+    shared=frozenset({"features"}),
+    metrics=METRICS,
+    curves=DOTS,
+    measure=measure,
+    lacking=lacking,
 )

@@ -19,8 +19,8 @@ Loss: R3GAN, the relativistic pairing loss with zero-centered gradient penalties
 (Huang et al. 2024, arXiv:2501.05441). Untuned, it collapsed in none of the runs of this project's demo, and its double
 backward pass through every layer is what this library claims to make cheap.
 
-Images are square, of 16, 32, .. 256 pixels, grey or in color. The features of quality metrics are those of a classifier
-trained in the run; of a set without labels, those of random weights: such distances order sets of one run, no more.
+Images are square, of 16, 32, .. 256 pixels, grey or in color. The features of quality metrics come from a classifier
+trained in the run, or from random weights if the set has no labels: such distances order sets of one run, no more.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,9 +42,10 @@ from experiments.data.table import Table, evenly, table_of
 from experiments.fields import energy_by_phase
 from experiments.meshes import along_data
 from experiments.optimizers import Optimization, adam, averaged
+from experiments.plugins import Name
 from experiments.spectra import mean_spectrum
 from experiments.tasks.initialization import share_on_constants
-from experiments.training import Arrays, Kind, Scalars, Task, graph_of, traced
+from experiments.training import Arrays, Data, Scalars, Task, Trains, graph_of, traced
 from experiments.upsamplers import Upsampler, upsampler, wrong
 from tconvjax import metrics
 from tconvjax import nnx as tnn
@@ -89,7 +90,7 @@ class Options(Optimization):
     """What a variant may change."""
 
     # From 4 pixels on, each doubles; one entry serves all.
-    upsamplers: tuple[Upsampler, ...] = ("resize_conv",)
+    upsamplers: tuple[Upsampler | Name, ...] = ("resize_conv",)
     kernel_size: int = field(default=3, metadata={"minimum": 2})  # of every upsampling layer
     generator_features: tuple[int, ...] = field(
         default=(64, 32, 16), metadata={"minimum": 1}
@@ -116,11 +117,11 @@ class Options(Optimization):
         """Returns what no single field can know."""
         counts = self.counts
         if len(set(counts.values())) == 1:
-            said = (
+            reasons = (
                 wrong(name, features, self.kernel_size, 2, 2)
                 for name, features in zip(self.kinds, self.generator_features, strict=True)
             )
-            return [f"upsamplers: {one}" for one in dict.fromkeys(said) if one]
+            return [f"upsamplers: {one}" for one in dict.fromkeys(reasons) if one]
         got = ", ".join(f"{name} has {count}" for name, count in counts.items())
         return [f"upsamplers: expected as many entries as of features, one per doubling; {got}"]
 
@@ -134,7 +135,7 @@ class Options(Optimization):
         }
 
     @property
-    def kinds(self) -> tuple[Upsampler, ...]:
+    def kinds(self) -> tuple[Upsampler | Name, ...]:
         """The upsampler of every doubling."""
         once = len(self.upsamplers) == 1
         return self.upsamplers * len(self.generator_features) if once else self.upsamplers
@@ -217,7 +218,7 @@ def prepare(data: Split, options: Options, *, classifier_steps: int, seed: int) 
     """Trains the feature network and measures the real images.
 
     Args:
-      data: as `check` wants them.
+      data: a set that passes `check`.
       options: of the variants; `samples` fixes the size of the real set.
       classifier_steps: training steps of the feature network.
       seed: of the feature network.
@@ -444,15 +445,15 @@ def ends_of(kernel_size: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
     return (most, most), (1 - most, 1 - most)
 
 
-def cross_entropy(found: jax.Array, wanted: jax.Array) -> jax.Array:
+def cross_entropy(generated: jax.Array, real: jax.Array) -> jax.Array:
     """Returns the mean binary cross-entropy of two spectra by rings, over their ring 0, less the least there is."""
-    p, q = (jnp.clip(rings[1:] / rings[0], 1e-7, 1 - 1e-7) for rings in (found, wanted))
+    p, q = (jnp.clip(rings[1:] / rings[0], 1e-7, 1 - 1e-7) for rings in (generated, real))
     return jnp.mean(q * jnp.log(q / p) + (1 - q) * jnp.log((1 - q) / (1 - p)))
 
 
-def in_decibel(found: jax.Array, wanted: jax.Array) -> jax.Array:
+def in_decibel(generated: jax.Array, real: jax.Array) -> jax.Array:
     """Returns the mean square of the difference of two spectra by rings in dB, without ring 0."""
-    return jnp.mean((10 * jnp.log10(found[1:] / wanted[1:])) ** 2)
+    return jnp.mean((10 * jnp.log10(generated[1:] / real[1:])) ** 2)
 
 
 def lacking(options: Options) -> frozenset[str]:
@@ -471,16 +472,13 @@ def halve(x: jax.Array) -> jax.Array:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
-NETWORKS = ("generator", "discriminator")
-KIND = Kind(
-    Options,
-    frozenset({"samples"}),
-    METRICS,
-    CURVES,
-    make_task,
-    NETWORKS,
-    prepare,
-    classifies=True,
-    check=check,
+KIND = Trains(
+    options=Options,
+    shared=frozenset({"samples"}),
+    metrics=METRICS,
+    curves=CURVES,
+    make_task=make_task,
+    networks=("generator", "discriminator"),
+    data=Data(prepare, check, classifies=True),
     lacking=lacking,
 )

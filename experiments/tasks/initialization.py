@@ -1,7 +1,7 @@
 """What upsamplers leave in their images before any training: the table of the family.
 
-A constant image shows it best: what a layer paints on it with the period of its stride is pattern, all of it. Of
-independent random weights the pattern holds `1 − 1 / Πs` of the energy, whatever the kernel size; of weights whose
+A constant image shows it best: what a layer paints on it with the period of its stride is pattern, all of it. With
+independent random weights the pattern holds `1 − 1 / Πs` of the energy, whatever the kernel size; with weights whose
 phase gains are equal it holds nothing. The share is measured in images, as one of energies added over constants,
 channels and axes, and compared with the law; on random images the metrics of trained models are measured beside it.
 """
@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 
 from experiments.fields import interior, power_law
-from experiments.training import Arrays, Kind, Scalars, Task, measurement
+from experiments.plugins import Name, is_name
+from experiments.training import Arrays, Measures, Scalars
 from experiments.upsamplers import Upsampler, upsampler, wrong
 from tconvjax import max_pool, pixel_unshuffle
 from tconvjax.analysis import tap_counts
@@ -41,7 +42,7 @@ METRICS = (
     "variance",
     "phase_variance_ratio",
 )
-# Of these, weights do not decide alone what constants become.
+# Weights alone do not decide what these make of constants.
 UNPREDICTED = ("pixel_conv_transpose", "unpool_conv")
 FLAT = (
     "conv_transpose_balanced_init", "conv_transpose_balanced", "conv_transpose_hold_0", "conv_transpose_hold_1",
@@ -55,7 +56,7 @@ FLAT = (
 class Options:
     """What a variant may change."""
 
-    upsampler: Literal[Upsampler, "unpool_conv"] = "conv_transpose"
+    upsampler: Literal[Upsampler, "unpool_conv"] | Name = "conv_transpose"
     kernel_size: int = field(
         default=3, metadata={"minimum": 1}
     )  # of the layer with weights, along each axis
@@ -63,8 +64,8 @@ class Options:
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        said = wrong(self.upsampler, self.features, self.kernel_size, 2, 2)
-        return [f"upsampler: {said}"] if said else []
+        reason = wrong(self.upsampler, self.features, self.kernel_size, 2, 2)
+        return [f"upsampler: {reason}"] if reason else []
 
 
 def lacking(options: Options) -> frozenset[str]:
@@ -72,20 +73,23 @@ def lacking(options: Options) -> frozenset[str]:
     missing = {
         f"harmonic_share_{d}d_x{s}" for d in RANKS for s in SCALES if not known(options, d, s)
     }
-    return frozenset(
-        missing | ({"deviation_from_law"} if options.upsampler in UNPREDICTED else set())
-    )
+    return frozenset(missing if predicted(options) else missing | {"deviation_from_law"})
+
+
+def predicted(options: Options) -> bool:
+    """Whether there is a law for what an upsampler makes of constants."""
+    return options.upsampler not in UNPREDICTED and not is_name(options.upsampler)
 
 
 def known(options: Options, rank: int, scale: int) -> bool:
-    """Says whether an upsampler is defined for this rank and scale."""
+    """Whether an upsampler is defined for this rank and scale."""
     return not wrong(options.upsampler, options.features, options.kernel_size, scale, rank)
 
 
 def predicted_share(options: Options, rank: int, scale: int) -> float:
     """Returns the share of the energy on stride harmonics that a constant has, expected over weights.
 
-    Phases p and q of one axis share C_pq weights: of independent ones the n_p of C_pp alone, of a nearest upsampling
+    Phases p and q of one axis share C_pq weights: independent weights only the n_p of C_pp, a nearest upsampling
     all. The energy of all phases is expected to be ΣC_pp, that of their mean ΣΣC_pq / s, along each axis.
     """
     if options.upsampler in FLAT:
@@ -97,8 +101,8 @@ def predicted_share(options: Options, rank: int, scale: int) -> float:
     return float(1 - (common.sum() / (scale * own.sum())) ** rank)
 
 
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
-    """Returns the measurement of one variant."""
+def measure(options: Options, key: jax.Array) -> tuple[Scalars, Arrays]:
+    """Returns the metrics of one variant, and what pictures need."""
     make = partial(upsampler, options.upsampler, options.features, options.features)
 
     def build(key: jax.Array, rank: int, scale: int) -> Any:
@@ -114,26 +118,21 @@ def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG0
 
         return unpool
 
-    def measure(key: jax.Array) -> tuple[Scalars, Arrays]:
-        scalars = {}
-        errors = []
-        for d in RANKS:
-            for s in SCALES:
-                if not known(options, d, s):
-                    continue
-                module = build(jax.random.fold_in(key, 10 * d + s), d, s)
-                share = share_on_constants(
-                    module, jax.random.fold_in(key, d), options.features, d, s
-                )
-                scalars[f"harmonic_share_{d}d_x{s}"] = share
-                errors.append(share - predicted_share(options, d, s))
-        if options.upsampler not in UNPREDICTED:
-            scalars["deviation_from_law"] = jnp.sqrt(jnp.mean(jnp.stack(errors) ** 2))
-        module = build(jax.random.fold_in(key, 22), 2, 2)
-        more, image = on_random_images(module, key, options.features)
-        return scalars | more, {"panel": image}
-
-    return measurement(measure)
+    scalars = {}
+    errors = []
+    for d in RANKS:
+        for s in SCALES:
+            if not known(options, d, s):
+                continue
+            module = build(jax.random.fold_in(key, 10 * d + s), d, s)
+            share = share_on_constants(module, jax.random.fold_in(key, d), options.features, d, s)
+            scalars[f"harmonic_share_{d}d_x{s}"] = share
+            errors.append(share - predicted_share(options, d, s))
+    if predicted(options):
+        scalars["deviation_from_law"] = jnp.sqrt(jnp.mean(jnp.stack(errors) ** 2))
+    module = build(jax.random.fold_in(key, 22), 2, 2)
+    more, image = on_random_images(module, key, options.features)
+    return scalars | more, {"panel": image}
 
 
 def share_on_constants(
@@ -198,13 +197,12 @@ DOTS = {
     "high_frequency_share": "share of the power above 3/8 cycles per pixel",
     "phase_variance_ratio": "largest over smallest variance of a phase, white images",
 }
-KIND = Kind(
-    Options,
-    frozenset({"features"}),
-    METRICS,
-    DOTS,
-    make_task,
+KIND = Measures(
+    options=Options,
+    shared=frozenset({"features"}),
+    metrics=METRICS,
+    curves=DOTS,
+    measure=measure,
     panels="One channel of a smooth image, doubled before any training",
-    trains=False,
     lacking=lacking,
 )

@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 
 from experiments import fields
-from experiments.training import Arrays, Kind, Scalars, Task, graph_of, traced
+from experiments.training import Arrays, Scalars, Task, Trains, graph_of, traced
 from experiments.upsamplers import Downsampler, downsampler
 from tconvjax import metrics
 from tconvjax import nnx as tnn
@@ -57,10 +57,6 @@ class Options:
     jitter: int = field(default=0, metadata={"minimum": 0})
     learning_rate: float = field(default=0.02, metadata=traced(minimum=0.0))
 
-    def errors(self) -> list[str]:
-        """Returns what no single field can know."""
-        return []
-
 
 class State(NamedTuple):
     """Images that are being optimized, and the random network that they excite."""
@@ -90,7 +86,7 @@ class Network(nnx.Module):
         return x
 
 
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
+def make_task(options: Options, *_: Any) -> Task:
     """Returns the ascent of one variant."""
     optimizer = optax.chain(optax.scale_by_adam(), optax.scale(options.learning_rate))  # ascends
     graph = graph_of(partial(Network, options))
@@ -155,12 +151,12 @@ def lacking(options: Options) -> frozenset[str]:
     return frozenset(() if options.downsampler == "conv" else {"deviation_from_coverage"})
 
 
-KIND = Kind(
-    Options,
-    frozenset({"features"}),
-    METRICS,
-    CURVES,
-    make_task,
+KIND = Trains(
+    options=Options,
+    shared=frozenset({"features"}),
+    metrics=METRICS,
+    curves=CURVES,
+    make_task=make_task,
     panels="An image that excites one feature of the network",
     lacking=lacking,
 )

@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.fields import power_law
-from experiments.training import Arrays, Kind, Scalars, Task
+from experiments.training import Arrays, Scalars, Task, Trains
 from tconvjax import conv, conv_transpose
 
 BLUR = (0.5, 0.3, 0.15, 0.05)
 STRIDE = 2
 SHOWN = 128  # pixels along each axis of a picture
 METRICS = ("relative_residual", "relative_error", "smallest_eigenvalue")
-AROUND: dict[str, Any] = {"strides": STRIDE, "padding": ((0, 3),), "padding_mode": "circular"}
+GEOMETRY: dict[str, Any] = {"strides": STRIDE, "padding": ((0, 3),), "padding_mode": "circular"}
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ class State(NamedTuple):
     direction: jax.Array  # of conjugate gradients
 
 
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
+def make_task(options: Options, *_: Any) -> Task:
     """Returns the iteration of one variant."""
     rank, space = options.rank, (options.size,) * options.rank
     kernel = jnp.asarray(_outer(BLUR, rank))[..., None, None]
-    around = AROUND | {"padding": AROUND["padding"] * rank}
+    geometry = GEOMETRY | {"padding": GEOMETRY["padding"] * rank}
 
     def measure(x: jax.Array) -> jax.Array:
-        return conv(x, kernel, **around)
+        return conv(x, kernel, **geometry)
 
     def matched(y: jax.Array, kernel: jax.Array = kernel) -> jax.Array:
-        return conv_transpose(y, kernel, transpose_kernel=True, output_shape=space, **around)
+        return conv_transpose(y, kernel, transpose_kernel=True, output_shape=space, **geometry)
 
     def back(y: jax.Array) -> jax.Array:
         if options.adjoint == "flipped":
@@ -70,7 +70,7 @@ def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG0
 
     spike = jnp.zeros((*(n // STRIDE for n in space), 1)).at[(0,) * rank].set(1)
     squared_norm = jnp.abs(_eigenvalues(measure(matched(spike)))).max()
-    # Not 0 of B A are those of A B, which commutes with shifts.
+    # The eigenvalues of B A that are not 0 are those of A B, which commutes with shifts.
     smallest = _eigenvalues(measure(back(spike))).real.min() / squared_norm
 
     def init(key: jax.Array) -> State:
@@ -124,7 +124,7 @@ def _outer(taps: tuple[float, ...], rank: int) -> np.ndarray:
 
 
 def _eigenvalues(response: jax.Array) -> jax.Array:
-    """Returns the eigenvalues of an operator that commutes with shifts, of its answer to one pixel."""
+    """Returns the eigenvalues of an operator that commutes with shifts, from its response to one pixel."""
     return jnp.fft.fftn(response[..., 0])
 
 
@@ -132,11 +132,10 @@ CURVES = {
     "relative_residual": "relative residual",
     "relative_error": "relative error of the reconstruction",
 }
-KIND = Kind(
-    Options,
-    frozenset(),
-    METRICS,
-    CURVES,
-    make_task,
+KIND = Trains(
+    options=Options,
+    metrics=METRICS,
+    curves=CURVES,
+    make_task=make_task,
     panels="What the iterations on images have come to",
 )

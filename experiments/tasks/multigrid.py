@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.training import Arrays, Kind, Scalars, Task, traced
+from experiments.training import Arrays, Scalars, Task, Trains, traced
 from tconvjax import conv, conv_transpose
 
 Transfer = Literal["vertex", "vertex_off_by_one", "cell", "nearest"]
@@ -79,15 +79,15 @@ def laplacian(u: jax.Array, h: float) -> jax.Array:
 
 def restrict(u: jax.Array, weights: jax.Array) -> jax.Array:
     """Averages `(n, n)` to `(n/2, n/2)`: a quarter of the adjoint of `prolong`."""
-    return conv(u[..., None], _kernel(weights) / 4, **AROUND)[..., 0]
+    return conv(u[..., None], _kernel(weights) / 4, **GEOMETRY)[..., 0]
 
 
 def prolong(u: jax.Array, weights: jax.Array) -> jax.Array:
     """Interpolates `(n, n)` to `(2n, 2n)`."""
-    return conv_transpose(u[..., None], _kernel(weights), transpose_kernel=True, **AROUND)[..., 0]
+    return conv_transpose(u[..., None], _kernel(weights), transpose_kernel=True, **GEOMETRY)[..., 0]
 
 
-AROUND: dict[str, Any] = {"strides": 2, "padding": 1, "padding_mode": "circular"}
+GEOMETRY: dict[str, Any] = {"strides": 2, "padding": 1, "padding_mode": "circular"}
 
 
 def _kernel(weights: jax.Array) -> jax.Array:
@@ -121,7 +121,7 @@ def cycle(
     return smooth(u, f, h, options.smoother)
 
 
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
+def make_task(options: Options, *_: Any) -> Task:
     """Returns the cycles of one variant on all grids."""
     grids = options.grids
 
@@ -153,4 +153,11 @@ def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG0
 
 
 CURVES = {f"convergence_factor_{n}": f"convergence factor on {n} x {n} pixels" for n in SIZES}
-KIND = Kind(Options, frozenset({"grids"}), METRICS, CURVES, make_task, lacking=lacking)
+KIND = Trains(
+    options=Options,
+    shared=frozenset({"grids"}),
+    metrics=METRICS,
+    curves=CURVES,
+    make_task=make_task,
+    lacking=lacking,
+)

@@ -23,9 +23,10 @@ from experiments.data import Arrays as DataArrays
 from experiments.data import Split
 from experiments.data.table import Table, evenly, table_of
 from experiments.optimizers import Optimization
+from experiments.plugins import Name, is_name
 from experiments.spectra import mean_spectrum
 from experiments.supervised import supervised
-from experiments.training import Arrays, Kind, Scalars, Task, traced
+from experiments.training import Arrays, Data, Scalars, Task, Trains, traced
 from experiments.upsamplers import Downsampler, Upsampler, downsampler, upsampler, wrong
 from tconvjax import max_pool, metrics
 from tconvjax import nnx as tnn
@@ -55,7 +56,7 @@ CURVES = {
 class Options(Optimization):
     """What a variant may change."""
 
-    upsampler: Literal[Upsampler, "unpool_conv"] = "conv_transpose"
+    upsampler: Literal[Upsampler, "unpool_conv"] | Name = "conv_transpose"
     kernel_size: int = field(default=2, metadata={"minimum": 1})  # of the upsamplers
     downsampler: Downsampler = "max_pool"
     down_kernel_size: int = field(default=3, metadata={"minimum": 1})  # of 'conv' and 'conv_hold'
@@ -73,8 +74,8 @@ class Options(Optimization):
         if self.upsampler == "unpool_conv" and self.downsampler != "max_pool":
             where = "puts pixels back where 'max_pool' found them"
             return [f"upsampler: 'unpool_conv' {where}; got downsampler={self.downsampler!r}"]
-        said = wrong(self.upsampler, 2 * self.features, self.kernel_size, 2, 2)
-        return [f"upsampler: {said}"] if said else []
+        reason = wrong(self.upsampler, 2 * self.features, self.kernel_size, 2, 2)
+        return [f"upsampler: {reason}"] if reason else []
 
 
 class UNet(nnx.Module):
@@ -90,7 +91,7 @@ class UNet(nnx.Module):
         self.first = conv(channels, widths[0])
         self.down = nnx.List(downsampler(o.downsampler, n, d, (2, 2), rngs) for n, _ in pairs)
         self.encode = nnx.List(conv(n, m) for n, m in pairs)
-        # Unpooling wants as many features as were pooled, and changes none.
+        # Unpooling takes as many features as were pooled, and changes none.
         self.up = nnx.List(
             upsampler(o.upsampler, n if self.unpools else m, n, k, (2, 2), rngs=rngs)
             for n, m in reversed(pairs)
@@ -187,9 +188,10 @@ def make_task(options: Options, setting: Setting, steps: int) -> Task:
             "boundary_iou": overlap(outline(logits > 0), outline(masks)),
             "cross_entropy": cross_entropy(logits, masks),
             "drift": drift(model, channels, options.levels, key),
-            "predicted_drift": jnp.asarray(predicted_drift(options)),
             "residual_phase_mean_fraction": metrics.phase_mean_fraction(error, 2).mean(),
         }
+        if not lacking(options):
+            scalars["predicted_drift"] = jnp.asarray(predicted_drift(options))
         shown = jnp.linspace(0, len(found) - 1, SHOWN).astype(int)
         pictures = (2 * found - 1)[..., None]
         return scalars, {"samples": pictures[shown], "spectrum": mean_spectrum(pictures)}
@@ -218,6 +220,11 @@ def outline(masks: jax.Array) -> jax.Array:
 def signed(masks: jax.Array) -> jax.Array:
     """Returns masks as images, −1 and 1, `(batch, h, w, 1)`."""
     return 2 * masks[..., None].astype(jnp.float32) - 1
+
+
+def lacking(options: Options) -> frozenset[str]:
+    """Returns the metrics that a variant has not: nobody knows where an upsampler of a user puts its images."""
+    return frozenset({"predicted_drift"} if is_name(options.upsampler) else ())
 
 
 def predicted_drift(options: Options) -> float:
@@ -263,13 +270,13 @@ def drift(model: UNet, channels: int, levels: int, key: jax.Array) -> jax.Array:
     return moved / jnp.maximum(energy, jnp.finfo(energy.dtype).tiny)
 
 
-KIND = Kind(
-    Options,
-    frozenset({"samples"}),
-    METRICS,
-    CURVES,
-    make_task,
-    ("model",),
-    prepare,
-    check=check,
+KIND = Trains(
+    options=Options,
+    shared=frozenset({"samples"}),
+    metrics=METRICS,
+    curves=CURVES,
+    make_task=make_task,
+    networks=("model",),
+    data=Data(prepare, check),
+    lacking=lacking,
 )

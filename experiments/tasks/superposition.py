@@ -8,13 +8,13 @@ sources before it convolves solves another problem, and a layer that is off by a
 
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.training import Arrays, Kind, Scalars, Task, measurement
+from experiments.training import Arrays, Measures, Scalars
 from tconvjax import conv, conv_transpose, resize
 
 STRIDE = 4
@@ -57,58 +57,49 @@ def solve(sources: jax.Array) -> jax.Array:
     return jnp.fft.ifft2(jnp.fft.fft2(sources) / eigenvalues).real
 
 
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
-    """Returns the measurement of one variant."""
+def measure(options: Options, key: jax.Array) -> tuple[Scalars, Arrays]:
+    """Returns the metrics of one variant, and what pictures need."""
     radius, size = options.radius, options.size
     kernel = jnp.asarray(greens_function(radius))[..., None, None]
 
     def superposed(charges: jax.Array) -> jax.Array:
         if options.sources == "points":
             # Source m is at pixel 4 m: the forward convolution reads around it.
-            around = ((radius, radius - STRIDE + 1),) * 2
-            options_of_layer: dict[str, Any] = {
-                "strides": STRIDE,
-                "padding": around,
-                "padding_mode": "circular",
-            }
             u = conv_transpose(
                 charges,
                 kernel,
+                strides=STRIDE,
+                padding=((radius, radius - STRIDE + 1),) * 2,
+                padding_mode="circular",
                 transpose_kernel=True,
                 output_shape=(size, size),
-                **options_of_layer,
             )
         else:
             smeared = resize(charges, (STRIDE, STRIDE), method=options.sources) / STRIDE**2
             u = conv(smeared, kernel, padding=radius, padding_mode="circular")
         return jnp.roll(u, (options.off_by,) * 2, (0, 1))[..., 0]
 
-    def measure(key: jax.Array) -> tuple[Scalars, Arrays]:
-        coarse = size // STRIDE
-        charges = jax.random.normal(key, (coarse, coarse, 1))
-        points = jnp.zeros((size, size)).at[::STRIDE, ::STRIDE].set(charges[..., 0])
-        truth, u = solve(points), superposed(charges)
-        around = sum(jnp.roll(u, shift, axis) for axis in (0, 1) for shift in (1, -1))
-        residual = (4 + DECAY**2) * u - around - points
-        norm = jnp.linalg.norm
-        return {
-            "relative_error": norm(u - truth) / norm(truth),
-            "relative_residual": norm(residual) / norm(points),
-        }, {"panel": u[:48, :48]}
-
-    return measurement(measure)
+    coarse = size // STRIDE
+    charges = jax.random.normal(key, (coarse, coarse, 1))
+    points = jnp.zeros((size, size)).at[::STRIDE, ::STRIDE].set(charges[..., 0])
+    truth, u = solve(points), superposed(charges)
+    around = sum(jnp.roll(u, shift, axis) for axis in (0, 1) for shift in (1, -1))
+    residual = (4 + DECAY**2) * u - around - points
+    norm = jnp.linalg.norm
+    return {
+        "relative_error": norm(u - truth) / norm(truth),
+        "relative_residual": norm(residual) / norm(points),
+    }, {"panel": u[:48, :48]}
 
 
 DOTS = {
     "relative_error": "relative error of the field",
     "relative_residual": "relative residual of the equation",
 }
-KIND = Kind(
-    Options,
-    frozenset(),
-    METRICS,
-    DOTS,
-    make_task,
+KIND = Measures(
+    options=Options,
+    metrics=METRICS,
+    curves=DOTS,
+    measure=measure,
     panels="The field of the same charges",
-    trains=False,
 )

@@ -25,10 +25,11 @@ from experiments.data import Split
 from experiments.data.table import Table, evenly, table_of
 from experiments.fields import interior
 from experiments.optimizers import Optimization
+from experiments.plugins import Name
 from experiments.spectra import mean_spectrum
 from experiments.supervised import supervised
 from experiments.tasks.initialization import share_on_constants
-from experiments.training import Arrays, Kind, Scalars, Task, traced
+from experiments.training import Arrays, Data, Scalars, Task, Trains, traced
 from experiments.upsamplers import Upsampler, average_pool, upsampler, wrong
 from tconvjax import metrics, resize
 from tconvjax import nnx as tnn
@@ -56,7 +57,7 @@ CURVES = {
 class Options(Optimization):
     """What a variant may change."""
 
-    upsampler: Upsampler = "subpixel_conv"
+    upsampler: Upsampler | Name = "subpixel_conv"
     scale: int = field(default=2, metadata={"minimum": 2, "maximum": 4})
     kernel_size: int = field(
         default=3, metadata={"minimum": 1}
@@ -69,8 +70,8 @@ class Options(Optimization):
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        said = wrong(self.upsampler, self.features, self.last_kernel_size, self.scale, 2)
-        return [f"upsampler: {said}"] if said else []
+        reason = wrong(self.upsampler, self.features, self.last_kernel_size, self.scale, 2)
+        return [f"upsampler: {reason}"] if reason else []
 
     @property
     def last_kernel_size(self) -> int:
@@ -167,13 +168,12 @@ def make_task(options: Options, setting: Setting, steps: int) -> Task:
     return supervised(options, steps, len(setting.images), build, loss, evaluate)
 
 
-KIND = Kind(
-    Options,
-    frozenset({"samples"}),
-    METRICS,
-    CURVES,
-    make_task,
-    ("model",),
-    prepare,
-    check=check,
+KIND = Trains(
+    options=Options,
+    shared=frozenset({"samples"}),
+    metrics=METRICS,
+    curves=CURVES,
+    make_task=make_task,
+    networks=("model",),
+    data=Data(prepare, check),
 )

@@ -8,14 +8,15 @@ the layers before. Biases and the first ReLU are what makes features constant on
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from experiments.fields import interior
-from experiments.training import Arrays, Kind, Scalars, Task, measurement
+from experiments.plugins import Name
+from experiments.training import Arrays, Measures, Scalars
 from experiments.upsamplers import Upsampler, upsampler, wrong
 from tconvjax.metrics import phase_mean_fraction
 
@@ -38,7 +39,7 @@ METRICS = (
 class Options:
     """What a variant may change."""
 
-    upsampler: Upsampler = "conv_transpose"
+    upsampler: Upsampler | Name = "conv_transpose"
     kernel_size: int = field(default=4, metadata={"minimum": 1})
     biases: bool = True  # drawn as in PyTorch, else 0
     relus: Literal["both", "second", "neither"] = "both"  # between the layers
@@ -46,8 +47,8 @@ class Options:
 
     def errors(self) -> list[str]:
         """Returns what no single field can know."""
-        said = wrong(self.upsampler, self.features, self.kernel_size, 2, 1)
-        return [f"upsampler: {said}"] if said else []
+        reason = wrong(self.upsampler, self.features, self.kernel_size, 2, 1)
+        return [f"upsampler: {reason}"] if reason else []
 
 
 class Decoder(nnx.Module):
@@ -84,28 +85,24 @@ def _draw_biases(module: nnx.Module, fan_in: int, rngs: nnx.Rngs) -> None:
     nnx.update(module, state)
 
 
-def make_task(options: Options, setting: Any, steps: int) -> Task:  # noqa: ARG001
-    """Returns the measurement of one variant."""
-
-    def measure(key: jax.Array) -> tuple[Scalars, Arrays]:
-        decoder = Decoder(options, nnx.Rngs(jax.random.fold_in(key, 0)))
-        shape = (SIGNALS, LENGTH, options.features)
-        noise = decoder(jax.random.normal(jax.random.fold_in(key, 1), shape))
-        silence = decoder(jnp.zeros((1, *shape[1:])))
-        ones = decoder(jnp.ones((1, *shape[1:])))
-        shares = [phase_mean_fraction(noise, (period,)).mean() for period in PERIODS]
-        # Harmonics nest: what repeats with a period and not with half of it.
-        alone = [shares[0], *(wide - narrow for narrow, wide in pairwise(shares))]
-        power = spectrum(noise)
-        scalars = {
-            **{f"tones_in_noise_{p}": share for p, share in zip(PERIODS, alone, strict=True)},
-            "tones_in_silence": phase_mean_fraction(silence, PERIODS[-1:]).mean(),
-            "tones_of_constants": phase_mean_fraction(ones, PERIODS[-1:]).mean(),
-            **{f"tone_db_{p}": tone(power, p) for p in PERIODS},
-        }
-        return scalars, {"power": power}
-
-    return measurement(measure)
+def measure(options: Options, key: jax.Array) -> tuple[Scalars, Arrays]:
+    """Returns the metrics of one variant, and what pictures need."""
+    decoder = Decoder(options, nnx.Rngs(jax.random.fold_in(key, 0)))
+    shape = (SIGNALS, LENGTH, options.features)
+    noise = decoder(jax.random.normal(jax.random.fold_in(key, 1), shape))
+    silence = decoder(jnp.zeros((1, *shape[1:])))
+    ones = decoder(jnp.ones((1, *shape[1:])))
+    shares = [phase_mean_fraction(noise, (period,)).mean() for period in PERIODS]
+    # Harmonics nest: what repeats with a period and not with half of it.
+    alone = [shares[0], *(wide - narrow for narrow, wide in pairwise(shares))]
+    power = spectrum(noise)
+    scalars = {
+        **{f"tones_in_noise_{p}": share for p, share in zip(PERIODS, alone, strict=True)},
+        "tones_in_silence": phase_mean_fraction(silence, PERIODS[-1:]).mean(),
+        "tones_of_constants": phase_mean_fraction(ones, PERIODS[-1:]).mean(),
+        **{f"tone_db_{p}": tone(power, p) for p in PERIODS},
+    }
+    return scalars, {"power": power}
 
 
 def spectrum(x: jax.Array) -> jax.Array:
@@ -134,4 +131,10 @@ DOTS = {
     "tones_in_silence": "share of tones, of silence",
     "tone_db_8": "tones at 1/8 and 3/8 above what is around, dB",
 }
-KIND = Kind(Options, frozenset({"features"}), METRICS, DOTS, make_task, trains=False)
+KIND = Measures(
+    options=Options,
+    shared=frozenset({"features"}),
+    metrics=METRICS,
+    curves=DOTS,
+    measure=measure,
+)
