@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from experiments.benchmark import timing
 from experiments.benchmark.config import Layer
-from experiments.benchmark.layers import Arrays, Prepared, Unavailable
+from experiments.benchmark.shared import Arrays, Prepared, Unavailable
 
 LAST = "torch_channels_last"
 Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

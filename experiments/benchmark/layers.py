@@ -10,9 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Any
 
 import jax
@@ -24,6 +22,7 @@ from jax import lax
 import tconvjax
 from experiments.benchmark import machine, timing
 from experiments.benchmark.config import Layer
+from experiments.benchmark.shared import Arrays, Prepared, Unavailable, draw
 from experiments.records import RunError
 
 PASSES = ("forward", "train")
@@ -38,40 +37,6 @@ TOLERANCES = {
 }
 
 Function = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-class Unavailable(Exception):
-    """This peer does not run here, or has no such layer; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One layer under one peer in one pass, ready to be timed."""
-
-    subject: timing.Subject
-    outputs: Callable[[], tuple[np.ndarray, ...]]  # as ours: output, and in training both gradients
-    compile_s: float | None = None
-    temporary_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """What all peers of a layer are given, as NumPy in float32 and channels last."""
-
-    x: np.ndarray
-    kernel: np.ndarray
-    cotangent: np.ndarray
-
-
-def draw(layer: Layer) -> Arrays:
-    """Returns random operands of a layer, the same in every run."""
-    random = np.random.default_rng(0)
-    fan_in = prod(layer.kernel_shape[:-1])
-    return Arrays(
-        random.standard_normal(layer.input_shape, np.float32),
-        random.standard_normal(layer.kernel_shape, np.float32) / np.float32(fan_in) ** 0.5,
-        random.standard_normal(layer.output_shape, np.float32),
-    )
 
 
 def measure(

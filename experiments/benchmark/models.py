@@ -20,21 +20,20 @@ import optax
 from flax import nnx
 
 from experiments.benchmark import layers, timing
+from experiments.benchmark.shared import (
+    B1,
+    RATE,
+    Prepared,
+    Sizes,
+    Unavailable,
+    dcgan_batch,
+    unet_batch,
+)
 from experiments.records import RunError
 from tconvjax import nnx as tnn
 
 LAYERS: Mapping[str, ModuleType] = {layers.OURS: tnn, "flax": nnx}
-RATE, B1 = 2e-4, 0.5  # of Adam, as in DCGAN
 INIT = jax.nn.initializers.lecun_normal()  # Flax's; ours is another
-
-
-class Sizes(NamedTuple):
-    """How large a model is; the defaults are those of the benchmark."""
-
-    batch: int
-    size: int  # pixels along each axis of the image
-    widths: tuple[int, ...]
-    latent: int = 0
 
 
 SIZES = {
@@ -146,7 +145,7 @@ def measure(
       RunError: if ours and Flax's do not have the same losses.
     """
     sizes = sizes or SIZES[name]
-    ready: dict[str, layers.Prepared] = {}
+    ready: dict[str, Prepared] = {}
     skipped: dict[str, str] = {}
     for peer in (layers.OURS, *(p for p in peers if p not in ("lax", "keras"))):
         try:
@@ -159,7 +158,7 @@ def measure(
                 from experiments.benchmark import torch_models
 
                 ready[peer] = torch_models.prepare(name, sizes, peer)
-        except layers.Unavailable as error:
+        except Unavailable as error:
             skipped[peer] = str(error)
     _check_losses(name, ready)
     samples = timing.interleaved([p.subject for p in ready.values()], rounds, budget_s)
@@ -236,20 +235,6 @@ def unet(lib: Any, sizes: Sizes) -> Step:
 STEPS: Mapping[str, Callable[[Any, Sizes], Step]] = {"dcgan": dcgan, "unet": unet}
 
 
-def dcgan_batch(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
-    """Returns latents and 'real' images, channels first."""
-    random = np.random.default_rng(0)
-    z = random.standard_normal((sizes.batch, sizes.latent), np.float32)
-    return z, np.tanh(random.standard_normal((sizes.batch, 3, sizes.size, sizes.size), np.float32))
-
-
-def unet_batch(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images and what to make of them, channels first."""
-    random = np.random.default_rng(0)
-    shape = (sizes.batch, 3, sizes.size, sizes.size)
-    return random.standard_normal(shape, np.float32), random.standard_normal(shape, np.float32)
-
-
 class _Model(NamedTuple):
     graph: Any
     params: Any
@@ -274,7 +259,7 @@ def _update(optimizer: Any, grads: Any, state: Any, params: Any) -> tuple[Any, A
     return optax.apply_updates(params, updates), state
 
 
-def _check_losses(name: str, ready: Mapping[str, layers.Prepared]) -> None:
+def _check_losses(name: str, ready: Mapping[str, Prepared]) -> None:
     """Raises unless ours and Flax's have the same losses; they are the last leaves of what a step returns."""
     count = 2 if name == "dcgan" else 1
     losses = {peer: ready[peer].outputs()[-count:] for peer in LAYERS if peer in ready}

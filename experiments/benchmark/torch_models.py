@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from experiments.benchmark import in_torch, models, timing
-from experiments.benchmark.layers import Prepared
+from experiments.benchmark import in_torch, timing
+from experiments.benchmark.shared import B1, RATE, Prepared, Sizes, dcgan_batch, unet_batch
 
 
-def prepare(name: str, sizes: models.Sizes, peer: str) -> Prepared:
+def prepare(name: str, sizes: Sizes, peer: str) -> Prepared:
     """Returns the training step of a model under 'torch' or 'torch_channels_last', ready."""
     place = in_torch.device()
     torch.manual_seed(0)
@@ -25,7 +25,7 @@ def prepare(name: str, sizes: models.Sizes, peer: str) -> Prepared:
     return Prepared(timing.Subject(peer, call, in_torch.wait), losses)
 
 
-def networks(name: str, sizes: models.Sizes) -> tuple[nn.Module, ...]:
+def networks(name: str, sizes: Sizes) -> tuple[nn.Module, ...]:
     """Returns generator and discriminator, or a U-Net, with as many parameters as ours."""
     if name == "unet":
         return (_UNet(sizes),)
@@ -48,15 +48,15 @@ def networks(name: str, sizes: models.Sizes) -> tuple[nn.Module, ...]:
 def _dcgan(
     generator: nn.Module,
     discriminator: nn.Module,
-    sizes: models.Sizes,
+    sizes: Sizes,
     place: torch.device,
     to: dict[str, Any],
 ) -> Any:
     optimizers = [
-        torch.optim.Adam(m.parameters(), models.RATE, betas=(models.B1, 0.999))
+        torch.optim.Adam(m.parameters(), RATE, betas=(B1, 0.999))
         for m in (generator, discriminator)
     ]
-    z, real = _tensors(models.dcgan_batch(sizes), place)
+    z, real = _tensors(dcgan_batch(sizes), place)
     real = real.contiguous(**to)
 
     def step() -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,7 +81,7 @@ def _dcgan(
 
 
 class _UNet(nn.Module):  # type: ignore[misc,unused-ignore]  # Any where torch is not installed
-    def __init__(self, sizes: models.Sizes) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         widths = (*sizes.widths, 2 * sizes.widths[-1])
         ins = (3, *widths[:-1])
@@ -111,9 +111,9 @@ def _pair(i: int, o: int) -> nn.Module:
     )
 
 
-def _unet(model: nn.Module, sizes: models.Sizes, place: torch.device, to: dict[str, Any]) -> Any:
-    optimizer = torch.optim.Adam(model.parameters(), models.RATE, betas=(models.B1, 0.999))
-    x, want = (t.contiguous(**to) for t in _tensors(models.unet_batch(sizes), place))
+def _unet(model: nn.Module, sizes: Sizes, place: torch.device, to: dict[str, Any]) -> Any:
+    optimizer = torch.optim.Adam(model.parameters(), RATE, betas=(B1, 0.999))
+    x, want = (t.contiguous(**to) for t in _tensors(unet_batch(sizes), place))
 
     def step() -> tuple[torch.Tensor]:
         optimizer.zero_grad()
