@@ -159,7 +159,9 @@ def _check_jobs(options: argparse.Namespace, to: "Cluster | None") -> None:
 
 
 def _add_results(commands: Any) -> None:
-    parser = commands.add_parser("results", help="run what is not complete, and write one page")
+    parser = commands.add_parser(
+        "results", help="run what is not complete, and write RESULTS.md with a page for each"
+    )
     parser.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="TOML files")
     parser.add_argument("--quick", action="store_true", help="apply the files' [quick] tables")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of run folders")
@@ -273,7 +275,7 @@ def _add_options_of_a_config(parser: Parser) -> None:
         default=[],
         metavar="MODULE:FUNCTION",
         dest="loggers",
-        help="tell what is recorded to what a function of yours returns; see the README",
+        help="tell what is recorded to what a function of yours returns; see docs/experiments.md",
     )
     parser.add_argument(
         "--print-config", action="store_true", help="print what is resolved and stop"

@@ -118,15 +118,15 @@ def count(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def answer(claims: Sequence[Mapping[str, Any]]) -> str:
-    """Returns in a sentence how many claims have each verdict, with those that a run refuted."""
+    """Returns in a sentence how many claims have each verdict, and which claims are not supported."""
     counts = count(claims)
-    supported, undecided, refuted = (counts[verdict] for verdict in VERDICTS)
+    supported, undecided, others = (counts[verdict] for verdict in VERDICTS)
     if supported == len(claims):
         return f"All {supported} claims are supported." if claims else "No claim is stated."
     parts = [f"{supported} of {len(claims)} claims are supported"]
     if undecided:
         parts.append(f"{undecided} undecided")
-    if not refuted:
-        return f"{', '.join(parts)}, none is refuted."
+    if not others:
+        return f"{', '.join(parts)}, none not supported."
     lost = [f"“{claim['claim']}”" for claim in claims if claim["verdict"] == VERDICTS[-1]]
-    return f"{', '.join(parts)}, {refuted} not supported: {'; '.join(lost)}."
+    return f"{', '.join(parts)}, {others} not supported: {'; '.join(lost)}."

@@ -80,14 +80,14 @@ def test_an_index_and_a_page_for_each_run(tmp_path, monkeypatch):
 SAID = {
     "": "No claim is stated.",
     "sss": "All 3 claims are supported.",
-    "su": "1 of 2 claims are supported, 1 undecided, none is refuted.",
+    "su": "1 of 2 claims are supported, 1 undecided, none not supported.",
     "sun": "1 of 3 claims are supported, 1 undecided, 1 not supported: “c2”.",
     "nsn": "1 of 3 claims are supported, 2 not supported: “c0”; “c2”.",
 }
 
 
 @each("verdicts", SAID)
-def test_an_answer_counts_verdicts_and_names_what_is_refuted(verdicts):
+def test_an_answer_counts_verdicts_and_names_what_is_not_supported(verdicts):
     names = {name[0]: name for name in results.VERDICTS}
     claims = [{"claim": f"c{i}", "verdict": names[v]} for i, v in enumerate(verdicts)]
     assert results.answer(claims) == SAID[verdicts]
