@@ -7,7 +7,7 @@ Along an axis 1 2 3 4, two pixels beyond each border:
     reflect     3 2 1 2 3 4 3 2     the border pixel is not repeated
     replicate   1 1 1 2 3 4 4 4
 
-`pad` appends these pixels; its adjoint `fold` adds every pixel beyond the border to the pixel of which it is a copy.
+`pad` appends these pixels; its adjoint `fold` adds every pixel beyond the border to the pixel that it repeats.
 Both walk the same list of segments, so they cannot disagree. The last axis holds channels, the axes before it are
 spatial. A negative padding crops, and its adjoint appends zeros.
 """

@@ -58,9 +58,8 @@ def run(face: str, image: jax.Array, kernel: jax.Array, call: Call) -> jax.Array
         image, kernel = sharding.varying_alike(image, kernel)
     if call.implementation in PLAIN:
         spread = sharding.mesh_of(image, kernel) is not None
-        plain = (
-            replace(call, implementation="matmul") if spread else call
-        )  # in JAX's own operations, too
+        # 'matmul' is JAX's own operations, too.
+        plain = replace(call, implementation="matmul") if spread else call
         out = compute(face, image, kernel, replace(plain, spread=spread))
     else:
         out = bind(face, image, kernel, call)
@@ -200,9 +199,8 @@ def _define(face: str) -> Primitive:
     compiled = jax.jit(eager, static_argnames="call")
 
     def apply(*operands: jax.Array, **params: Any) -> Any:
-        with jax.disable_jit(
-            disable=False
-        ):  # under `disable_jit` JAX's own operations are compiled, too
+        # Under `disable_jit` JAX's own operations are compiled, too.
+        with jax.disable_jit(disable=False):
             return compiled(*operands, **params)
 
     primitive.def_abstract_eval(abstract)

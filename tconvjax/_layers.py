@@ -328,7 +328,7 @@ def _resolve_border(
     border = kind.borders[padding]
     if options["padding_mode"] not in {"zeros", border.mode}:
         raise ValueError(
-            f"{who}: padding={padding!r} already says what lies beyond the border; got "
+            f"{who}: padding={padding!r} already sets the padding mode; got "
             f"padding_mode={options['padding_mode']!r}. Leave padding_mode at 'zeros'."
         )
     options["padding"] = border.pads(who, kernel_size, options)

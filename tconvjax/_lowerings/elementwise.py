@@ -16,7 +16,7 @@ from tconvjax._lowerings import phase
 from tconvjax._lowerings.protocol import Lowering
 from tconvjax._lowerings.strips import in_columns
 
-COLUMNS = 32  # pixels that XLA on CPU adds up in registers; each of 64 took ten times as long (jaxlib 0.10.1)
+COLUMNS = 32  # pixels: XLA on CPU adds them up in registers; of 64, each took ten times as long (jaxlib 0.10.1)
 
 
 def _terms(x: jax.Array, call: Call) -> list[jax.Array]:
@@ -24,9 +24,8 @@ def _terms(x: jax.Array, call: Call) -> list[jax.Array]:
     geometry, g = call.geometry, call.geometry.feature_group_count
     x = x.reshape(*x.shape[:-1], g, x.shape[-1] // g)
     x = boundary.pad(x, (*geometry.padding, (0, 0)), "zeros")
-    if (
-        call.platform == "cpu"
-    ):  # or XLA fuses the padding and tests every tap of every pixel for the border
+    if call.platform == "cpu":
+        # Without the barrier XLA fuses the padding and tests every tap of every pixel for the border.
         x = lax.optimization_barrier(x)
     images = [x]
     for axis in range(geometry.rank):
@@ -58,7 +57,8 @@ def _sum(terms: list[jax.Array]) -> jax.Array:
 def _correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
     geometry, g = call.geometry, call.geometry.feature_group_count
     x, y = (a.astype(call.dtype) for a in (x, y))
-    if call.platform == "cpu":  # or XLA slices y anew inside the loop that adds up a column
+    if call.platform == "cpu":
+        # Without the barrier XLA slices y anew inside the loop that adds up a column.
         y = lax.optimization_barrier(y)
     small = y.reshape(*y.shape[:-1], g, y.shape[-1] // g)
     # In two steps: XLA on CPU splits the results of a sum among its threads, not the summands.

@@ -5,9 +5,9 @@ image through the same taps, `a = a₀ + s'j` for s' = s / gcd(s, d), so no zero
 convolutions of stride 1 the small image takes the place of the big one, and the phases become features:
 
     face of the whole    of its parts
-    paint                gather        parts beside one another: depth to space
+    paint                gather        parts are concatenated: depth to space
     gather               paint         space to depth; parts are added
-    correlate            correlate     parts are the kernel's taps, beside one another
+    correlate            correlate     parts are taps of the kernel, concatenated
 
 Neighboring phases with equally many taps share one part (`_geometry.PhaseRange`): without dilation at most two along
 an axis, because k taps on s phases are ceil(k/s) or floor(k/s) for each.
@@ -146,9 +146,8 @@ def _part_kernel(w: jax.Array, ranges: tuple[PhaseRange, ...], geometry: Geometr
         w = w.reshape(*w.shape[: 2 * axis], c.taps, step, *w.shape[2 * axis + 1 :])
         w = lax.slice_in_dim(w, 0, c.size, axis=2 * axis + 1)
     i, o = w.shape[-2:]
-    w = w.reshape(
-        *w.shape[:-1], g, o // g
-    )  # (taps, phases, .., in // groups, groups, out // groups)
+    # (taps, phases, .., in // groups, groups, out // groups)
+    w = w.reshape(*w.shape[:-1], g, o // g)
     w = w.transpose(
         *range(0, 2 * rank, 2), 2 * rank + 2, 2 * rank + 1, *range(1, 2 * rank, 2), 2 * rank
     )

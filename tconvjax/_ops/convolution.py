@@ -1,4 +1,4 @@
-"""Convolution and transposed convolution of any rank, channels last, with PyTorch's arguments and lax's defaults.
+"""Convolution and transposed convolution of any rank, channels last, with PyTorch's arguments and lax's strings.
 
 Both functions resolve their arguments into one call and bind one face of the trilinear form; see
 `tconvjax._arguments` and `tconvjax._faces`. The reference implementations 'dilated' and 'linear_transpose' are
@@ -52,7 +52,7 @@ def conv(
       kernel_dilation: d >= 1, input pixels between neighboring taps; an int serves all axes.
       feature_group_count: splits the channels into blocks with kernels of their own; divides `in` and `out`.
       precision: of the products, as in `jax.lax.conv_general_dilated`.
-      preferred_element_type: dtype of the result; by default that of the promoted operands. Half precision
+      preferred_element_type: dtype of the result; by default the promoted dtype of the operands. Half precision
         accumulates in float32 either way.
       implementation: 'auto', or a lowering by name: 'phase', 'matmul', 'planes', 'elementwise', or the references in
         plain JAX 'dilated' and 'linear_transpose'. Never changes the result beyond rounding.
@@ -123,11 +123,11 @@ def conv_transpose(
       output_shape: spatial shape to produce, one of the sizes that the forward convolution maps back to the input.
       kernel_dilation: d >= 1, output pixels between neighboring taps; an int serves all axes.
       feature_group_count: splits the channels into blocks with kernels of their own; divides `in` and `out`.
-      transpose_kernel: the kernel is that of the forward convolution, `(*kernel_size, out // groups, in)`, and the
-        result is the exact adjoint of `conv` with it.
+      transpose_kernel: takes the kernel of the forward convolution, `(*kernel_size, out // groups, in)`; the result is
+        the exact adjoint of `conv` with it.
       padding_convention: 'forward', or 'dilated' for integers that pad the zero-inserted input, as in lax and Flax.
       precision: of the products, as in `jax.lax.conv_general_dilated`.
-      preferred_element_type: dtype of the result; by default that of the promoted operands. Half precision
+      preferred_element_type: dtype of the result; by default the promoted dtype of the operands. Half precision
         accumulates in float32 either way.
       implementation: 'auto', or a lowering by name: 'phase', 'matmul', 'planes', 'elementwise', or the references in
         plain JAX 'dilated' and 'linear_transpose'. Never changes the result beyond rounding.
@@ -193,9 +193,8 @@ def _paint(
         kernel = flip_and_swap(kernel, call.geometry.rank, call.geometry.feature_group_count)
     if bordered.mode == "zeros":
         return faces.run("paint", x, kernel, call)
-    wide = replace(
-        bordered.padded_call, dtype=arguments.accumulator(call.dtype)
-    )  # folding adds pixels, too
+    # Folding adds pixels, too, so the accumulator's dtype stays until then.
+    wide = replace(bordered.padded_call, dtype=arguments.accumulator(call.dtype))
     padded = faces.run("paint", x, kernel, wide)
     folded = boundary.fold(padded, call.geometry.big, bordered.pads, bordered.mode)
     return folded.astype(call.dtype)
@@ -268,9 +267,8 @@ def conv_matrix(
     diagonal = jnp.eye(g, dtype=kernel.dtype)
     matrix = jnp.einsum("...igo,gh->...hgio", blocks, diagonal, precision=lax.Precision.HIGHEST)
     matrix = jnp.swapaxes(matrix, -3, -2).reshape(*kernel.shape[:-2], shape[-1], kernel.shape[-1])
-    for axis in range(
-        rank
-    ):  # taps of the leading axis become (small, big), moved behind all others
+    # Taps of the leading axis become (small, big), moved behind all others.
+    for axis in range(rank):
         s, d, (low, high) = (
             geometry.strides[axis],
             geometry.kernel_dilation[axis],

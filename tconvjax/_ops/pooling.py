@@ -103,7 +103,7 @@ def max_unpool(x: ArrayLike, phases: ArrayLike, strides: Sequence[int]) -> jax.A
     Args:
       x: any dtype, channels last.
       phases: of `max_pool`, integers in [0, prod(strides)), of the shape of x.
-      strides: those of `max_pool`.
+      strides: as in `max_pool`.
 
     Returns:
       The enlarged images, dtype kept.

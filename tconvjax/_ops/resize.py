@@ -112,9 +112,8 @@ def bilinear_additive(x: ArrayLike, scale: Sequence[int]) -> jax.Array:
     enlarged_shape(who, image.shape, factors)
     split = (*image.shape[:-1], channels // count, count)
     add = lambda x: widened(x).reshape(split).sum(-1).astype(x.dtype)
-    added = sharding.placed(
-        add, image, shape=split[:-1]
-    )  # before it is enlarged: the sum commutes with the filter
+    # The sum commutes with the filter, so it comes first: there are fewer channels to enlarge.
+    added = sharding.placed(add, image, shape=split[:-1])
     return resize(added, factors, method="linear")
 
 
@@ -157,9 +156,8 @@ def _band_limited(x: jax.Array, axis: int, r: int) -> jax.Array:
     half = n // 2
     k = np.arange(-half, half + 1)
     share = np.where(2 * abs(k) == n, 0.5, 1.0)  # n/2 and −n/2 are one frequency
-    if (
-        n <= LONG
-    ):  # a product: XLA's FFT may abort where the axis is split over devices (openxla/xla#45402)
+    if n <= LONG:
+        # A product: XLA's FFT may abort where the axis is split over devices (openxla/xla#45402).
         position = (np.arange(r * n) + 0.5) / r - 0.5
         first = np.exp(2j * np.pi * np.outer(position, k) / n) * share / n
         weights = (first @ np.exp(-2j * np.pi * np.outer(k, np.arange(n)) / n)).real
@@ -176,7 +174,7 @@ def _band_limited(x: jax.Array, axis: int, r: int) -> jax.Array:
 
 
 def _phase_images(x: jax.Array, axis: int, footprint: np.ndarray, r: int) -> list[jax.Array]:
-    """Returns the r phases of the enlarged image as images; the footprint has whole blocks, that of its pixel central.
+    """Returns the r phases of the enlarged image; the footprint is whole blocks, the middle one of its own pixel.
 
     Output r·m + p gets `footprint[r·t + p]` times input m + reach − t.
     """

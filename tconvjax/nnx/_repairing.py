@@ -48,9 +48,8 @@ def balance(module: nnx.Module, *args: Any, **kwargs: Any) -> Report:
     measured = (args or kwargs) and not repairs.is_abstract((nnx.state(module), args, kwargs))
 
     def output() -> Any:
-        model, args, kwargs = nnx.clone(
-            call
-        )  # a call may change its state: counters, statistics, random streams
+        # A clone: a call may change counters, statistics and random streams.
+        model, args, kwargs = nnx.clone(call)
         return model(*args, **kwargs)
 
     before = output() if measured else None
