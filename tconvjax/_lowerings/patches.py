@@ -129,7 +129,10 @@ def _matmul_correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
 
 
 def _kept_as_written(product: jax.Array, operand: jax.Array) -> jax.Array:
-    """Keeps XLA on CPU from transposing a product of mixed dtypes: it has no program for that (jaxlib 0.10.1)."""
+    """Keeps XLA on CPU from transposing a product of mixed dtypes, which it cannot run (seen in jaxlib 0.10.1).
+
+    Without the barrier: "Unsupported element type for DotThunk::Execute: BF16 x BF16 = F32".
+    """
     return lax.optimization_barrier(product) if product.dtype != operand.dtype else product
 
 
