@@ -1,10 +1,10 @@
-"""What a user wrote becomes canonical here, with every refusal, and stays as it is down to XLA.
+"""Checks and resolves a user's arguments; every refusal is made here, and nothing is resolved again further down.
 
 A convolution becomes one frozen `Call`: its integers (`Geometry`) and its settings. The operators pass it to a face of
 the trilinear form, the face is bound with it, and the lowering reads it. An operator with a border holds the call in a
-`Bordered`, which adds what lies beyond the border and where the result has its channels.
+`Bordered`, which adds the border, and the shape and channel axis of the result.
 
-Functions without a kernel take images and one integer per axis, which `image_and_factors` checks.
+For functions without a kernel, `image_and_factors` checks the image and one integer per axis.
 """
 
 import inspect
@@ -28,7 +28,7 @@ Implementation = Literal[
     "auto", "phase", "matmul", "planes", "elementwise", "dilated", "linear_transpose"
 ]
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
-# References that reach the user's program as JAX's own operations, without a primitive of ours.
+# References in JAX's own operations, without a primitive of ours.
 PLAIN = ("dilated", "linear_transpose")
 
 P = ParamSpec("P")
@@ -40,12 +40,12 @@ class Call:
 
     Attributes:
       geometry: its integers.
-      dtype: of the result; inside a lowering the dtype in which sums are taken.
+      dtype: of the result; inside a lowering, of the sums.
       precision: one per operand, or None for XLA's default.
       implementation: 'auto', or the name of a lowering.
-      platform: 'cpu', or None for any accelerator; known when a program is lowered.
-      spread: whether the compiler may split arrays over devices, so that no axis is cut that need not be.
-      mesh: of these devices, where it is known and a convolution must not see it.
+      platform: 'cpu', or None for any accelerator; set when a program is lowered.
+      spread: whether the compiler may split arrays over devices; set when a program is lowered.
+      mesh: of these devices, if known; convolutions keep images and kernels whole in space on it.
     """
 
     geometry: Geometry
@@ -57,18 +57,22 @@ class Call:
     mesh: AbstractMesh | None = None
 
     @property
-    def product(self) -> dict[str, Any]:
+    def product_options(self) -> dict[str, Any]:
         """Keywords of XLA's convolutions and products."""
         return {"precision": self.precision, "preferred_element_type": self.dtype}
+
+    def with_geometry(self, geometry: Geometry) -> "Call":
+        """Returns the call with other integers."""
+        return replace(self, geometry=geometry)
 
 
 class Bordered(NamedTuple):
     """A call on an image with a border.
 
     Attributes:
-      call: on the image as the user gave it.
+      call: on the user's image.
       pads: pixels beyond the border, (low, high) per axis.
-      mode: what they hold.
+      mode: content of these pixels.
       shape: of the result.
       features: axis of the kernel that holds the channels of the result.
     """
@@ -80,21 +84,21 @@ class Bordered(NamedTuple):
     features: int = -1
 
     @property
-    def inside(self) -> Call:
-        """The call on the padded image, which pads no more."""
+    def padded_call(self) -> Call:
+        """The call on the padded image, without padding of its own."""
         geometry = self.call.geometry
         big = tuple(m + lo + hi for m, (lo, hi) in zip(geometry.big, self.pads, strict=True))
-        return replace(self.call, geometry=replace(geometry, big=big, offset=(0,) * geometry.rank))
+        return self.call.with_geometry(replace(geometry, big=big, offset=(0,) * geometry.rank))
 
 
 def operator(
     function: Callable[Concatenate[jax.Array, jax.Array, Bordered, P], jax.Array],
 ) -> Callable[Concatenate[jax.Array, jax.Array, Bordered, P], jax.Array]:
-    """Makes `function(x, kernel, bordered, ..)` an operator of JAX's manners.
+    """Makes `function(x, kernel, bordered, ..)` behave like an operation of JAX.
 
-    Outside of transformations it is one program, not one per operation inside. Under Explicit axes it states where its
-    result lies. In a program that is traced it is what it does: no `jit` stands around it, whose cache would give the
-    second of two equal calls the source line of the first.
+    Outside of transformations it is one program, not one per operation inside. Under Explicit axes its result has a
+    sharding. In a traced program it is inlined, without a `jit` of its own: that cache would give the second of two
+    equal calls the source line of the first.
     """
     options = list(inspect.signature(function).parameters)[2:]
     compiled = jax.jit(function, static_argnames=options)
@@ -118,7 +122,7 @@ def operator(
     return run
 
 
-def gathering(
+def resolve_gather(
     who: str,
     x: jax.Array,
     kernel: jax.Array,
@@ -133,9 +137,9 @@ def gathering(
     implementation: str = "auto",
     spatial: tuple[int, ...] | None = None,
 ) -> Bordered:
-    """Resolves a convolution in the name of `who`; arguments are those of `conv`, arrays those of `operands`.
+    """Resolves the arguments of `conv` in the name of `who`, for arrays that `operands` returned.
 
-    `spatial` is the shape of the image that is convolved, where it is made of x.
+    `spatial` is the shape of the convolved image, if that is made from x.
     """
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
     geometry = geo.conv_geometry(
@@ -153,7 +157,7 @@ def gathering(
     pads: Pairs = geometry.padding
     if padding_mode != "zeros":
         resolved = geo.resolve_padding(who, padding, geometry.rank)
-        if resolved == "VALID":  # not even a derived crop
+        if resolved == "VALID":  # no padding, and no crop of pixels that no window reaches
             pads = ((0, 0),) * geometry.rank
         elif not isinstance(resolved, str):
             pads = resolved
@@ -162,7 +166,7 @@ def gathering(
     return Bordered(call, pads, padding_mode, shape)
 
 
-def painting(
+def resolve_paint(
     who: str,
     x: jax.Array,
     kernel: jax.Array,
@@ -180,7 +184,7 @@ def painting(
     preferred_element_type: DTypeLike | None,
     implementation: str,
 ) -> Bordered:
-    """Resolves a transposed convolution in the name of `who`; arguments are those of `conv_transpose`."""
+    """Resolves the arguments of `conv_transpose` in the name of `who`, for arrays that `operands` returned."""
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
     geometry = geo.conv_transpose_geometry(
         who,
@@ -227,7 +231,7 @@ def face_call(
 def operands(
     who: str, x: ArrayLike, kernel: ArrayLike, name: str = "kernel"
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns both operands as arrays of the dtype that JAX promotes them to; `name` is that of the second."""
+    """Returns both operands as arrays of their promoted dtype; `name` is the name of the second."""
     x, kernel = as_array(who, "x", x), as_array(who, name, kernel)
     if not any(jnp.issubdtype(a.dtype, jnp.inexact) for a in (x, kernel)):
         raise TypeError(
@@ -260,7 +264,7 @@ def as_array(who: str, name: str, value: ArrayLike) -> jax.Array:
 
 
 def check_bits(who: str, name: str, array: jax.Array) -> None:
-    """Raises for floating numbers of less than 16 bits, which are for storage: every sum would be rounded to a few."""
+    """Raises for floating numbers of less than 16 bits: they are for storage, sums need more."""
     if jnp.issubdtype(array.dtype, jnp.inexact) and jnp.finfo(array.dtype).bits < 16:
         raise TypeError(
             f"{who}: {name} must have 16 bits or more, to calculate with; got dtype {array.dtype}. "
@@ -269,7 +273,7 @@ def check_bits(who: str, name: str, array: jax.Array) -> None:
 
 
 def check_inexact(who: str, image: jax.Array, name: str = "x") -> None:
-    """Raises unless an image is floating or complex, as a filter needs it; `name` is that of the argument."""
+    """Raises unless an image is floating or complex, as a filter needs; `name` is the name of the argument."""
     if not jnp.issubdtype(image.dtype, jnp.inexact):
         raise TypeError(
             f"{who}: a filter needs a floating or complex {name}; got dtype {image.dtype}. "
@@ -281,7 +285,7 @@ def check_inexact(who: str, image: jax.Array, name: str = "x") -> None:
 def spatial_shape(
     who: str, shape: Sequence[int], kernel: jax.Array, name: str = "x"
 ) -> tuple[int, ...]:
-    """Returns the spatial part of an image shape, whose rank the kernel fixes; `name` is that of the image."""
+    """Returns the spatial part of an image shape; the kernel fixes its rank, `name` is the name of the image."""
     rank = kernel.ndim - 2
     if rank < 1:
         raise ValueError(
@@ -329,7 +333,7 @@ def image_and_factors(
 ) -> tuple[jax.Array, tuple[int, ...]]:
     """Returns an image and one positive integer for each of its spatial axes, or refuses them in the name of `who`.
 
-    An int serves all axes where something else fixes their number, `rank`.
+    An int serves all axes if something else fixes their number, `rank`.
     """
     image = as_array(who, "x", x)
     if rank is not None:
@@ -350,7 +354,7 @@ def image_and_factors(
 
 
 def enlarged_shape(who: str, shape: tuple[int, ...], factors: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape of images enlarged by whole factors, or refuses one that is too large."""
+    """Returns the shape of images enlarged by whole factors, or refuses it if it is too large."""
     rank = len(factors)
     large = (r * n for r, n in zip(factors, shape[-1 - rank : -1], strict=True))
     new = (*shape[: -1 - rank], *large, shape[-1])
@@ -359,7 +363,7 @@ def enlarged_shape(who: str, shape: tuple[int, ...], factors: tuple[int, ...]) -
 
 
 def flip_and_swap(w: jax.Array, rank: int, groups: int) -> jax.Array:
-    """Turns a convolution's kernel into its transpose's and back: axes reversed, channels swapped per group.
+    """Turns the kernel of a convolution into that of its transpose and back: axes reversed, channels swapped per group.
 
     `(*kernel_size, in // groups, out)` becomes `(*kernel_size, out // groups, in)`.
     """
@@ -383,7 +387,7 @@ def widened(x: jax.Array) -> jax.Array:
 def canonical_precision(
     who: str, precision: lax.PrecisionLike
 ) -> tuple[lax.Precision, lax.Precision] | None:
-    """Returns one precision per operand, or None, which is resolved to the configured default at every call."""
+    """Returns one precision per operand, or None; every call replaces None by the configured default."""
     if precision is None:
         return None
     pair = precision if isinstance(precision, tuple | list) else (precision, precision)
@@ -397,7 +401,7 @@ def canonical_precision(
 
 
 def _configured_precision() -> tuple[lax.Precision, lax.Precision] | None:
-    """Returns what `jax.default_matmul_precision` asks for, where it is a precision and not an algorithm."""
+    """Returns the precision in `jax.default_matmul_precision`; None if it names an algorithm."""
     configured = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009
     try:
         return configured and (lax.Precision(configured),) * 2

@@ -1,4 +1,4 @@
-"""What lies beyond the border of an image, and the exact adjoint of looking there.
+"""Pixels beyond the border of an image, and the exact adjoint of reading them.
 
 Along an axis 1 2 3 4, two pixels beyond each border:
 
@@ -7,9 +7,9 @@ Along an axis 1 2 3 4, two pixels beyond each border:
     reflect     3 2 1 2 3 4 3 2     the border pixel is not repeated
     replicate   1 1 1 2 3 4 4 4
 
-`pad` writes these pixels out; its adjoint `fold` adds what was painted beyond the border to the pixels it stands for.
-Both walk the same list of segments, so they cannot disagree. Spatial axes are those before the last. A negative padding
-crops, and its adjoint appends zeros.
+`pad` appends these pixels; its adjoint `fold` adds every pixel beyond the border to the pixel that it repeats.
+Both walk the same list of segments, so they cannot disagree. The last axis holds channels, the axes before it are
+spatial. A negative padding crops, and its adjoint appends zeros.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,14 +19,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tconvjax._geometry import PaddingMode, Pairs, surely
+from tconvjax._geometry import PaddingMode, Pairs, known_at_least
 
-# start and stop of source pixels, whether they come in reverse, how often they are repeated
+# start and stop of source pixels, whether they are reversed, how often they are repeated
 Segment = tuple[int, int, bool, int]
 
 
 def check(who: str, spatial_shape: Sequence[int], pads: Pairs, mode: PaddingMode) -> None:
-    """Raises unless the border can be made: pixels to repeat, and paddings that are known numbers."""
+    """Raises unless the border can be made: enough pixels to repeat, and paddings of known size."""
     if mode == "zeros":
         return
     if not all(isinstance(p, int) for pair in pads for p in pair):
@@ -35,10 +35,14 @@ def check(who: str, spatial_shape: Sequence[int], pads: Pairs, mode: PaddingMode
             "Give padding as integers."
         )
     for n, (low, high) in zip(spatial_shape, pads, strict=True):
-        # A symbolic axis must surely hold what is read once from beyond the border, and what is cropped.
+        # A symbolic axis must be known to hold the pixels that the border repeats once, and those cropped.
         read = max(low, high, 0) + (mode == "reflect") if mode != "replicate" else 1
         crop = -min(low, 0) - min(high, 0)
-        if not isinstance(n, int) and (low, high) != (0, 0) and not surely(n, max(read, crop)):
+        if (
+            not isinstance(n, int)
+            and (low, high) != (0, 0)
+            and not known_at_least(n, max(read, crop))
+        ):
             raise ValueError(
                 f"{who}: padding_mode={mode!r} needs symbolic sizes that are known to be at least "
                 f"{max(read, crop)}; got {n}, padded by {(low, high)}. Declare it, as in "
@@ -71,20 +75,20 @@ def pad(x: jax.Array, pads: Pairs, mode: PaddingMode) -> jax.Array:
 
 
 def fold(y: jax.Array, shape: Sequence[int], pads: Pairs, mode: PaddingMode) -> jax.Array:
-    """Adjoint of `pad`: from the padded image back to spatial `shape`."""
+    """Adjoint of `pad`: from the padded image back to the spatial `shape`."""
     first = y.ndim - 1 - len(pads)
     for axis, n, (low, high) in zip(range(first, y.ndim - 1), shape, pads, strict=True):
         if mode == "zeros":
             y = pad_axis(y, axis, -low, -high)
         elif (low, high) != (0, 0):
             y = pad_axis(y, axis, max(-low, 0), max(-high, 0))
-            at, parts = 0, []
+            position, parts = 0, []
             for start, stop, flipped, copies in _segments(n, low, high, mode):
-                end = at + (stop - start) * copies
-                part = _slice(y, axis, at, end, flipped)
+                end = position + (stop - start) * copies
+                part = _slice(y, axis, position, end, flipped)
                 part = part if copies == 1 else part.sum(axis, keepdims=True)
                 parts.append(pad_axis(part, axis, start, n - stop))
-                at = end
+                position = end
             y = reduce(jnp.add, parts)
     return y
 
@@ -99,13 +103,13 @@ def pad_axis(x: jax.Array, axis: int, low: int, high: int, interior: int = 0) ->
 
 
 def _segments(n: int, low: int, high: int, mode: PaddingMode) -> list[Segment]:
-    """Where the pixels of a padded axis of n pixels come from, in order, before any crop."""
+    """Returns the sources of a padded axis of n pixels, in order, before any crop."""
     before = list(_beyond(n, low, mode, high_end=False))
     return [*reversed(before), (0, n, False, 1), *_beyond(n, high, mode, high_end=True)]
 
 
 def _beyond(n: int, amount: int, mode: PaddingMode, *, high_end: bool) -> Iterator[Segment]:
-    """The segments beyond one border, from the border outward; a symbolic n counts as large."""
+    """Yields the segments beyond one border, from the border outward; a symbolic n counts as large."""
     if amount <= 0:
         return
     if mode == "replicate":

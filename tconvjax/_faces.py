@@ -13,9 +13,9 @@ forward and reverse mode of every order stay among the three. All three take one
 
     x  (stack, batch, *big, in)        w  (stack, *kernel_size, in // groups, out)        y  (stack, batch, *small, out)
 
-`stack` counts independent problems: `vmap` over every operand at once (many seeds, many kernels) becomes a longer
-stack. `vmap` over one operand folds into the letter that this operand shares with the result, which is `batch` for the
-two images, `in` for x and w, and `out` for w and y.
+`stack` counts independent problems: `vmap` over both operands at once (many seeds, many kernels) becomes a longer
+stack. `vmap` over one operand folds into the letter that this operand shares with the result: `batch` for the two
+images, `in` for x and w, `out` for w and y.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ FACES = {
     "paint": (("y", "w"), "x"),
     "correlate": (("x", "y"), "w"),
 }
-# Where a role keeps each letter: (axis, whether groups split it).
+# The letters of each role: (axis, whether groups split it).
 LETTERS = {
     "x": {"stack": (0, False), "batch": (1, False), "in": (-1, True)},
     "w": {"stack": (0, False), "in": (-2, False), "out": (-1, True)},
@@ -58,7 +58,8 @@ def run(face: str, image: jax.Array, kernel: jax.Array, call: Call) -> jax.Array
         image, kernel = sharding.varying_alike(image, kernel)
     if call.implementation in PLAIN:
         spread = sharding.mesh_of(image, kernel) is not None
-        plain = replace(call, implementation="matmul") if spread else call  # JAX's own, too
+        # 'matmul' is JAX's own operations, too.
+        plain = replace(call, implementation="matmul") if spread else call
         out = compute(face, image, kernel, replace(plain, spread=spread))
     else:
         out = bind(face, image, kernel, call)
@@ -73,27 +74,27 @@ def bind(face: str, lhs: jax.Array, rhs: jax.Array, call: Call) -> jax.Array:
 
 def compute(face: str, lhs: jax.Array, rhs: jax.Array, call: Call) -> jax.Array:
     """Runs a face on operands in the canonical layout in plain JAX; half precision accumulates in float32."""
-    # Ours, whatever promotion the caller allows in their own code.
+    # Whatever promotion the caller allows in their own code.
     with jax.numpy_dtype_promotion("standard"):
         operand_dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
-        wide = accumulator(jnp.promote_types(operand_dtype, call.dtype))
+        wide_dtype = accumulator(jnp.promote_types(operand_dtype, call.dtype))
     mesh = sharding.mesh_of(lhs, rhs) if call.spread else None
     lhs, rhs = lhs.astype(operand_dtype), rhs.astype(operand_dtype)
-    inside = replace(call, dtype=wide, mesh=mesh)
+    wide_call = replace(call, dtype=wide_dtype, mesh=mesh)
     name = call.implementation
     if call.spread and name != "elementwise" and (call.platform == "cpu" or mesh is None):
         name = "matmul"
     elif name == "auto":
         name = cost.choose(face, call.geometry, lhs.shape[1:], rhs.shape[1:], call.platform)
-    one: Face = getattr(LOWERINGS[name], face)
+    lowered: Face = getattr(LOWERINGS[name], face)
     if lhs.shape[0] == 1:
-        out = one(lhs[0], rhs[0], inside)[None]
+        out = lowered(lhs[0], rhs[0], wide_call)[None]
     elif call.platform == "cpu":
-        # One problem after another: the grouped convolution that `vmap` over kernels would make is several times
+        # One problem after another: `vmap` over kernels would make one grouped convolution, which is several times
         # slower on a CPU than its parts.
-        out = lax.map(lambda pair: one(pair[0], pair[1], inside), (lhs, rhs))
+        out = lax.map(lambda pair: lowered(pair[0], pair[1], wide_call), (lhs, rhs))
     else:
-        out = jax.vmap(lambda lhs, rhs: one(lhs, rhs, inside))(lhs, rhs)
+        out = jax.vmap(lambda lhs, rhs: lowered(lhs, rhs, wide_call))(lhs, rhs)
     return out.astype(call.dtype)
 
 
@@ -165,13 +166,13 @@ def _batch(
 def _transpose(
     face: str, operand: int, cotangent: jax.Array, lhs: Any, rhs: Any, *, call: Call
 ) -> jax.Array:
-    """Cotangent of one operand: the face that results in its role, fed with the two other arrays."""
+    """Cotangent of one operand: the face whose result has its role, of the two other arrays."""
     roles, result = FACES[face]
     given = dict(zip(roles, (lhs, rhs), strict=True)) | {result: cotangent}
     role = roles[operand]
     target = given[role].aval
-    back, (needs, _) = next((f, spec) for f, spec in FACES.items() if spec[1] == role)
-    lhs, rhs = (given[need] for need in needs)
+    back, (inputs, _) = next((f, spec) for f, spec in FACES.items() if spec[1] == role)
+    lhs, rhs = (given[name] for name in inputs)
     return bind(back, lhs, rhs, replace(call, dtype=target.dtype))
 
 
@@ -185,22 +186,21 @@ def _define(face: str) -> Primitive:
     def lower(
         platform: str | None, context: mlir.LoweringRuleContext, *operands: Any, call: Call
     ) -> Any:
-        here = replace(call, platform=platform, spread=_spreads(context))
-        run = partial(compute, face, call=here)
+        resolved = replace(call, platform=platform, spread=_spreads(context))
+        run = partial(compute, face, call=resolved)
         return mlir.lower_fun(run, multiple_results=False)(context, *operands)
 
-    def one(*operands: jax.Array, **params: Any) -> Any:
+    def eager(*operands: jax.Array, **params: Any) -> Any:
         return primitive.bind(*operands, **params)
 
-    # The mark of JAX's own primitives. Without it `jax.debug_nans` looks for the operation inside, which is this one.
-    one._apply_primitive = True  # type: ignore[attr-defined]
-    one.__qualname__ = primitive.name  # what the error of `jax.debug_nans` says
-    compiled = jax.jit(one, static_argnames="call")
+    # JAX marks its own primitives so. Without it `jax.debug_nans` looks for an operation inside, and finds this one.
+    eager._apply_primitive = True  # type: ignore[attr-defined]
+    eager.__qualname__ = primitive.name  # for the error of `jax.debug_nans`
+    compiled = jax.jit(eager, static_argnames="call")
 
     def apply(*operands: jax.Array, **params: Any) -> Any:
-        with jax.disable_jit(
-            disable=False
-        ):  # one operation compiles even where functions are not compiled
+        # Under `disable_jit` JAX's own operations are compiled, too.
+        with jax.disable_jit(disable=False):
             return compiled(*operands, **params)
 
     primitive.def_abstract_eval(abstract)
@@ -213,7 +213,7 @@ def _define(face: str) -> Primitive:
 
 
 def _spreads(context: mlir.LoweringRuleContext) -> bool:
-    """Whether the compiler may split the arrays of a program, from what JAX tells a lowering about its devices.
+    """Whether the compiler may split the arrays of a program over devices.
 
     It may not on one device, nor inside `shard_map` over all axes of the mesh.
     """

@@ -1,4 +1,4 @@
-"""The integers of a convolution: what shapes alone decide, and refuse, before any array is touched.
+"""The integers of a convolution: shapes alone decide or refuse here, before any array is touched.
 
 One frame serves every convention. Along each axis, for kernel size k, stride s, dilation d and padding p,
 the big image, the kernel and the small image of a convolution meet in
@@ -6,11 +6,11 @@ the big image, the kernel and the small image of a convolution meet in
     big[s·o + d·a − p]    kernel[a]    small[o]          0 <= o < small size, 0 <= a < k
 
 with zeros outside the big image. A convolution gathers along this relation from big to small, its transpose
-paints along it from small to big. A string, an integer or pairs of padding all end in one `Geometry`, and
-`Geometry` is all that the layers above know. The extent of the dilated kernel is `d(k − 1) + 1`.
+paints along it from small to big. A string, an integer or pairs of padding all become one `Geometry`; the modules
+above use nothing else. The extent of the dilated kernel is `d(k − 1) + 1`.
 
-The sizes of images may be symbolic dimensions of `jax.export`, which calculate like integers but cannot always be
-compared: a rule that depends on an unknown size is not checked, and no size is computed with `max`.
+The sizes of images may be symbolic dimensions of `jax.export`. They calculate like integers but cannot always be
+compared, so a rule that depends on an unknown size is not checked, and no size is computed with `max`.
 
 Every integer that a user writes, and every size that follows from it, is at most `LARGEST`: beyond it XLA's integers
 overflow, or no memory holds the result.
@@ -39,8 +39,8 @@ STRING_PADDINGS: tuple[str, ...] = get_args(StringPadding)
 PADDING_MODES: tuple[str, ...] = get_args(PaddingMode)
 PADDING_CONVENTIONS: tuple[str, ...] = get_args(PaddingConvention)
 
-LARGEST = 2**31 - 1  # of any integer and of any axis
-MOST = 2**40  # numbers in a result, of all devices together
+LARGEST = 2**31 - 1  # any integer of a user's, and any axis
+MOST = 2**40  # numbers in a result, on all devices together
 MOST_COUNTS = 2**26  # numbers in a result that NumPy makes on the host: half a gigabyte
 
 
@@ -72,8 +72,8 @@ class Geometry:
         return len(self.kernel_size)
 
     @property
-    def turned(self) -> "Geometry":
-        """The same sums at stride 1 with big and small image in each other's place and the kernel reversed."""
+    def exchanged(self) -> "Geometry":
+        """The same sums at stride 1: big and small image exchanged, the kernel reversed."""
         offset = tuple(e - 1 - p for e, p in zip(self.extent, self.offset, strict=True))
         return replace(self, big=self.small, small=self.big, offset=offset)
 
@@ -132,7 +132,7 @@ def conv_geometry(
       padding: 'SAME', 'SAME_LOWER', 'VALID', an int, or one int or (low, high) pair per axis.
       kernel_dilation: positive; an int serves all axes.
       feature_group_count: positive.
-      bounded: whether sizes beyond `LARGEST` are refused; not of a size that stands for any.
+      bounded: refuses images beyond `LARGEST`; False for a size that stands for any.
 
     Raises:
       ValueError, TypeError: for a value or kind outside the rules above, or if no output pixel is left.
@@ -142,14 +142,14 @@ def conv_geometry(
     pads = resolve_padding(who, padding, len(k))
     if pads == "SAME" or pads == "SAME_LOWER":
         small = tuple((m + t - 1) // t for m, t in zip(big, s, strict=True))
-        lows = _same_lows(pads, big, s, extent)
+        offset = _same_offset(pads, big, s, extent)
     else:
         pairs = ((0, 0),) * len(k) if pads == "VALID" else pads
         small = tuple(
             (m + lo + hi - e) // t + 1
             for m, (lo, hi), e, t in zip(big, pairs, extent, s, strict=True)
         )
-        lows = tuple(lo for lo, _ in pairs)
+        offset = tuple(lo for lo, _ in pairs)
     if any(_known(n) and n < 1 for n in small):
         raise ValueError(
             f"{who}: the padded input must hold the dilated kernel along every axis; got spatial shape {big}, "
@@ -157,7 +157,7 @@ def conv_geometry(
             "Pad more or use a smaller kernel."
         )
     groups = positive_int(who, "feature_group_count", feature_group_count)
-    return _bounded(who, Geometry(big, small, k, s, d, lows, groups), images=bounded)
+    return _bounded(who, Geometry(big, small, k, s, d, offset, groups), images=bounded)
 
 
 def conv_transpose_geometry(
@@ -191,9 +191,9 @@ def conv_transpose_geometry(
       output_shape: spatial shape of the big image, one of the sizes that the forward convolution maps back.
       kernel_dilation: positive; an int serves all axes.
       feature_group_count: positive.
-      padding_convention: what integers in `padding` mean, the padding of the 'forward' convolution (PyTorch,
-        ONNX) or of the convolution over the 'dilated' image (lax, Flax).
-      bounded: whether sizes beyond `LARGEST` are refused; not of a size that stands for any.
+      padding_convention: integers in `padding` pad the 'forward' convolution (PyTorch, ONNX) or the convolution
+        over the 'dilated' image (lax, Flax).
+      bounded: refuses images beyond `LARGEST`; False for a size that stands for any.
 
     Raises:
       ValueError, TypeError: for a value or kind outside the rules above, or if no output pixel is left.
@@ -213,7 +213,7 @@ def conv_transpose_geometry(
         )
 
     if isinstance(pads, str):
-        # The sizes that the forward convolution maps to `small`, and lax's choice among them.
+        # The smallest size that the forward convolution maps to `small`, and lax's choice.
         if pads == "VALID":
             smallest = full
             default = tuple(t * n + max(e - t, 0) for n, t, e in zip(small, s, extent, strict=True))
@@ -221,7 +221,7 @@ def conv_transpose_geometry(
             smallest = tuple(t * (n - 1) + 1 for n, t in zip(small, s, strict=True))
             default = tuple(t * n for n, t in zip(small, s, strict=True))
         big = _chosen_shape(who, output_shape, smallest, s) or default
-        lows = (0,) * rank if pads == "VALID" else _same_lows(pads, big, s, extent)
+        offset = (0,) * rank if pads == "VALID" else _same_offset(pads, big, s, extent)
     else:
         if padding_convention == "dilated":
             pads = tuple((e - 1 - a, e - 1 - b) for e, (a, b) in zip(extent, pads, strict=True))
@@ -230,13 +230,13 @@ def conv_transpose_geometry(
         big = _chosen_shape(who, output_shape, smallest, s) or tuple(
             m + op for m, op in zip(smallest, extra, strict=True)
         )
-        lows = tuple(lo for lo, _ in pads)
+        offset = tuple(lo for lo, _ in pads)
     if any(_known(m) and m < 1 for m in big):
         raise ValueError(
             f"{who}: the output must keep at least one pixel along every axis; got output shape {big} from "
             f"spatial shape {small}, kernel_size={k}, strides={s}, padding={padding!r}. Crop less."
         )
-    return _bounded(who, Geometry(big, small, k, s, d, lows, groups), images=bounded)
+    return _bounded(who, Geometry(big, small, k, s, d, offset, groups), images=bounded)
 
 
 def conv_transpose_shape(
@@ -306,44 +306,44 @@ def phase_tap_counts(kernel_size: int, stride: int) -> tuple[int, ...]:
     return tuple(max(0, -(-(kernel_size - p) // stride)) for p in range(stride))
 
 
-class Phases(NamedTuple):
-    """Neighboring phases along one axis that meet the small image through equally many taps.
+class PhaseRange(NamedTuple):
+    """Neighboring phases along one axis with equally many taps.
 
-    With g = gcd(s, d), the pixels `q + p = s·m + g·r` of the big image, m any cell and r one of
-    `first, .., first + phases − 1`, are met by the taps `a = tap + r − first + (s/g)·j`, 0 <= j < taps, and by tap j at
-    pixel `m − shift − (d/g)·j` of the small image.
+    With g = gcd(s, d), the taps `a = tap + r − first + (s/g)·j`, 0 <= j < taps, meet the pixels `q + p = s·m + g·r` of
+    the big image, for any cell m and r in `first, .., first + size − 1`; tap j joins them to pixel
+    `m − shift − (d/g)·j` of the small image.
     """
 
     first: int
-    phases: int
+    size: int
     tap: int
     taps: int
     shift: int
 
 
-def phases(k: int, s: int, d: int, *, apart: bool = False) -> tuple[Phases, ...]:
-    """Returns the phases along one axis in their order, those with one number of taps together, or each `apart`.
+def phase_ranges(k: int, s: int, d: int, *, separate: bool = False) -> tuple[PhaseRange, ...]:
+    """Returns the ranges of phases along one axis in order, or every phase as a range of its own if `separate`.
 
     Example:
-      >>> phases(k=5, s=3, d=1)  # phases 0 and 1 have two taps, phase 2 has one
-      (Phases(first=0, phases=2, tap=0, taps=2, shift=0), Phases(first=2, phases=1, tap=2, taps=1, shift=0))
+      >>> phase_ranges(k=5, s=3, d=1)  # phases 0 and 1 have two taps, phase 2 has one
+      (PhaseRange(first=0, size=2, tap=0, taps=2, shift=0), PhaseRange(first=2, size=1, tap=2, taps=1, shift=0))
     """
-    if d == 1 and not apart:  # in closed form, as a stride may be long
+    if d == 1 and not separate:  # in closed form, as a stride may be long
         taps, more = divmod(k, s)
-        groups = (Phases(0, more, 0, taps + 1, 0), Phases(more, s - more, more, taps, 0))
-        return tuple(group for group in groups if group.phases)
+        pair = (PhaseRange(0, more, 0, taps + 1, 0), PhaseRange(more, s - more, more, taps, 0))
+        return tuple(r for r in pair if r.size)
     g = math.gcd(s, d)
     step = s // g
-    found: list[Phases] = []
+    ranges: list[PhaseRange] = []
     for r in range(step):
         tap = r * pow(d // g, -1, step) % step
         taps, shift = max(0, -(-(k - tap) // step)), (d * tap - g * r) // s
-        last = found[-1] if found and not apart else None
-        if last and (last.tap + last.phases, last.taps, last.shift) == (tap, taps, shift):
-            found[-1] = last._replace(phases=last.phases + 1)
+        last = ranges[-1] if ranges and not separate else None
+        if last and (last.tap + last.size, last.taps, last.shift) == (tap, taps, shift):
+            ranges[-1] = last._replace(size=last.size + 1)
         else:
-            found.append(Phases(r, 1, tap, taps, shift))
-    return tuple(found)
+            ranges.append(PhaseRange(r, 1, tap, taps, shift))
+    return tuple(ranges)
 
 
 class Grid(NamedTuple):
@@ -351,24 +351,24 @@ class Grid(NamedTuple):
 
     cells: tuple[int, ...]
     first: tuple[int, ...]  # number of the first cell: pixel q lies in cell (q + p) // s
-    spacing: tuple[int, ...]  # g = gcd(s, d): every g-th pixel is reached
-    phases: tuple[int, ...]  # s / g of them in a cell
+    spacing: tuple[int, ...]  # g = gcd(s, d): taps reach every g-th pixel
+    phase_counts: tuple[int, ...]  # s / g phases in a cell
 
 
 def parts(
-    geometry: Geometry, *, apart: bool = False
-) -> Iterator[tuple[tuple[Phases, ...], Geometry]]:
-    """Yields the phases that share a part, and its geometry; phases that no tap meets have none."""
+    geometry: Geometry, *, separate: bool = False
+) -> Iterator[tuple[tuple[PhaseRange, ...], Geometry]]:
+    """Yields the phases of every part, one range per axis, and its geometry; phases without taps have no part."""
     grid = grid_of(geometry)
-    for chosen in product(*classes_of(geometry, apart=apart)):
-        if all(c.taps for c in chosen):
-            yield chosen, part_geometry(geometry, grid, chosen)
+    for ranges in product(*ranges_per_axis(geometry, separate=separate)):
+        if all(c.taps for c in ranges):
+            yield ranges, part_geometry(geometry, grid, ranges)
 
 
-def classes_of(geometry: Geometry, *, apart: bool) -> list[tuple[Phases, ...]]:
-    """Returns the phases along every axis, those with equally many taps together, or each `apart`."""
+def ranges_per_axis(geometry: Geometry, *, separate: bool) -> list[tuple[PhaseRange, ...]]:
+    """Returns `phase_ranges` for every axis."""
     return [
-        phases(*axis, apart=apart)
+        phase_ranges(*axis, separate=separate)
         for axis in zip(
             geometry.kernel_size, geometry.strides, geometry.kernel_dilation, strict=True
         )
@@ -385,20 +385,20 @@ def grid_of(geometry: Geometry) -> Grid:
     spacing = tuple(
         math.gcd(s, d) for s, d in zip(geometry.strides, geometry.kernel_dilation, strict=True)
     )
-    inside = tuple(s // g for s, g in zip(geometry.strides, spacing, strict=True))
-    return Grid(cells, first, spacing, inside)
+    phase_counts = tuple(s // g for s, g in zip(geometry.strides, spacing, strict=True))
+    return Grid(cells, first, spacing, phase_counts)
 
 
-def part_geometry(geometry: Geometry, grid: Grid, chosen: tuple[Phases, ...]) -> Geometry:
+def part_geometry(geometry: Geometry, grid: Grid, ranges: tuple[PhaseRange, ...]) -> Geometry:
     """Returns the geometry of a part: from the small image (as the big one) to the cells, kernel reversed.
 
     Cell m of a phase reads pixel `m + first − shift − d'j` through its tap j, for d' = d / gcd(s, d).
     """
-    taps = tuple(c.taps for c in chosen)
+    taps = tuple(c.taps for c in ranges)
     dilation = tuple(d // g for d, g in zip(geometry.kernel_dilation, grid.spacing, strict=True))
     offset = tuple(
         c.shift + d * (c.taps - 1) - lo
-        for c, d, lo in zip(chosen, dilation, grid.first, strict=True)
+        for c, d, lo in zip(ranges, dilation, grid.first, strict=True)
     )
     strides = (1,) * len(taps)
     return Geometry(
@@ -420,7 +420,7 @@ def resolve_padding(who: str, padding: Padding, rank: int) -> StringPadding | Pa
     """
     if isinstance(padding, str):
         return choice(who, "padding", padding, STRING_PADDINGS)  # type: ignore[return-value]
-    padding = _listed(padding)
+    padding = _as_list(padding)
     if not isinstance(padding, Sequence):
         p = integer(who, "padding", padding)
         return ((p, p),) * rank
@@ -443,7 +443,7 @@ def resolve_padding(who: str, padding: Padding, rank: int) -> StringPadding | Pa
 
 def per_axis(who: str, name: str, value: Ints, rank: int, minimum: int = 1) -> tuple[int, ...]:
     """Returns `value` as `rank` integers that are at least `minimum`; an int serves all axes."""
-    listed = _listed(value)
+    listed = _as_list(value)
     if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
         listed = (listed,) * rank
     result = ints(who, name, listed, minimum)
@@ -457,7 +457,7 @@ def per_axis(who: str, name: str, value: Ints, rank: int, minimum: int = 1) -> t
 
 def ints(who: str, name: str, value: Sequence[int], minimum: int) -> tuple[int, ...]:
     """Returns `value` as a tuple of integers that are at least `minimum`."""
-    value = _listed(value)
+    value = _as_list(value)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{who}: {name} must be a sequence of integers; got {name}={value!r}.")
     result = tuple(integer(who, name, v) for v in value)
@@ -468,20 +468,20 @@ def ints(who: str, name: str, value: Sequence[int], minimum: int) -> tuple[int, 
 
 def sizes(who: str, name: str, value: Sequence[int]) -> tuple[int, ...]:
     """Returns `value` as a tuple of positive integers, symbolic dimensions of `jax.export` among them."""
-    value = _listed(value)
+    value = _as_list(value)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{who}: {name} must be a sequence of integers; got {name}={value!r}.")
     numbers = ints(who, name, tuple(v if _known(v) else 1 for v in value), minimum=1)
     return tuple(n if _known(v) else v for n, v in zip(numbers, value, strict=True))
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     """Returns an array of integers as the list that it holds, anything else as it is."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _known(size: object) -> bool:
-    """Whether a size is a number, not a symbolic dimension, which is told by its conversion to an array."""
+    """Whether a size is a number; only a symbolic dimension has a method that converts it to an array."""
     return not hasattr(type(size), "__jax_array__")
 
 
@@ -503,7 +503,7 @@ def integer(who: str, name: str, value: object) -> int:
         raise TypeError(
             f"{who}: {name} must be an integer; got {value!r} of type {type(value).__name__}."
         ) from None
-    if abs(result) > LARGEST:  # whose digits Python may not even print
+    if abs(result) > LARGEST:  # Python may refuse to print its digits
         raise ValueError(
             f"{who}: {name} must be at most {LARGEST} in size; got an integer of {result.bit_length()} bits."
         )
@@ -538,20 +538,20 @@ def fits(who: str, shape: Sequence[int], most: int = MOST) -> None:
         )
 
 
-def surely(size: int, least: int) -> bool:
+def known_at_least(size: int, least: int) -> bool:
     """Whether a size, symbolic or not, is known to be at least `least`."""
     try:
         return bool(size >= least)
-    except Exception:  # JAX's own, of a symbolic size whose constraints do not decide
+    except Exception:  # JAX raises one of its own where the constraints do not decide
         return False
 
 
 def _bounded(who: str, geometry: Geometry, *, images: bool) -> Geometry:
-    """Returns a geometry, or raises if its kernel or one of its `images`, padded or not, spans more than `LARGEST`.
+    """Returns a geometry, or raises if its kernel, or with `images` an image, padded or not, spans more than `LARGEST`.
 
-    And if a symbolic size may be negative, as XLA's shapes may not.
+    It also raises if a symbolic size may be negative: no shape of XLA's is.
     """
-    if not all(_known(n) or surely(n, 0) for n in (*geometry.big, *geometry.small)):
+    if not all(_known(n) or known_at_least(n, 0) for n in (*geometry.big, *geometry.small)):
         raise ValueError(
             f"{who}: symbolic sizes must be known to leave an output; got spatial shapes {geometry.big} and "
             f"{geometry.small}. Declare a least size, as in jax.export.symbolic_shape('h', constraints=['h >= 8'])."
@@ -587,7 +587,7 @@ def _common(
     return shape, k, s, per_axis(who, "kernel_dilation", kernel_dilation, len(k))
 
 
-def _same_lows(
+def _same_offset(
     kind: StringPadding, big: tuple[int, ...], strides: tuple[int, ...], extent: tuple[int, ...]
 ) -> tuple[int, ...]:
     """Returns the low padding per axis of a 'SAME' convolution over `big`.
@@ -596,14 +596,14 @@ def _same_lows(
     the odd pixel at the high end, 'SAME_LOWER' at the low one.
     """
     odd = int(kind == "SAME_LOWER")
-    lows = []
+    offset = []
     for m, s, e in zip(big, strides, extent, strict=True):
         r = -m % s
         if e >= s or _known(r):
-            lows.append(max(e - s + r + odd, 0) // 2 if _known(r) else (e - s + r + odd) // 2)
-        else:  # the same with the maximum: as many of the j as fit, each quotient is 0 or 1
-            lows.append(sum((r + e - 2 * j + odd) // s for j in range(1, (e - 1 + odd) // 2 + 1)))
-    return tuple(lows)
+            offset.append(max(e - s + r + odd, 0) // 2 if _known(r) else (e - s + r + odd) // 2)
+        else:  # the same without a maximum: the sum counts the j that fit, each quotient is 0 or 1
+            offset.append(sum((r + e - 2 * j + odd) // s for j in range(1, (e - 1 + odd) // 2 + 1)))
+    return tuple(offset)
 
 
 def _output_padding(

@@ -1,10 +1,10 @@
-"""What a layer is, apart from who holds its parameters: the one specification behind NNX and Linen.
+"""The layers without their parameters: the one specification behind NNX and Linen.
 
-A layer is a public function with its options fixed and its kernel learned. `spec` turns a layer's arguments, Flax's
-words included, into the options of the function, canonical and hashable, and into the shape of the kernel; `apply` is
-the call. The module sets only make parameters.
+A layer is a public function with fixed options and a learned kernel. `spec` turns the arguments of a layer, with Flax's
+values among them, into canonical, hashable options of the function and the shape of the kernel; `apply` is the call.
+The module sets only make parameters.
 
-Flax's strings for borders mean, for a dilated kernel of extent e and strides s,
+Flax's strings for borders stand for, with a dilated kernel of extent e and strides s,
 
     'CIRCULAR', 'REFLECT'   of Conv            padding ((e − 1)//2, e//2) with this padding_mode
     'CAUSAL'                of Conv, one axis   padding (e − 1, 0)
@@ -40,7 +40,7 @@ from tconvjax.initializers import variance_scaling_transpose
 
 UpsampleMethod = Literal["conv_transpose", "subpixel_conv"] | Method
 UPSAMPLE_METHODS = ("conv_transpose", "subpixel_conv", *METHODS)
-ROOMY = 1 << 30  # pixels of an axis on which any layer has output
+AMPLE = 1 << 30  # pixels of an axis: enough for any layer to have output
 PER_AXIS = ("strides", "scale", "kernel_dilation", "input_dilation")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "padding_mode": geo.PADDING_MODES,
@@ -68,7 +68,7 @@ def strided_conv(
     x, kernel = arguments.operands("conv", x, kernel)
     small = arguments.spatial_shape("conv", x.shape, kernel)
     gaps = geo.per_axis("conv", "input_dilation", input_dilation, len(small))
-    bordered = arguments.gathering(
+    bordered = arguments.resolve_gather(
         "conv",
         x,
         kernel,
@@ -96,7 +96,7 @@ def _gather_zero_inserted(
 
 @dataclass(frozen=True)
 class Border:
-    """A border string of Flax's: the padding mode that it stands for, and how many pixels it pads.
+    """The meaning of one of Flax's border strings: padding mode and pixels.
 
     Attributes:
       mode: of the padding.
@@ -109,15 +109,15 @@ class Border:
 
 @dataclass(frozen=True)
 class Kind:
-    """What sets the layers of one function apart from those of another.
+    """The properties that all layers of one function share.
 
     Attributes:
       function: `f(x, kernel, **options)`.
       biased: `f(x, kernel, bias, **options)`.
       geometry: resolves the integers of a call.
-      kernel_init: options to the default initializer.
-      phases: options to the kernel's outputs per output channel.
-      borders: Flax's strings for `padding`, beside lax's.
+      kernel_init: `(options)` to the default initializer.
+      outputs_per_channel: `(options)` to the outputs of the kernel per output channel of the layer.
+      borders: Flax's strings for `padding`, in addition to lax's.
       implementations: of the function.
     """
 
@@ -125,13 +125,13 @@ class Kind:
     biased: Callable[..., jax.Array]
     geometry: Callable[..., Geometry] = geo.conv_geometry
     kernel_init: Callable[[Mapping[str, Any]], Initializer] = lambda _: lecun_normal()
-    phases: Callable[[Mapping[str, Any]], int] = lambda _: 1
+    outputs_per_channel: Callable[[Mapping[str, Any]], int] = lambda _: 1
     borders: Mapping[str, Border] = field(default_factory=dict)
     implementations: tuple[str, ...] = IMPLEMENTATIONS
 
     @functools.cached_property
     def option_names(self) -> tuple[str, ...]:
-        """Arguments of the function that a layer fixes: not the arrays, nor the shape that a call chooses."""
+        """Arguments of the function that a layer fixes: all but the arrays and the shape that a call chooses."""
         names = inspect.signature(self.function).parameters
         return tuple(name for name in names if name not in {"x", "kernel", "output_shape"})
 
@@ -164,15 +164,15 @@ def spec(
     out_name: str = "out_features",
     **options: Any,
 ) -> Spec:
-    """Resolves the arguments of a layer, or refuses what every call would refuse.
+    """Resolves the arguments of a layer, or refuses arguments that every call would refuse.
 
     Args:
       who: name of the layer, for error messages.
       kind: of the layer.
-      in_features: channels of the input; None where they are not known yet.
+      in_features: channels of the input; None if not known yet.
       out_features: channels of the output.
       kernel_size: one integer per spatial axis; an int is one axis, as in Flax.
-      out_name: what the layer calls `out_features`.
+      out_name: the layer's name for `out_features`.
       **options: every option of the function, Flax's None and strings allowed.
 
     Raises:
@@ -204,7 +204,7 @@ def spec(
     groups = geo.positive_int(who, "feature_group_count", options["feature_group_count"])
     features = {"in_features": in_features, out_name: out_features}
     source, target = _features(who, groups, features)
-    target *= kind.phases(options)
+    target *= kind.outputs_per_channel(options)
     transpose_kernel = options.get("transpose_kernel", False)
     channels = (target // groups, source) if transpose_kernel else (source // groups, target)
     geo.fits(who, (*k, *channels))
@@ -225,10 +225,10 @@ def apply(
 
 
 def inexact(who: str, name: str, dtype: DTypeLike | None) -> None:
-    """Raises unless a dtype is floating, complex or left open."""
+    """Raises unless a dtype is floating, complex or None."""
     try:
         good = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.inexact)
-        # Parameters may be stored in fewer bits, but not calculated with.
+        # Fewer bits can store parameters, but not compute.
         few = good and dtype is not None and jnp.finfo(dtype).bits < 16 and name != "param_dtype"
     except TypeError:
         good, few = False, False
@@ -245,7 +245,7 @@ def check_parameters(
     dtype: DTypeLike | None,
     param_dtype: DTypeLike,
 ) -> None:
-    """Raises unless a mask has the shape of the kernel, and dtypes can hold parameters."""
+    """Raises unless a mask has the shape of the kernel and the dtypes are floating or complex."""
     inexact(who, "dtype", dtype)
     inexact(who, "param_dtype", param_dtype)
     if mask is not None and jnp.shape(mask) != kernel_shape:
@@ -263,7 +263,7 @@ def check_balanced(
     *,
     balanced: bool,
 ) -> None:
-    """Raises if the kernel of a transposed convolution shall be balanced and cannot be."""
+    """Raises if `balanced` and the kernel of a transposed convolution cannot be balanced."""
     if not balanced:
         return
     small = any(k < s for k, s in zip(kernel_size, strides, strict=True))
@@ -293,7 +293,7 @@ def image(who: str, x: ArrayLike) -> jax.Array:
 
 
 def _refuse_more_axes(who: str, kernel_size: int, options: Mapping[str, Any]) -> None:
-    """Raises where an int for the kernel size meant more axes than the one that it is in Flax."""
+    """Raises if other arguments show that an int for the kernel size, one axis in Flax, was meant for several."""
     for name in (*PER_AXIS, "output_padding", "padding"):
         value = options.get(name)
         if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 1:
@@ -304,7 +304,7 @@ def _refuse_more_axes(who: str, kernel_size: int, options: Mapping[str, Any]) ->
 
 
 def _features(who: str, groups: int, features: dict[str, int | None]) -> tuple[int, int]:
-    """Returns the channels in and out; unknown ones count as the fewest possible."""
+    """Returns the channels in and out; an unknown number becomes the smallest possible."""
     known = {name: geo.positive_int(who, name, n) for name, n in features.items() if n is not None}
     if any(n % groups for n in known.values()):
         listed = ", ".join(f"{name}={n}" for name, n in known.items())
@@ -328,7 +328,7 @@ def _resolve_border(
     border = kind.borders[padding]
     if options["padding_mode"] not in {"zeros", border.mode}:
         raise ValueError(
-            f"{who}: padding={padding!r} already says what lies beyond the border; got "
+            f"{who}: padding={padding!r} already sets the padding mode; got "
             f"padding_mode={options['padding_mode']!r}. Leave padding_mode at 'zeros'."
         )
     options["padding"] = border.pads(who, kernel_size, options)
@@ -341,7 +341,7 @@ def _refuse_geometry(
     who: str, kind: Kind, kernel_size: tuple[int, ...], options: Mapping[str, Any]
 ) -> None:
     names = inspect.signature(kind.geometry).parameters.keys() & options.keys()
-    shape = (ROOMY,) * len(kernel_size)
+    shape = (AMPLE,) * len(kernel_size)
     kind.geometry(who, shape, kernel_size, **{n: options[n] for n in names}, bounded=False)
 
 
@@ -361,11 +361,11 @@ def _causal(who: str, kernel_size: tuple[int, ...], options: Mapping[str, Any]) 
 
 
 def _whole_strides(_who: str, kernel_size: tuple[int, ...], options: Mapping[str, Any]) -> Pairs:
-    """Pads so that s output pixels belong to each input pixel, as Flax's transposed convolution does."""
+    """Returns the padding of Flax's transposed convolution, with s output pixels per input pixel."""
     extent = geo.kernel_extent(kernel_size, options["kernel_dilation"])
-    up, strides = int(options["transpose_kernel"]), options["strides"]
-    lows = ((max(e - s, 0) + up) // 2 for e, s in zip(extent, strides, strict=True))
-    return tuple((low, e - s - low) for low, e, s in zip(lows, extent, strides, strict=True))
+    round_up, strides = int(options["transpose_kernel"]), options["strides"]
+    low_pads = ((max(e - s, 0) + round_up) // 2 for e, s in zip(extent, strides, strict=True))
+    return tuple((low, e - s - low) for low, e, s in zip(low_pads, extent, strides, strict=True))
 
 
 def _plus_bias(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -385,7 +385,7 @@ def _biased_subpixel_conv(
     order: Order,
     **options: Any,
 ) -> jax.Array:
-    """A bias per phase, as that of a convolution before the shuffle."""
+    """`subpixel_conv` with a bias per phase, added before the shuffle."""
     return pixel_shuffle(_plus_bias(conv)(x, kernel, bias, **options), scale, order=order)
 
 
@@ -413,21 +413,21 @@ RESIZE_CONV = Kind(
     resize_conv, _plus_bias(resize_conv), implementations=RESIZE_CONV_IMPLEMENTATIONS
 )
 SUBPIXEL_CONV = Kind(
-    subpixel_conv, _biased_subpixel_conv, phases=lambda options: prod(options["scale"])
+    subpixel_conv, _biased_subpixel_conv, outputs_per_channel=lambda options: prod(options["scale"])
 )
 
 
 def fixed_options(
     who: str, name: str, value: Sequence[int], padding_mode: PaddingMode, **least: tuple[int, int]
 ) -> tuple[Any, ...]:
-    """Returns the canonical arguments of a layer with a fixed filter, or refuses what every call would refuse.
+    """Returns the canonical arguments of a layer with a fixed filter, or refuses them.
 
     Args:
       who: name of the layer, for error messages.
-      name: of the argument that has one integer per spatial axis.
+      name: of the argument with one integer per spatial axis.
       value: of this argument.
       padding_mode: of the filter.
-      **least: for other integers, their value and the smallest one possible.
+      **least: other integers by name: their value and the smallest possible one.
     """
     if not isinstance(value, Sequence):
         raise TypeError(
@@ -442,7 +442,7 @@ def fixed_options(
 def pixel_kernel_shapes(
     who: str, in_features: int, out_features: int, kernel_size: Ints, padding_mode: PaddingMode
 ) -> list[tuple[int, ...]]:
-    """Returns the shapes of the three kernels of `pixel_conv_transpose`, or refuses what every call would refuse."""
+    """Returns the shapes of the three kernels of `pixel_conv_transpose`, or refuses its arguments."""
     features = {"in_features": in_features, "out_features": out_features}
     source, target = (geo.positive_int(who, name, n) for name, n in features.items())
     k = geo.per_axis(who, "kernel_size", kernel_size, 2)
@@ -453,7 +453,7 @@ def pixel_kernel_shapes(
 def large_and_small(
     who: str, kernel_size: Ints, small_kernel_size: Ints, options: Mapping[str, Any]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Returns the sizes of two kernels with one center, or refuses others and a padding that would move them."""
+    """Returns the sizes of two kernels with one center; refuses other sizes, and options that would move the center."""
     rank = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
     large = geo.per_axis(who, "kernel_size", kernel_size, rank)
     small = geo.per_axis(who, "small_kernel_size", small_kernel_size, rank)
@@ -473,7 +473,7 @@ def large_and_small(
 def carafe_options(
     who: str, scale: Sequence[int], window: Ints, padding_mode: PaddingMode
 ) -> tuple[tuple[int, ...], tuple[int, ...], PaddingMode]:
-    """Returns the canonical arguments of `carafe`, or refuses what every call would refuse."""
+    """Returns the canonical arguments of `carafe`, or refuses them."""
     factors, mode = fixed_options(who, "scale", scale, padding_mode)
     return factors, odd_window(who, window, len(factors)), mode
 
@@ -481,7 +481,7 @@ def carafe_options(
 def dysample_options(
     who: str, features: int | None, scale: Sequence[int], groups: int
 ) -> tuple[tuple[int, ...], int]:
-    """Returns the canonical arguments of `dysample`, or refuses what every call would refuse."""
+    """Returns the canonical arguments of `dysample`, or refuses them."""
     factors, count, _ = fixed_options(who, "scale", scale, "replicate", groups=(groups, 1))
     if features is not None and features % count:
         raise ValueError(
@@ -493,14 +493,14 @@ def dysample_options(
 def upsampler(
     who: str, kernel_size: Ints, scale: Ints, method: str, order: str | None, options: Any
 ) -> tuple[str, dict[str, Any]]:
-    """Returns the name of the layer that a `method` of `Upsample` stands for, and the options that are its own."""
+    """Returns the name of the layer for a `method` of `Upsample`, and the options that only this method has."""
     geo.choice(who, "method", method, UPSAMPLE_METHODS)
     geo.per_axis(who, "scale", scale, len(kernel_size) if isinstance(kernel_size, Sequence) else 1)
-    taken = {"strides", "scale", "method", "order", "padding", "padding_mode"}
-    if not isinstance(options, Mapping) or taken & options.keys():
+    reserved = {"strides", "scale", "method", "order", "padding", "padding_mode"}
+    if not isinstance(options, Mapping) or reserved & options.keys():
         raise TypeError(
             f"{who}: options are keywords of the layer inside, except those that {who} sets; got {options!r}. "
-            f"{', '.join(sorted(taken))} are not among them."
+            f"{', '.join(sorted(reserved))} are not among them."
         )
     if method == "subpixel_conv":
         return "SubpixelConv", {"order": "CRD" if order is None else order}

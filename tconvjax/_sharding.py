@@ -1,9 +1,9 @@
-"""How operators live on meshes: types that JAX checks under `shard_map` and Explicit axes.
+"""Operators on meshes: types that JAX checks under `shard_map` and Explicit axes.
 
-Under Auto axes the compiler places everything, and a lowering must know that it may: what the compiler splits it does
-not always compute right (`tconvjax._lowerings`). Under Explicit axes every operation states where its result lies;
-an operator is one such statement, made here, and its inside is left to the compiler. Under `shard_map` operands must
-vary over the same mesh axes.
+Under Auto axes the compiler may split every array, but does not compute every split operation right, so lowerings have
+to avoid some (`tconvjax._lowerings`). Under Explicit axes every result has a sharding in its type: the result of an
+operator gets one here, and the compiler places the operations inside. Under `shard_map` operands must vary over the
+same mesh axes.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,33 +24,33 @@ def placed(
 ) -> jax.Array:
     """Returns `function(image, *others)` of `shape`, placed like the image under Explicit axes.
 
-    Batch and spatial axes of the result lie where those of the image do, its channels where the axis `features`
-    (array, axis) does; an axis that the devices do not divide is whole everywhere.
+    Its batch and spatial axes are split like those of the image, its channels like `features` (array, axis). An axis is
+    whole on all devices if their number does not divide it.
     """
     meshes = (jax.typeof(array).sharding.mesh for array in (image, *others))
     mesh = next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
     if mesh is None:
         return function(image, *others)
     source, axis = features or (image, -1)
-    wanted = [*_spec(image)[:-1], _spec(source)[axis]]
-    taken: set[str] = set()
+    names_per_axis = [*_spec(image)[:-1], _spec(source)[axis]]
+    used: set[str] = set()
     spec: list[Any] = []
-    for names, size in zip(wanted, shape, strict=True):
+    for names, size in zip(names_per_axis, shape, strict=True):
         names = () if names is None else names if isinstance(names, tuple) else (names,)
-        fits = size % prod(mesh.shape[name] for name in names) == 0 and not taken & {*names}
+        fits = size % prod(mesh.shape[name] for name in names) == 0 and not used & {*names}
         spec.append(names if names and fits else None)
-        taken |= {*names} if fits else set()
+        used |= {*names} if fits else set()
     explicit = tuple(
         name
         for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
         if kind == AxisType.Explicit
     )
-    where = NamedSharding(mesh, PartitionSpec(*spec))
-    return auto_axes(function, axes=explicit, out_sharding=where)(image, *others)
+    sharding = NamedSharding(mesh, PartitionSpec(*spec))
+    return auto_axes(function, axes=explicit, out_sharding=sharding)(image, *others)
 
 
 def mesh_of(*arrays: jax.Array) -> AbstractMesh | None:
-    """Returns the mesh over which the compiler may split arrays, where their types or the scope know it."""
+    """Returns the mesh over which the compiler may split arrays, from their types or the context; None if unknown."""
     meshes = [jax.typeof(a).sharding.mesh for a in arrays]
     for mesh in (*meshes, jax.sharding.get_abstract_mesh()):
         axes = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
@@ -59,8 +59,8 @@ def mesh_of(*arrays: jax.Array) -> AbstractMesh | None:
     return None
 
 
-def whole(array: jax.Array, axes: Sequence[int], mesh: AbstractMesh | None) -> jax.Array:
-    """Keeps the compiler from splitting `axes` over the devices of `mesh`, if any; the other axes are its choice."""
+def keep_whole(array: jax.Array, axes: Sequence[int], mesh: AbstractMesh | None) -> jax.Array:
+    """Keeps `axes` whole on all devices of `mesh`, if any; the compiler may split the other axes."""
     if mesh is None:
         return array
     spec = [None if axis in axes else PartitionSpec.UNCONSTRAINED for axis in range(array.ndim)]
@@ -68,7 +68,7 @@ def whole(array: jax.Array, axes: Sequence[int], mesh: AbstractMesh | None) -> j
 
 
 def varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Marks arrays inside `shard_map` as varying over every mesh axis over which one of them does."""
+    """Marks arrays inside `shard_map` as varying over every mesh axis over which one of them varies."""
     axes = [_varying(a) for a in arrays]
     together = frozenset[str]().union(*axes)
     return tuple(
@@ -77,8 +77,8 @@ def varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     )
 
 
-def like(array: jax.Array, shape: Sequence[int], dtype: Any) -> Any:
-    """Returns an abstract array of `shape` and `dtype` that varies over the mesh axes over which `array` does."""
+def abstract_like(array: jax.Array, shape: Sequence[int], dtype: Any) -> Any:
+    """Returns an abstract array of `shape` and `dtype` that varies over the same mesh axes as `array`."""
     return jax.typeof(array).update(shape=tuple(shape), dtype=dtype, weak_type=False)
 
 

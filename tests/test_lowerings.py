@@ -25,11 +25,11 @@ from tconvjax._lowerings.strips import in_columns
 def test_phases_meet_what_the_definition_meets():
     """Each pixel q + p = s·m + g·r is met by exactly the taps with s | q + p − d·a, at the pixels that are named."""
     for k, s, d in itertools.product(range(1, 8), range(1, 7), range(1, 7)):
-        for apart in (False, True):
+        for separate in (False, True):
             g = np.gcd(s, d)
             met = {}
-            for c in geo.phases(k, s, d, apart=apart):
-                for r, j in itertools.product(range(c.phases), range(c.taps)):
+            for c in geo.phase_ranges(k, s, d, separate=separate):
+                for r, j in itertools.product(range(c.size), range(c.taps)):
                     tap = c.tap + r + s // g * j
                     met[s * 10 + g * (c.first + r), tap] = 10 - c.shift - d // g * j
             pixels = range(s * 10, s * 11)
@@ -45,10 +45,10 @@ def test_phases_meet_what_the_definition_meets():
     ("k", "s", "parts"), [(4, 2, 1), (3, 2, 2), (16, 8, 1), (7, 3, 2), (9, 9, 1)]
 )
 def test_phases_share_parts(k, s, parts):
-    found = geo.phases(k, s, 1)
+    found = geo.phase_ranges(k, s, 1)
     assert len(found) == parts
-    assert sum(c.phases * c.taps for c in found) == k  # no tap twice, none that is not there
-    assert len(geo.phases(k, s, 1, apart=True)) == s
+    assert sum(c.size * c.taps for c in found) == k  # no tap twice, none that is not there
+    assert len(geo.phase_ranges(k, s, 1, separate=True)) == s
 
 
 def convolutions(f, *arrays):
@@ -235,7 +235,7 @@ def test_images_that_change_places_give_the_same_kernel_gradient(k, d, groups, p
     draw = np.random.default_rng(20161017).normal
     x = jnp.asarray(draw(size=(3, 6, 7, 8)))
     y = jnp.asarray(draw(size=(3, *geometry.small, 4)))
-    assert native._turns(x, y, geometry)
+    assert native._exchanges(x, y, geometry)
     np.testing.assert_allclose(
         lowered("correlate", geometry, x, y, name="dilated"),
         lowered("correlate", geometry, x, y, name="linear_transpose"),
@@ -246,7 +246,7 @@ def test_images_that_change_places_give_the_same_kernel_gradient(k, d, groups, p
 
 def test_images_keep_their_places_where_the_sum_would_be_longer():
     geometry = conv_geometry("test", (7, 7), (7, 7), padding=0)
-    assert not native._turns(jnp.ones((2, 7, 7, 8)), jnp.ones((2, 1, 1, 4)), geometry)
+    assert not native._exchanges(jnp.ones((2, 7, 7, 8)), jnp.ones((2, 1, 1, 4)), geometry)
 
 
 @pytest.mark.parametrize("face", ["gather", "paint", "correlate"])

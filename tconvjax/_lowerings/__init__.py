@@ -6,19 +6,19 @@ A lowering is one function per face, `f(lhs, rhs, call)`, for a single problem: 
     x  (batch, *big, in)        w  (*kernel_size, in // groups, out)        y  (batch, *small, out)
 
     phase              convolutions of stride 1 between the small image and the phases of the big one; no zeros
-    matmul             patches times matrix; the overlap-add of the transpose is the adjoint of patch extraction
+    matmul             patches times matrix; to paint, products and their overlap-add, its adjoint
     planes             patches along all axes but two, convolution along these
     elementwise        shifted images times one number per channel, for depthwise convolutions
     dilated            `lax.conv_general_dilated` for all three; the transpose inserts zeros (lhs_dilation)
-    linear_transpose   the definition: JAX's own transposition of the forward convolution
+    linear_transpose   the definition: JAX's own transpose of the forward convolution
 
-Where the compiler may split arrays over several devices, it must not see a convolution whose image is split in space:
-XLA's partitioner then gives wrong numbers or aborts (docs/upstream/convolution_space_and_features.py). Its products are
-right and exchange borders, so a CPU takes `matmul` whatever was asked, unless `elementwise`, which has no convolution
-either; an accelerator keeps its convolutions, of images that are whole in space, where it knows the mesh.
+XLA's partitioner gives wrong numbers or aborts on a convolution whose image is split in space over several devices
+(docs/upstream/convolution_space_and_features.py). Its products are right and exchange borders. So where the compiler
+may split arrays, a CPU takes `matmul` for every implementation but `elementwise`, which has no convolution either; an
+accelerator keeps its convolutions if the mesh is known, and their images whole in space.
 
-Each is valid for every geometry. `auto` picks one per face, platform, geometry and shapes by the cost model of
-`tconvjax._lowerings.cost`.
+Every lowering is valid for every geometry. `auto` picks one per face, platform, geometry and shapes by the cost model
+of `tconvjax._lowerings.cost`.
 """
 
 from tconvjax._lowerings import phase

@@ -1,16 +1,16 @@
-"""What a lowering costs, estimated from integers: the model behind `implementation='auto'`.
+"""The cost of a lowering, estimated from integers: the model behind `implementation='auto'`.
 
-On a CPU a face takes the time of its product plus the time to move what is copied around it,
+On a CPU a face takes the time of its product plus the time of the copies around it,
 
     seconds = 2 · rows · contracted · columns / PRODUCT + bytes / COPY
 
-and what differs between lowerings is how the product is shaped, what is copied, and which convolutions XLA has no fast
-program for. Constants are rounded from measurements on two cores (float32, jaxlib 0.10.1); only their ratios matter.
+Lowerings differ in the shape of the product, in the copies, and in the convolutions for which XLA has no fast program.
+Constants are rounded from measurements on two cores (float32, jaxlib 0.10.1); only their ratios matter.
 `python -m experiments run configs/benchmark.toml --set mode=autotune` measures where the model errs.
 
-Elsewhere (platform None) nothing was measured, so the choice is conservative: the convolutions that cuDNN and TPUs have
-natively. Grouped transposed convolutions are the exception, as XLA's pattern for a backward convolution on GPUs asks
-for one group and else inserts the zeros; their phases insert none.
+Elsewhere (platform None) nothing was measured, so the choice is conservative: the native convolutions of cuDNN and
+TPUs. Grouped transposed convolutions are the exception: XLA's pattern for a backward convolution on GPUs matches one
+group only and otherwise inserts the zeros; phases insert none.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from tconvjax._geometry import Geometry, parts
 
 PRODUCT = 250e9  # operations per second of a well-shaped product
 COPY = 5e9  # bytes per second of a strided copy, read and written
-PAGED = 32e6  # bytes of temporaries beyond which each call asks the system anew, at half the speed
+PAGED = 32e6  # bytes of temporaries; beyond, every call allocates them anew from the system, at half the speed
 SUM = 12e9  # multiplications per second of an elementwise tap
 CALL = 2e-5  # seconds for one more operation
 
@@ -32,7 +32,7 @@ UNKNOWN = 32  # stands for a symbolic size
 
 
 class Sizes(NamedTuple):
-    """One problem: images, channels of the big and of the small image per group."""
+    """One problem: images, and channels per group of the big and of the small image."""
 
     batch: int
     big: int
@@ -59,8 +59,8 @@ def choose(
     """
     groups = geometry.feature_group_count
     if platform != "cpu":
-        inserts = face == "paint" and groups > 1 and max(geometry.strides) > 1
-        return "phase" if inserts and "phase" in among else "dilated"
+        inserts_zeros = face == "paint" and groups > 1 and max(geometry.strides) > 1
+        return "phase" if inserts_zeros and "phase" in among else "dilated"
     geometry = replace(
         geometry,
         big=tuple(map(_number, geometry.big)),
@@ -85,18 +85,18 @@ def _dilated(face: str, geometry: Geometry, sizes: Sizes) -> float:
     time = _convolution(face, geometry, sizes)
     g, strided = geometry.feature_group_count, max(geometry.strides) > 1
     if face == "paint" and strided:
-        # The zeros are skipped for one group and up to two axes alone.
+        # XLA skips the zeros only for one group and up to two axes.
         time *= 2.2 if g == 1 and geometry.rank <= 2 else prod(geometry.strides)
         time += 10 * CALL
     if face == "paint":
-        time += _turned(geometry, sizes)
+        time += _kernel_transpose(geometry, sizes)
     if g > 1:
-        time *= 2 if sizes.big * sizes.small > 16 else 4  # every group is a call of its own
+        time *= 2 if sizes.big * sizes.small > 16 else 4  # XLA calls its library once per group
     if face == "correlate":
         images = prod(geometry.big) * sizes.big + prod(geometry.small) * sizes.small
-        time += 4 * sizes.batch * images * g / COPY  # both in another order
+        time += 4 * sizes.batch * images * g / COPY  # both transposed
     if geometry.rank > 2:
-        time *= 5 if face == "gather" else 500  # a generic loop
+        time *= 5 if face == "gather" else 500  # XLA has a generic loop only
     return time
 
 
@@ -125,7 +125,7 @@ def _matmul(face: str, geometry: Geometry, sizes: Sizes) -> float:
 
 def _planes(face: str, geometry: Geometry, sizes: Sizes) -> float:
     if geometry.rank <= 2:
-        return _dilated(face, geometry, sizes) + CALL  # the same
+        return _dilated(face, geometry, sizes) + CALL  # nothing is unrolled
     k, n, g = geometry.kernel_size[0], geometry.small[0], geometry.feature_group_count
     slabs = 4 * sizes.batch * n * k * prod(geometry.plane.big) * sizes.big * g
     inner = Sizes(sizes.batch * n, k * sizes.big, sizes.small)
@@ -136,7 +136,7 @@ def _elementwise(face: str, geometry: Geometry, sizes: Sizes) -> float:
     g = geometry.feature_group_count
     taps = prod(geometry.kernel_size)
     sums = sizes.batch * prod(geometry.small) * taps * sizes.big * sizes.small * g
-    slow = 1 + (taps / 160) ** 4  # long sums outgrow registers, and compile for long
+    slow = 1 + (taps / 160) ** 4  # long sums outgrow registers, and take long to compile
     if sizes.big * sizes.small > 1:
         terms = taps * (sizes.small if face == "paint" else sizes.big)
         slow *= 1.4 + (terms / 80) ** 2
@@ -146,21 +146,21 @@ def _elementwise(face: str, geometry: Geometry, sizes: Sizes) -> float:
 
 def _phase(face: str, geometry: Geometry, sizes: Sizes) -> float:
     if max(geometry.strides) == 1:
-        return CALL + min(seconds(name, face, geometry, sizes) for name in PARTS)  # itself
+        return CALL + min(seconds(name, face, geometry, sizes) for name in PARTS)  # one part
     inner_face = {"gather": "paint", "paint": "gather", "correlate": "correlate"}[face]
     time = 0.0
-    for chosen, part in parts(geometry):
-        of_part = Sizes(sizes.batch, sizes.small, prod(c.phases for c in chosen) * sizes.big)
-        time += CALL + min(seconds(name, inner_face, part, of_part) for name in PARTS)
+    for ranges, part in parts(geometry):
+        part_sizes = Sizes(sizes.batch, sizes.small, prod(c.size for c in ranges) * sizes.big)
+        time += CALL + min(seconds(name, inner_face, part, part_sizes) for name in PARTS)
     moved = 4.0 * sizes.batch * prod(geometry.big) * sizes.big * geometry.feature_group_count
     if geometry.rank == 1:
-        moved *= 0.6  # depth and space are the same memory, but for the border
-    # The two faces that a gradient asks of one image share its space to depth, and the correlate copies more.
+        moved *= 0.6  # depth to space moves nothing but the border
+    # In a gradient, gather and correlate of one image share its space to depth, and correlate copies more.
     return time + moved / COPY * {"paint": 1, "gather": 0.5, "correlate": 1.4}[face]
 
 
 def _convolution(face: str, geometry: Geometry, sizes: Sizes) -> float:
-    """The product of XLA's own convolution, which packs patches as it goes."""
+    """Time of the product of XLA's own convolution; it packs patches on the way."""
     taps, rows = prod(geometry.kernel_size), sizes.batch * prod(geometry.small)
     if face == "gather":
         time = _product(rows, taps * sizes.big, sizes.small)
@@ -170,19 +170,19 @@ def _convolution(face: str, geometry: Geometry, sizes: Sizes) -> float:
         time = 1.5 * _product(taps * sizes.big, rows, sizes.small)
     read = sizes.small if face == "paint" else sizes.big
     if read % 4 and face != "correlate":
-        time += 4 * rows * taps * read / COPY  # its patches are not packed in vectors
+        time += 4 * rows * taps * read / COPY  # XLA packs its patches without vectors
     kernel = 4 * taps * sizes.big * sizes.small
     return (time + kernel / (4 * COPY)) * geometry.feature_group_count
 
 
-def _turned(geometry: Geometry, sizes: Sizes) -> float:
-    """A kernel whose channels change places."""
+def _kernel_transpose(geometry: Geometry, sizes: Sizes) -> float:
+    """Time to exchange the channels of a kernel."""
     taps = prod(geometry.kernel_size)
     return 2 * 4 * taps * sizes.big * sizes.small * geometry.feature_group_count / COPY
 
 
 def _product(rows: int, contracted: int, columns: int) -> float:
-    # Narrow products waste what they do not fill.
+    # Narrow products leave vectors and blocks partly empty.
     short = max(1, 96 / (rows + 32))
     return 2 * rows * max(contracted, 16) * max(columns, 32) * short / PRODUCT
 

@@ -1,7 +1,7 @@
-"""Depthwise convolutions tap by tap: shifted images times one number per channel, fused into loops without a product.
+"""Depthwise convolutions tap by tap: shifted images times one number per channel, fused into loops.
 
 A matrix product of one row and one column is all overhead; here XLA adds up the taps in one pass over the image. Valid
-for any number of channels per group, and meant for few.
+for any number of channels per group, fast for few.
 """
 
 from dataclasses import replace
@@ -17,15 +17,16 @@ from tconvjax._lowerings import phase
 from tconvjax._lowerings.protocol import Lowering
 from tconvjax._lowerings.strips import in_columns
 
-COLUMNS = 32  # pixels that XLA on CPU adds up in registers; each of 64 took ten times as long (jaxlib 0.10.1)
+COLUMNS = 32  # pixels: XLA on CPU adds them up in registers; of 64, each took ten times as long (jaxlib 0.10.1)
 
 
 def _terms(x: jax.Array, call: Call) -> list[jax.Array]:
-    """Returns what each tap sees of each channel of a group, `(batch, *small, groups, 1)`; the channel fastest."""
+    """Returns the pixels under each tap for each channel of a group, `(batch, *small, groups, 1)`; channels fastest."""
     geometry, g = call.geometry, call.geometry.feature_group_count
     x = x.reshape(*x.shape[:-1], g, x.shape[-1] // g)
     x = boundary.pad(x, (*geometry.padding, (0, 0)), "zeros")
-    if call.platform == "cpu":  # or every tap would ask whether it is inside
+    if call.platform == "cpu":
+        # Without the barrier XLA fuses the padding and tests every tap of every pixel for the border.
         x = lax.optimization_barrier(x)
     images = [x]
     for axis in range(geometry.rank):
@@ -57,10 +58,11 @@ def _sum(terms: list[jax.Array]) -> jax.Array:
 def _correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
     geometry, g = call.geometry, call.geometry.feature_group_count
     x, y = (a.astype(call.dtype) for a in (x, y))
-    if call.platform == "cpu":  # not cut in the loop that adds up a column
+    if call.platform == "cpu":
+        # Without the barrier XLA slices y anew inside the loop that adds up a column.
         y = lax.optimization_barrier(y)
     small = y.reshape(*y.shape[:-1], g, y.shape[-1] // g)
-    # In two steps, as XLA on CPU shares out the results of a sum among its threads, not the summands.
+    # In two steps: XLA on CPU splits the results of a sum among its threads, not the summands.
     rows = [(image * small).sum(geometry.rank) for image in _terms(x, call)]
     shape = (*geometry.kernel_size, x.shape[-1] // g, y.shape[-1])
     if not rows:
@@ -68,15 +70,15 @@ def _correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
     return jnp.stack(rows).sum(range(1, geometry.rank + 1)).reshape(shape)
 
 
-def _reversed(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
+def _paint_stride_one(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     """Paints at stride 1 by gathering with the reversed kernel."""
     w = flip_and_swap(w, call.geometry.rank, call.geometry.feature_group_count)
-    return _gather(y, w, replace(call, geometry=call.geometry.turned))
+    return _gather(y, w, call.with_geometry(call.geometry.exchanged))
 
 
 def _paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
-    return phase.paint(y, w, call, by=_STRIDE_ONE, apart=True)
+    return phase.paint(y, w, call, lowering=_STRIDE_ONE, separate=True)
 
 
-_STRIDE_ONE = Lowering(_gather, _reversed, _correlate)
+_STRIDE_ONE = Lowering(_gather, _paint_stride_one, _correlate)
 ELEMENTWISE = Lowering(_gather, _paint, in_columns(_correlate, COLUMNS))

@@ -1,7 +1,7 @@
 """XLA's own convolution, one per face, and the definition of the transposes by JAX's own autodiff.
 
-`dilated` inserts zeros into the small image (lhs_dilation) to paint and into the kernel that the small image is to
-correlate; whether the zeros are multiplied is XLA's affair. `linear_transpose` is the reference that all others equal.
+`dilated` inserts zeros into the small image: as the image (lhs_dilation) to paint, as the kernel (rhs_dilation) to
+correlate. XLA may skip or multiply these zeros. `linear_transpose` is the reference that all others equal.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from tconvjax._lowerings.strips import UNLIMITED, Limits, in_strips
 
 
 def _dimension_numbers(rank: int, lhs: str, rhs: str) -> lax.ConvDimensionNumbers:
-    """Dimension numbers with spatial axes between the first and the two (one) last letters."""
+    """Returns dimension numbers whose spatial axes stand in the place of `*`."""
     space = "".join(chr(ord("0") + axis) for axis in range(rank))
     return lax.conv_dimension_numbers(
         (1,) * (rank + 2),
@@ -41,33 +41,32 @@ def _convolution(
     dimension_numbers: lax.ConvDimensionNumbers,
     **options: Any,
 ) -> jax.Array:
-    """XLA's convolution; no device of `call.mesh` holds a part of the space of an image or of a kernel.
+    """XLA's convolution; images and kernels are not split in space over the devices of `call.mesh`.
 
-    XLA's partitioner is wrong there: see docs/upstream/convolution_space_and_features.py.
+    XLA's partitioner is wrong on such splits: docs/upstream/convolution_space_and_features.py.
     """
     numbers, mesh = dimension_numbers, call.mesh
     if mesh is not None:
-        lhs = sharding.whole(lhs, numbers.lhs_spec[2:], mesh)
-        rhs = sharding.whole(rhs, numbers.rhs_spec[2:], mesh)
+        lhs = sharding.keep_whole(lhs, numbers.lhs_spec[2:], mesh)
+        rhs = sharding.keep_whole(rhs, numbers.rhs_spec[2:], mesh)
     out = lax.conv_general_dilated(
         lhs,
         rhs,
         window_strides,
         padding,
         dimension_numbers=numbers,
-        precision=call.precision,
-        preferred_element_type=call.dtype,
         **options,
+        **call.product_options,
     )
-    return out if mesh is None else sharding.whole(out, numbers.out_spec[2:], mesh)
+    return out if mesh is None else sharding.keep_whole(out, numbers.out_spec[2:], mesh)
 
 
 def _avoid_xla_abort(geometry: Geometry) -> Geometry:
     """Adds one pixel to the end of the big image along axes on which XLA would abort the process.
 
-    With an axis of stride > 1 that is padded on neither side, XLA's algebraic simplifier on CPU may exchange image and
-    kernel of a zero-inserted convolution and then fail its own shape check (seen in jaxlib 0.10.1, 0.10.2 and 0.12.0):
-    see docs/upstream/transposed_convolution_abort.py.
+    If an axis of stride > 1 is padded on neither side, XLA's algebraic simplifier on CPU may exchange image and kernel
+    of a zero-inserted convolution and then fail its own shape check (seen in jaxlib 0.10.1, 0.10.2 and 0.12.0):
+    docs/upstream/transposed_convolution_abort.py.
     """
     spare = tuple(
         int(s > 1 and p == e - 1 and m == s * (n - 1) + 2 - e)
@@ -89,14 +88,14 @@ def gather(x: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     """The convolution."""
     geometry, pads = integer_padding(call.geometry)
     x = boundary.pad(x, pads, "zeros") if pads else x
-    spacious = _avoid_xla_abort(geometry)  # for the transpose that JAX may make of this
-    if spacious is not geometry:
-        spare = ((0, r - m) for m, r in zip(geometry.big, spacious.big, strict=True))
+    safe = _avoid_xla_abort(geometry)  # JAX may transpose this convolution
+    if safe is not geometry:
+        spare = ((0, r - m) for m, r in zip(geometry.big, safe.big, strict=True))
         x = boundary.pad(x, tuple(spare), "zeros")
-    # Pixels that no window reaches may stay: a negative padding is for crops alone, and ONNX has none.
+    # Pixels that no window reaches stay: negative paddings only crop, and ONNX has none.
     pads = tuple(
         (lo, hi if hi >= 0 else min(hi + s - 1, 0))
-        for (lo, hi), s in zip(spacious.padding, geometry.strides, strict=True)
+        for (lo, hi), s in zip(safe.padding, geometry.strides, strict=True)
     )
     x, pads = _padded(x, pads, geometry.extent, call)
     return _convolution(
@@ -114,33 +113,35 @@ def gather(x: jax.Array, w: jax.Array, call: Call) -> jax.Array:
 def _padded(
     x: jax.Array, pads: Pairs, window: Sequence[int], call: Call
 ) -> tuple[jax.Array, Pairs]:
-    """Returns an image and the padding that is left to XLA's convolution: none on a CPU where it goes wrong.
+    """Returns an image and the padding that is left to XLA's convolution: on a CPU none where XLA is slow or aborts.
 
-    A window larger than the image itself makes it up to 100 times slower; groups that make an image larger than the one
-    they read, twice; a crop may abort the process (an axis of one pixel, padded by one and cropped by one, jaxlib
-    0.10.1).
+    A window larger than the image makes XLA up to 100 times slower; groups whose result is larger than their image make
+    it twice as slow; a crop may abort the process (seen in jaxlib 0.10.1 with an axis of one pixel, padded by one and
+    cropped by one: openxla/xla#48713).
     """
     if call.platform != "cpu":
         return x, pads
     geometry = call.geometry
-    outgrown = any(map(_more, window, x.shape[1:-1]))
-    grown = geometry.feature_group_count > 1 and any(map(_more, geometry.small, geometry.big))
+    outgrown = any(map(_known_larger, window, x.shape[1:-1]))
+    grown = geometry.feature_group_count > 1 and any(
+        map(_known_larger, geometry.small, geometry.big)
+    )
     cropped = any(p < 0 for pair in pads for p in pair)
     if not (outgrown or grown or cropped):
         return x, pads
-    # Behind a barrier, or XLA would take the padding back into the convolution.
+    # Without the barrier XLA would fold the padding back into the convolution.
     return lax.optimization_barrier(boundary.pad(x, pads, "zeros")), ((0, 0),) * len(pads)
 
 
-def _more(a: object, b: object) -> bool:
-    """Whether one size is known to be larger than another; symbolic ones are not."""
+def _known_larger(a: object, b: object) -> bool:
+    """Whether a is larger than b; False if one of them is symbolic."""
     return isinstance(a, int) and isinstance(b, int) and a > b
 
 
 def integer_padding(geometry: Geometry) -> tuple[Geometry, Pairs]:
-    """Splits off the padding where it depends on a symbolic size, which XLA's convolution does not take.
+    """Splits off a padding that depends on a symbolic size: XLA's convolution does not take it.
 
-    Returns the geometry that is left, and the padding before it: () if none was split off.
+    Returns the remaining geometry and the padding split off, () if none.
     """
     pads = geometry.padding
     if all(isinstance(p, int) for pair in pads for p in pair):
@@ -151,11 +152,10 @@ def integer_padding(geometry: Geometry) -> tuple[Geometry, Pairs]:
 
 def paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     """The transposed convolution: a convolution of the zero-inserted small image with the reversed kernel."""
-    geometry, beyond = integer_padding(call.geometry)
-    spacious = _avoid_xla_abort(geometry)
+    geometry, outer_pads = integer_padding(call.geometry)
+    safe = _avoid_xla_abort(geometry)
     pads = tuple(
-        (e - 1 - lo, e - 1 - hi)
-        for e, (lo, hi) in zip(geometry.extent, spacious.padding, strict=True)
+        (e - 1 - lo, e - 1 - hi) for e, (lo, hi) in zip(geometry.extent, safe.padding, strict=True)
     )
     out = _convolution(
         y,
@@ -168,21 +168,21 @@ def paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
         dimension_numbers=_dimension_numbers(geometry.rank, "N*C", "*IO"),
         feature_group_count=geometry.feature_group_count,
     )
-    if spacious is not geometry:
-        spare = tuple((0, r - m) for m, r in zip(geometry.big, spacious.big, strict=True))
+    if safe is not geometry:
+        spare = tuple((0, r - m) for m, r in zip(geometry.big, safe.big, strict=True))
         out = boundary.fold(out, geometry.big, spare, "zeros")
-    return boundary.fold(out, call.geometry.big, beyond, "zeros") if beyond else out
+    return boundary.fold(out, call.geometry.big, outer_pads, "zeros") if outer_pads else out
 
 
-def _turns(x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
-    """Whether the images change places in a kernel gradient, as they can without strides.
+def _exchanges(x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
+    """Whether a kernel gradient of stride 1 exchanges its images.
 
-    XLA's product is faster with the more channels as columns; the sum is then taken over the big image.
+    XLA's product is faster if the image with more channels gives the columns; the sum then runs over the big image.
     """
     sizes = (*geometry.big, *geometry.small)
     return (
         max(geometry.strides) == 1
-        and _more(x.shape[-1], y.shape[-1])
+        and _known_larger(x.shape[-1], y.shape[-1])
         and all(isinstance(n, int) for n in sizes)
         and 4 * prod(geometry.big) <= 5 * prod(geometry.small)
     )
@@ -190,23 +190,23 @@ def _turns(x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
 
 def _correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
     geometry = call.geometry
-    if call.platform == "cpu" and _turns(x, y, geometry):
-        out = _correlate(y, x, replace(call, geometry=geometry.turned))
+    if call.platform == "cpu" and _exchanges(x, y, geometry):
+        out = _correlate(y, x, call.with_geometry(geometry.exchanged))
         return flip_and_swap(out, geometry.rank, geometry.feature_group_count)
     geometry, pads = integer_padding(geometry)
     x = boundary.pad(x, pads, "zeros") if pads else x
     window = tuple(s * (n - 1) + 1 for n, s in zip(geometry.small, geometry.strides, strict=True))
     x, pads = _padded(x, geometry.padding, window, call)
     # The batch is contracted like a feature, the small image is the kernel: strides and dilation change places. Groups
-    # lie side by side as features: `batch_group_count`, which says the same of x as it is and which JAX's own gradient
-    # of a grouped convolution uses, gives wrong numbers where the batch is sharded over one axis of a mesh that has
-    # others (jaxlib 0.10.1 and 0.12.0; docs/upstream/batch_group_count_gradient.py).
+    # lie side by side as features. JAX's own gradient leaves x as it is and passes `batch_group_count`, but that gives
+    # wrong numbers where the batch is sharded over one of several mesh axes (seen in jaxlib 0.10.1 and 0.12.0:
+    # docs/upstream/batch_group_count_gradient.py).
     g = geometry.feature_group_count
     groups = jnp.moveaxis(x.reshape(*x.shape[:-1], g, x.shape[-1] // g), -2, 0)
     lhs, rhs, numbers = groups.reshape(g * x.shape[0], *groups.shape[2:]), y, ("C*N", "I*O")
     if call.platform == "cpu":
-        # Written out, as XLA on CPU does it for itself, but not inside of loops and branches, where a convolution in
-        # any other layout runs some 80 times slower (jaxlib 0.10.1 and 0.12.0).
+        # XLA on CPU makes this transpose itself, but not inside loops and branches: there any other layout runs some 80
+        # times slower (seen in jaxlib 0.10.1 and 0.12.0: jax-ml/jax#12868).
         lhs = groups.transpose(groups.ndim - 1, *range(2, groups.ndim - 1), 0, 1)
         lhs = lhs.reshape(*lhs.shape[:-2], g * x.shape[0])
         rhs, numbers = jnp.moveaxis(y, 0, -2), ("N*C", "*IO")
@@ -226,7 +226,7 @@ def _correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
 def _transposed_paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     y, w = (a.astype(call.dtype) for a in (y, w))
     in_features = w.shape[-2] * call.geometry.feature_group_count
-    x = sharding.like(y, (y.shape[0], *call.geometry.big, in_features), y.dtype)
+    x = sharding.abstract_like(y, (y.shape[0], *call.geometry.big, in_features), y.dtype)
     (out,) = jax.linear_transpose(lambda x: gather(x, w, call), x)(y)
     return out
 
@@ -234,15 +234,15 @@ def _transposed_paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
 def _transposed_correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
     x, y = (a.astype(call.dtype) for a in (x, y))
     in_features = x.shape[-1] // call.geometry.feature_group_count
-    w = sharding.like(x, (*call.geometry.kernel_size, in_features, y.shape[-1]), x.dtype)
+    w = sharding.abstract_like(x, (*call.geometry.kernel_size, in_features, y.shape[-1]), x.dtype)
     (out,) = jax.linear_transpose(lambda w: gather(x, w, call), w)(y)
     return out
 
 
-# Of the two libraries behind XLA's convolutions on a CPU, YNNPACK slows down with the length of the sum: 4096 pixels
-# are as fast at once as in strips; 16384 take up to four times as long, and in strips of 1024 to 4096 the time hardly
-# differs. Eigen, which gets what has 16 columns and summands of a pixel at most, is fastest at once. Few columns and
-# groups want all images in a strip.
+# Two libraries compute XLA's convolutions on a CPU. YNNPACK slows down with the length of the sum: 4096 pixels are as
+# fast at once as in strips; 16384 take up to four times as long, and in strips of 1024 to 4096 the time hardly differs.
+# Eigen gets sums of at most 16 columns and 16 images, and is fastest at once. Few columns and groups are faster with
+# all images in a strip.
 STRIPS = Limits(whole=4096, strip=2048)
 STRIPS_OF_GROUPS = Limits(whole=2048, strip=1024, by_rows=True)
 
@@ -250,7 +250,7 @@ STRIPS_OF_GROUPS = Limits(whole=2048, strip=1024, by_rows=True)
 def _limits(x: jax.Array, y: jax.Array, geometry: Geometry) -> Limits:
     if geometry.feature_group_count > 1:
         return STRIPS_OF_GROUPS
-    columns = (x if _turns(x, y, geometry) else y).shape[-1]
+    columns = (x if _exchanges(x, y, geometry) else y).shape[-1]
     if geometry.rank != 2 or max(x.shape[0], columns) <= 16:
         return UNLIMITED
     return STRIPS._replace(by_rows=columns < 32)

@@ -1,4 +1,4 @@
-"""What a lowering is: one function per face, for one problem."""
+"""The type of a lowering: one function per face, for one problem."""
 
 from collections.abc import Callable
 from typing import NamedTuple

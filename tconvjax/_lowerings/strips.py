@@ -1,11 +1,11 @@
 """Kernel gradients in strips: the sum over pixels, some of the summands at a time.
 
-On a CPU one of XLA's two libraries slows down where the sum is long, and the patches of a whole batch outgrow the
-memory that is quickly given. Strips are images, as many as a limit admits, or rows: of an image that is larger than the
-limit, of all images where the caller says so.
+On a CPU one of XLA's two libraries slows down with the length of the sum, and the patches of a whole batch outgrow the
+memory that is fast to allocate. A strip is as many images as a limit admits, or rows: of one image if it exceeds the
+limit, of all images with `by_rows`.
 
-Where arrays may be spread over several devices, the sum is taken at once: to cut strips from a spread axis the compiler
-would gather it.
+Where arrays may be split over several devices, the sum is taken at once: the compiler would gather a split axis before
+it cuts strips from it.
 """
 
 import sys
@@ -28,20 +28,20 @@ from tconvjax._lowerings.protocol import Face
 class Limits(NamedTuple):
     """Pixels of the small image, all images together."""
 
-    whole: int  # up to here, the sum is taken at once
-    strip: int  # beyond, about so many at a time
-    by_rows: bool = False  # of all images, so that a strip has the whole batch
+    whole: int  # up to this many, the sum is taken at once
+    strip: int  # beyond, about this many at a time
+    by_rows: bool = False  # rows of all images, so that a strip holds the whole batch
 
 
 UNLIMITED = Limits(sys.maxsize, sys.maxsize)
 
 
 def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry], Limits]) -> Face:
-    """Returns a correlate that, on a CPU, sums over strips, one after another.
+    """Returns a correlate that sums over strips on a CPU, one after another.
 
     Args:
-      correlate: the face.
-      limits: of the operands and their geometry.
+      correlate: the face, of one sum.
+      limits: `(x, y, geometry)` to the limits of a strip.
     """
 
     def run(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
@@ -53,11 +53,11 @@ def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry]
         if batch * image <= whole:
             return correlate(x, y, call)
         if by_rows:
-            return _along(0, -(-batch * image // strip), correlate, x, y, call)
+            return _sum_along(0, -(-batch * image // strip), correlate, x, y, call)
 
-        def of_images(x: jax.Array, y: jax.Array) -> jax.Array:
+        def correlate_images(x: jax.Array, y: jax.Array) -> jax.Array:
             if image > whole:
-                return _along(0, -(-image // strip), correlate, x, y, call)
+                return _sum_along(0, -(-image // strip), correlate, x, y, call)
             return correlate(x, y, call)
 
         count = -(-batch // max(1, strip // image))
@@ -65,20 +65,20 @@ def in_strips(correlate: Face, limits: Callable[[jax.Array, jax.Array, Geometry]
         # The last strip is filled up with images of zeros.
         x, y = (pad_axis(a, 0, 0, count * images - batch) for a in (x, y))
         cut = [a.reshape(count, images, *a.shape[1:]) for a in (x, y)]
-        return _sum(lambda part: of_images(*part), cut, _zeros(x, y, call))
+        return _sum_terms(lambda part: correlate_images(*part), cut, _zeros(x, y, call))
 
     return run
 
 
 def in_columns(correlate: Face, most: int) -> Face:
-    """Returns a correlate that, on a CPU, sums over strips of at most so many pixels along the last axis."""
+    """Returns a correlate that sums over strips of at most `most` pixels along the last axis on a CPU."""
 
     def run(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
         if not _can_cut(x, y, call):
             return correlate(x, y, call)
         last = call.geometry.rank - 1
         count = -(-call.geometry.small[last] // most)
-        return _along(last, count, correlate, x, y, call)
+        return _sum_along(last, count, correlate, x, y, call)
 
     return run
 
@@ -88,19 +88,19 @@ def _can_cut(x: jax.Array, y: jax.Array, call: Call) -> bool:
     return call.platform == "cpu" and not call.spread and known
 
 
-def _sum(term: Callable[[Any], jax.Array], parts: Any, start: jax.Array) -> jax.Array:
-    """Adds one term after another, so that no two of them are kept."""
+def _sum_terms(term: Callable[[Any], jax.Array], parts: Any, start: jax.Array) -> jax.Array:
+    """Adds one term after another: only one is in memory at a time."""
     return lax.scan(lambda total, part: (total + term(part), None), start, parts)[0]
 
 
 def _zeros(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
-    """Returns a kernel gradient of nothing."""
+    """Returns a kernel gradient of zeros, to add to."""
     channels = x.shape[-1] // call.geometry.feature_group_count, y.shape[-1]
     zeros = jnp.zeros((*call.geometry.kernel_size, *channels), call.dtype)
     return sharding.varying_alike(zeros, x, y)[0]
 
 
-def _along(
+def _sum_along(
     axis: int,
     count: int,
     correlate: Face,
@@ -125,11 +125,11 @@ def _along(
         offset=(*geometry.offset[:axis], 0, *geometry.offset[axis + 1 :]),
     )
 
-    def of_strip(i: jax.Array) -> jax.Array:
+    def correlate_strip(i: jax.Array) -> jax.Array:
         return correlate(
             lax.dynamic_slice_in_dim(x, i * s * pixels, window, axis=1 + axis),
             lax.dynamic_slice_in_dim(y, i * pixels, pixels, axis=1 + axis),
-            replace(call, geometry=part),
+            call.with_geometry(part),
         )
 
-    return _sum(of_strip, jnp.arange(count), _zeros(x, y, call))
+    return _sum_terms(correlate_strip, jnp.arange(count), _zeros(x, y, call))

@@ -1,1 +1,1 @@
-"""Operators: the trilinear form, how it is lowered, and what is built on it."""
+"""Operators on images: convolutions, resizing, shuffles, pooling and fixed filters."""

@@ -1,7 +1,7 @@
-"""Upsampling that looks at the image: a kernel or a position for every output pixel, which the caller computes.
+"""Upsampling with a kernel or a position for every output pixel, computed by the caller from the image.
 
-Sampled values are averages of pixels, and so are reassembled ones if the kernels have the sum 1: then constants stay
-constant, whatever was learned.
+Sampled values are averages of pixels, as are reassembled values if every kernel has the sum 1: then constants stay
+constant for any learned parameters.
 """
 
 from collections.abc import Sequence
@@ -47,15 +47,15 @@ def carafe(
         first. After a softmax over taps constants stay constant.
       scale: r >= 1, output pixels per input pixel, one factor per spatial axis; an int serves all axes of `window`.
       window: odd, input pixels, one number per spatial axis; an int serves all axes of `scale`.
-      padding_mode: what the window sees beyond the border: 'zeros', as published, which darkens the frame; 'circular',
-        'reflect' or 'replicate'.
+      padding_mode: pixels beyond the border: 'zeros', as published, which darkens the frame; 'circular', 'reflect' or
+        'replicate'.
 
     Returns:
       The enlarged images, dtype of x; half precision adds in float32.
 
     Raises:
       ValueError: for an even window, or kernels of another shape.
-      TypeError: for integer images, or a scale and a window neither of which is a sequence of integers.
+      TypeError: for integer images, or unless the scale or the window is a sequence of integers.
 
     Example:
       >>> kernels = jnp.zeros((8, 8, 9)).at[..., 4].set(1)  # the middle of nine: 'nearest'
@@ -70,7 +70,7 @@ def carafe(
     """
     who = "carafe"
     rank = len(window) if isinstance(window, Sequence) else None
-    image, factors = image_and_factors(who, x, "scale", scale, rank if _one(scale) else None)
+    image, factors = image_and_factors(who, x, "scale", scale, rank if _is_single(scale) else None)
     check_inexact(who, image)
     w = as_array(who, "kernels", kernels)
     check_inexact(who, w, "kernels")
@@ -78,10 +78,10 @@ def carafe(
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
     spatial = image.shape[-1 - len(factors) : -1]
     shape = enlarged_shape(who, image.shape, factors)
-    wanted = (*shape[:-1], prod(sizes))
-    if w.shape != wanted:
+    expected = (*shape[:-1], prod(sizes))
+    if w.shape != expected:
         raise ValueError(
-            f"{who}: kernels must have shape (*batch, *(scale · spatial), prod(window)) = {wanted}; got {w.shape}."
+            f"{who}: kernels must have shape (*batch, *(scale · spatial), prod(window)) = {expected}; got {w.shape}."
         )
     pads = tuple((k // 2, k // 2) for k in sizes)
     boundary.check(who, spatial, pads, padding_mode)
@@ -94,16 +94,16 @@ def carafe(
 
 
 def dysample(x: ArrayLike, offsets: ArrayLike, scale: Ints) -> jax.Array:
-    """Samples the image where every output pixel asks, linearly between pixels.
+    """Samples the image at one position per output pixel, linearly between pixels.
 
     `(*batch, *spatial, channels)` and `(*batch, *(scale · spatial), groups, rank)` give
     `(*batch, *(scale · spatial), channels)`. Without offsets this is `resize(x, scale, method='linear')`.
 
     Args:
       x: floating or complex, channels last; any number of leading batch axes.
-      offsets: in input pixels, from where 'linear' looks, one number per spatial axis in their order; groups of
-        consecutive channels have their own. Positions beyond the border, infinite ones among them, are those on it; NaN
-        makes its pixel NaN.
+      offsets: in input pixels, from the position that 'linear' samples, one number per spatial axis in their order;
+        groups of consecutive channels have their own. Positions beyond the border, also infinite ones, move onto it;
+        NaN makes its pixel NaN.
       scale: r >= 1, output pixels per input pixel, one factor per spatial axis; an int serves all axes of `offsets`.
 
     Returns:
@@ -124,35 +124,35 @@ def dysample(x: ArrayLike, offsets: ArrayLike, scale: Ints) -> jax.Array:
       `torch.nn.functional.grid_sample(.., padding_mode='border', align_corners=False)`, of positions in [−1, 1].
     """
     who = "dysample"
-    moved = as_array(who, "offsets", offsets)
-    axes = moved.shape[-1] if moved.ndim and _one(scale) else None
+    shifts = as_array(who, "offsets", offsets)
+    axes = shifts.shape[-1] if shifts.ndim and _is_single(scale) else None
     image, factors = image_and_factors(who, x, "scale", scale, axes)
     check_inexact(who, image)
     rank = len(factors)
     shape = enlarged_shape(who, image.shape, factors)
-    groups = moved.shape[-2] if moved.ndim > 1 else 1
-    wanted = (*shape[:-1], groups, rank)
-    if moved.shape != wanted or not jnp.issubdtype(moved.dtype, jnp.floating):
+    groups = shifts.shape[-2] if shifts.ndim > 1 else 1
+    expected = (*shape[:-1], groups, rank)
+    if shifts.shape != expected or not jnp.issubdtype(shifts.dtype, jnp.floating):
         raise ValueError(
             f"{who}: offsets must be floating, of shape (*batch, *(scale · spatial), groups, rank), here "
-            f"{(*shape[:-1], '..', rank)}; got {moved.dtype}{list(moved.shape)}."
+            f"{(*shape[:-1], '..', rank)}; got {shifts.dtype}{list(shifts.shape)}."
         )
     if groups == 0 or image.shape[-1] % groups != 0:
         raise ValueError(
             f"{who}: groups of offsets must divide the channels; got groups={groups}, channels={image.shape[-1]}."
         )
-    check_bits(who, "offsets", moved)
+    check_bits(who, "offsets", shifts)
     if 0 in shape:  # no channels, or no images
         return image.reshape(shape)
     return sharding.placed(
-        lambda x, moved: _sampled(x, moved, factors),
+        lambda x, shifts: _sampled(x, shifts, factors),
         image,
-        moved,
+        shifts,
         shape=shape,
     )
 
 
-def _one(value: Ints) -> bool:
+def _is_single(value: Ints) -> bool:
     """Whether one number serves all axes."""
     return not hasattr(value, "__len__")
 
@@ -175,16 +175,18 @@ def _reassembled(
 ) -> jax.Array:
     rank = len(factors)
     batch, spatial = x.shape[: -1 - rank], x.shape[-1 - rank : -1]
-    around = boundary.pad(x, tuple((k // 2, k // 2) for k in sizes), mode)
-    # Every pixel between its phases: (*batch, n_1, r_1, n_2, r_2, .., 1), and 1 for r where all phases see the same.
+    padded = boundary.pad(x, tuple((k // 2, k // 2) for k in sizes), mode)
+    # Phases behind their pixels: (*batch, n_1, r_1, n_2, r_2, .., 1); in the image, common to all phases, every r is 1.
     split = tuple(n for pair in zip(spatial, factors, strict=True) for n in pair)
-    each = tuple(n for size in spatial for n in (size, 1))
+    unit_split = tuple(n for size in spatial for n in (size, 1))
     y = jnp.zeros((), widened(x[..., :0]).dtype)
     of_taps = jnp.split(kernels.reshape(*batch, *split, prod(sizes)), prod(sizes), -1)
-    for at, weights in zip(product(*map(range, sizes)), of_taps, strict=True):
-        place = tuple(slice(a, a + n) for a, n in zip(at, spatial, strict=True))
-        seen = widened(around[(..., *place, slice(None))]).reshape(*batch, *each, x.shape[-1])
-        y = y + seen * weights.astype(y.dtype)
+    for corner, weights in zip(product(*map(range, sizes)), of_taps, strict=True):
+        window = tuple(slice(a, a + n) for a, n in zip(corner, spatial, strict=True))
+        pixels = widened(padded[(..., *window, slice(None))]).reshape(
+            *batch, *unit_split, x.shape[-1]
+        )
+        y = y + pixels * weights.astype(y.dtype)
     return y.reshape(*batch, *kernels.shape[-1 - rank : -1], x.shape[-1]).astype(x.dtype)
 
 
@@ -194,26 +196,30 @@ def _sampled(x: jax.Array, offsets: jax.Array, factors: tuple[int, ...]) -> jax.
     batch, spatial = x.shape[: -1 - rank], x.shape[-1 - rank : -1]
     large = offsets.shape[-2 - rank : -2]
     image = widened(x).reshape(-1, *spatial, groups, x.shape[-1] // groups)
-    moved = offsets.astype(image.real.dtype).reshape(-1, *large, groups, rank)
+    shifts = offsets.astype(image.real.dtype).reshape(-1, *large, groups, rank)
 
-    def sample(image: jax.Array, moved: jax.Array) -> jax.Array:  # one channel
-        at = [
-            (jnp.arange(r * n, dtype=moved.dtype).reshape(shape) + 0.5) / r - 0.5 + moved[..., axis]
-            for axis, (r, n, shape) in enumerate(zip(factors, spatial, _along(rank), strict=True))
+    def sample(image: jax.Array, shifts: jax.Array) -> jax.Array:  # one channel
+        positions = [
+            (jnp.arange(r * n, dtype=shifts.dtype).reshape(shape) + 0.5) / r
+            - 0.5
+            + shifts[..., axis]
+            for axis, (r, n, shape) in enumerate(
+                zip(factors, spatial, _vector_shapes(rank), strict=True)
+            )
         ]
-        # From one pixel beyond the border on all positions are alike, and only finite ones become indices.
-        at = [
+        # All positions from one pixel beyond the border on give the same value, and an index must be finite.
+        positions = [
             jnp.clip(a, -1, jnp.asarray(n).astype(a.dtype))
-            for a, n in zip(at, spatial, strict=True)
+            for a, n in zip(positions, spatial, strict=True)
         ]
-        with jax.numpy_dtype_promotion("standard"):  # it multiplies complex pixels by real weights
-            return map_coordinates(image, at, order=1, mode="nearest")
+        with jax.numpy_dtype_promotion("standard"):  # JAX multiplies complex pixels by real weights
+            return map_coordinates(image, positions, order=1, mode="nearest")
 
     of_group = jax.vmap(sample, (-1, None), -1)
     of_image = jax.vmap(of_group, (-2, -2), -2)
-    return jax.vmap(of_image)(image, moved).reshape(*batch, *large, x.shape[-1]).astype(x.dtype)
+    return jax.vmap(of_image)(image, shifts).reshape(*batch, *large, x.shape[-1]).astype(x.dtype)
 
 
-def _along(rank: int) -> list[tuple[int, ...]]:
+def _vector_shapes(rank: int) -> list[tuple[int, ...]]:
     """Returns for each axis the shape of a vector along it."""
     return [tuple(-1 if i == axis else 1 for i in range(rank)) for axis in range(rank)]

@@ -1,7 +1,7 @@
-"""Convolution and transposed convolution of any rank, channels last, with PyTorch's arguments and lax's manners.
+"""Convolution and transposed convolution of any rank, channels last, with PyTorch's arguments and lax's strings.
 
-Both functions resolve what the user wrote into one call and bind one face of the trilinear form; see
-`tconvjax._arguments` and `tconvjax._faces`. The reference implementations 'dilated' and 'linear_transpose' stay in
+Both functions resolve their arguments into one call and bind one face of the trilinear form; see
+`tconvjax._arguments` and `tconvjax._faces`. The reference implementations 'dilated' and 'linear_transpose' are
 plain JAX.
 """
 
@@ -35,11 +35,11 @@ def conv(
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation = "auto",
 ) -> jax.Array:
-    """Convolves: every output pixel gathers what lies under the kernel.
+    """Convolves: every output pixel gathers the pixels under the kernel.
 
     `(*batch, *spatial, in)` and `(*kernel_size, in // groups, out)` give `(*batch, *new_spatial, out)` with
-    `new = (n + low + high − d(k − 1) − 1) // s + 1` pixels per axis. As everywhere in neural networks the kernel is
-    not flipped (a cross-correlation): `y[o] = Σ_a x[s·o + d·a − low] · kernel[a]`.
+    `new = (n + low + high − d(k − 1) − 1) // s + 1` pixels per axis. As usual in neural networks the kernel is not
+    flipped (a cross-correlation): `y[o] = Σ_a x[s·o + d·a − low] · kernel[a]`.
 
     Args:
       x: floating or complex, channels last; any number of leading batch axes, none included.
@@ -47,12 +47,12 @@ def conv(
       strides: s >= 1, input pixels per output pixel; an int serves all axes.
       padding: 'SAME', 'SAME_LOWER', 'VALID', an int, or one int or (low, high) pair of pixels per axis; negative
         ones crop.
-      padding_mode: what the padding holds: 'zeros', or the image again: 'circular', 'reflect' (without repeating
+      padding_mode: content of the padding: 'zeros', or pixels of the image: 'circular', 'reflect' (without repeating
         the border pixel) or 'replicate'.
       kernel_dilation: d >= 1, input pixels between neighboring taps; an int serves all axes.
       feature_group_count: splits the channels into blocks with kernels of their own; divides `in` and `out`.
       precision: of the products, as in `jax.lax.conv_general_dilated`.
-      preferred_element_type: dtype of the result; by default that of the promoted operands. Half precision
+      preferred_element_type: dtype of the result; by default the promoted dtype of the operands. Half precision
         accumulates in float32 either way.
       implementation: 'auto', or a lowering by name: 'phase', 'matmul', 'planes', 'elementwise', or the references in
         plain JAX 'dilated' and 'linear_transpose'. Never changes the result beyond rounding.
@@ -70,7 +70,7 @@ def conv(
     """
     who = "conv"
     x, kernel = arguments.operands(who, x, kernel)
-    bordered = arguments.gathering(
+    bordered = arguments.resolve_gather(
         who,
         x,
         kernel,
@@ -111,23 +111,23 @@ def conv_transpose(
 
     Args:
       x: floating or complex, channels last; any number of leading batch axes, none included.
-      kernel: fixes the rank. By default the kernel of `jax.lax.conv_transpose`, which correlates with the
-        zero-inserted input, so that it is painted *flipped*.
+      kernel: fixes the rank. By default as in `jax.lax.conv_transpose`, which correlates it with the zero-inserted
+        input: it is painted *flipped*.
       strides: s >= 1, output pixels per input pixel; an int serves all axes.
-      padding: of the *forward* convolution, whose transpose this is: a larger padding crops more. 'SAME',
+      padding: of the *forward* convolution: a larger padding crops more. 'SAME',
         'SAME_LOWER', 'VALID', an int, or one int or (low, high) pair per axis.
-      padding_mode: of the forward convolution: what is painted beyond the border is lost ('zeros') or added to the
-        pixel that the forward convolution reads there ('circular', 'reflect', 'replicate').
+      padding_mode: of the forward convolution: pixels painted beyond the border are dropped ('zeros') or added to the
+        pixels that the forward convolution reads there ('circular', 'reflect', 'replicate').
       output_padding: pixels kept at the high end beyond the smallest size, `0 <= output_padding < max(s, d)`; goes
         with integer paddings.
       output_shape: spatial shape to produce, one of the sizes that the forward convolution maps back to the input.
       kernel_dilation: d >= 1, output pixels between neighboring taps; an int serves all axes.
       feature_group_count: splits the channels into blocks with kernels of their own; divides `in` and `out`.
-      transpose_kernel: the kernel is that of the forward convolution, `(*kernel_size, out // groups, in)`, and the
-        result is the exact adjoint of `conv` with it.
+      transpose_kernel: takes the kernel of the forward convolution, `(*kernel_size, out // groups, in)`; the result is
+        the exact adjoint of `conv` with it.
       padding_convention: 'forward', or 'dilated' for integers that pad the zero-inserted input, as in lax and Flax.
       precision: of the products, as in `jax.lax.conv_general_dilated`.
-      preferred_element_type: dtype of the result; by default that of the promoted operands. Half precision
+      preferred_element_type: dtype of the result; by default the promoted dtype of the operands. Half precision
         accumulates in float32 either way.
       implementation: 'auto', or a lowering by name: 'phase', 'matmul', 'planes', 'elementwise', or the references in
         plain JAX 'dilated' and 'linear_transpose'. Never changes the result beyond rounding.
@@ -136,8 +136,8 @@ def conv_transpose(
       The painted images, in the promoted dtype.
 
     Raises:
-      ValueError: for shapes, channels or values that do not fit together; an impossible `output_shape` is answered
-        with the valid sizes.
+      ValueError: for shapes, channels or values that do not fit together; for an impossible `output_shape` it lists
+        the valid sizes.
       TypeError: for two integer operands, or options of the wrong kind.
 
     Example:
@@ -155,7 +155,7 @@ def conv_transpose(
     """
     who = "conv_transpose"
     x, kernel = arguments.operands(who, x, kernel)
-    bordered = arguments.painting(
+    bordered = arguments.resolve_paint(
         who,
         x,
         kernel,
@@ -181,7 +181,7 @@ def gather(x: jax.Array, kernel: jax.Array, bordered: Bordered) -> jax.Array:
     if bordered.mode == "zeros":
         return faces.run("gather", x, kernel, bordered.call)
     padded = boundary.pad(x, bordered.pads, bordered.mode)
-    return faces.run("gather", padded, kernel, bordered.inside)
+    return faces.run("gather", padded, kernel, bordered.padded_call)
 
 
 @operator
@@ -193,7 +193,8 @@ def _paint(
         kernel = flip_and_swap(kernel, call.geometry.rank, call.geometry.feature_group_count)
     if bordered.mode == "zeros":
         return faces.run("paint", x, kernel, call)
-    wide = replace(bordered.inside, dtype=arguments.accumulator(call.dtype))  # folding adds, too
+    # Folding adds pixels, too, so the accumulator's dtype stays until then.
+    wide = replace(bordered.padded_call, dtype=arguments.accumulator(call.dtype))
     padded = faces.run("paint", x, kernel, wide)
     folded = boundary.fold(padded, call.geometry.big, bordered.pads, bordered.mode)
     return folded.astype(call.dtype)
@@ -261,21 +262,20 @@ def conv_matrix(
     boundary.check(who, geometry.big, geometry.padding, padding_mode)
     matrix_shape = prod(geometry.small) * kernel.shape[-1], prod(shape)
     geo.fits(who, matrix_shape, geo.MOST_COUNTS)
-    # Group h maps its own inputs to its own outputs: a block diagonal in the channels.
+    # Each group maps its inputs to its outputs: a block diagonal in the channels.
     blocks = kernel.reshape(*kernel.shape[:-1], g, -1)
     diagonal = jnp.eye(g, dtype=kernel.dtype)
     matrix = jnp.einsum("...igo,gh->...hgio", blocks, diagonal, precision=lax.Precision.HIGHEST)
     matrix = jnp.swapaxes(matrix, -3, -2).reshape(*kernel.shape[:-2], shape[-1], kernel.shape[-1])
-    for axis in range(
-        rank
-    ):  # taps of the leading axis become (small, big), moved behind all others
+    # Taps of the leading axis become (small, big), moved behind all others.
+    for axis in range(rank):
         s, d, (low, high) = (
             geometry.strides[axis],
             geometry.kernel_dilation[axis],
             geometry.padding[axis],
         )
         o, a = jnp.ogrid[: geometry.small[axis], : geometry.kernel_size[axis]]
-        # Row q of `read` marks the pixel that the padded axis shows at q: none or one.
+        # Row q of `read` marks the pixel at position q of the padded axis: none or one.
         read = boundary.pad(
             jnp.eye(geometry.big[axis], dtype=kernel.dtype), ((low, high),), padding_mode
         )

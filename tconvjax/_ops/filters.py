@@ -28,7 +28,7 @@ from tconvjax._ops.pooling import is_larger
 from tconvjax._ops.resize import filtered
 
 LONGEST = 1024  # taps of a fixed filter
-MANY_TAPS = 144  # beyond which a loop over all taps is long to compile, and a product faster
+MANY_TAPS = 144  # beyond, a loop over all taps takes long to compile, and a product is faster
 
 
 def upfirdn(
@@ -39,16 +39,16 @@ def upfirdn(
     *,
     padding: int | Sequence[int | Sequence[int]] = 0,
 ) -> jax.Array:
-    """Inserts zeros, filters, and keeps some: `(*batch, *spatial, channels)` to `(*batch, *new_spatial, channels)`.
+    """Inserts zeros, filters, and drops pixels: `(*batch, *spatial, channels)` to `(*batch, *new_spatial, channels)`.
 
     `up − 1` zeros follow every pixel, `padding` frames the result, the filter runs over it where it fits (a true
     convolution: it is flipped), and every `down`-th pixel stays: `new = (up·n + low + high − k) // down + 1`.
 
     Args:
       x: channels last; any number of leading batch axes.
-      filter: `(*filter_size,)`, fixes the rank: a vector for signals, a matrix for images. All channels take the same.
-      up: pixels per input pixel after the zeros are inserted, >= 1; an int serves all axes.
-      down: pixels there per output pixel, >= 1; an int serves all axes.
+      filter: `(*filter_size,)`, fixes the rank: a vector for signals, a matrix for images; the same for all channels.
+      up: pixels of the zero-inserted image per input pixel, >= 1; an int serves all axes.
+      down: pixels of the zero-inserted image per output pixel, >= 1; an int serves all axes.
       padding: zeros around the zero-inserted image: an int, or one int or (low, high) pair per axis; negative ones
         crop.
 
@@ -60,8 +60,8 @@ def upfirdn(
       TypeError: for two integer operands, or options of the wrong kind.
 
     Notes:
-      To blur what a transposed convolution painted, filter its result: on a CPU a loop over few taps costs less than
-      the products that the same taps would add to the kernel.
+      To blur the result of a transposed convolution, filter it afterwards: on a CPU a loop over few taps costs less
+      than the products that the same taps would add to the kernel.
 
     Example:
       >>> x = jnp.array([[1.0], [2.0], [3.0]])
@@ -100,18 +100,18 @@ def upfirdn(
         )
     geo.fits(who, (*x.shape[:first], *full, x.shape[-1]))
     new = tuple((m - 1) // d + 1 for m, d in zip(full, down, strict=True))
-    # Channels are one more spatial axis, along which the filter has one tap, so that it serves them all.
+    # Channels are one more spatial axis with one tap, so one filter serves them all.
     c, one = x.shape[-1:], (1,)
     ones = one * (rank + 1)
     if up == one * rank:
         face, kept = "gather", one * rank
-        lows = tuple(lo for lo, _ in pads)
-        geometry = Geometry(n + c, new + c, k + one, down + one, ones, (*lows, 0))
+        offset = tuple(lo for lo, _ in pads)
+        geometry = Geometry(n + c, new + c, k + one, down + one, ones, (*offset, 0))
     else:
-        # Flipping is built into painting. The few users of both rates can afford the pixels not kept.
+        # Painting flips the filter. With both rates, which is rare, it computes pixels that are dropped.
         face, kept = "paint", down
-        lows = tuple(t - 1 - lo for t, (lo, _) in zip(k, pads, strict=True))
-        geometry = Geometry(full + c, n + c, k + one, up + one, ones, (*lows, 0))
+        offset = tuple(t - 1 - lo for t, (lo, _) in zip(k, pads, strict=True))
+        geometry = Geometry(full + c, n + c, k + one, up + one, ones, (*offset, 0))
     implementation = "elementwise" if prod(k) <= MANY_TAPS else "auto"
     call = face_call(who, geometry, x, lax.Precision.HIGHEST, None, implementation)
 
@@ -132,7 +132,7 @@ def blur_pool(
 ) -> jax.Array:
     """Blurs, then keeps every s-th pixel: `(*batch, *spatial, channels)` to `(*batch, *ceil(spatial / s), channels)`.
 
-    Shifts of the input change the result less than they change that of a strided layer. The blur is the binomial
+    Shifts of the input change the result less than they change the result of a strided layer. The blur is the binomial
     filter of `filter_size` taps and sum 1, along one axis after the other.
 
     Args:
@@ -140,8 +140,8 @@ def blur_pool(
       strides: s >= 1, input pixels per output pixel, one per spatial axis; fixes the rank.
       filter_size: f >= 1, taps along each axis. The image moves by `s/2 − 1` input pixels for even ones, not at all at
         s = 2, and by `(s − 1)/2` for odd ones.
-      padding_mode: what the blur sees beyond the border, `(f − 1) // 2` pixels before and `f // 2` after: 'zeros',
-        'circular', 'reflect' (without repeating the border pixel) or 'replicate'.
+      padding_mode: pixels beyond the border, `(f − 1) // 2` before and `f // 2` after: 'zeros', 'circular', 'reflect'
+        (without repeating the border pixel) or 'replicate'.
 
     Returns:
       The smaller images, dtype kept; half precision calculates in float32.
@@ -174,7 +174,7 @@ def max_blur_pool(
     """Takes the largest pixel under a sliding window, blurs, then keeps every s-th: max-pooling without its aliasing.
 
     `(*batch, *spatial, channels)` to `(*batch, *ceil(spatial / s), channels)`. The window has the size of the strides
-    and moves by one pixel, `(s − 1) // 2` pixels before and `s // 2` after; beyond the border it sees nothing. The
+    and moves by one pixel; it covers `(s − 1) // 2` pixels before and `s // 2` after, but none beyond the border. The
     rest is `blur_pool`.
 
     The image moves, by `(s − 1) // 2 + (f − 1) // 2 − (f − 1)/2` input pixels: at s = 2 by half a pixel to the front
@@ -186,14 +186,14 @@ def max_blur_pool(
       strides: s >= 1, input pixels per output pixel, one per spatial axis; fixes the rank.
       filter_size: f, as in `blur_pool`; odd if `aligned`.
       padding_mode: as in `blur_pool`.
-      aligned: lets the window see the `s − 1` pixels after its own and none before, as a max-pool does, so that the
-        image stays where it is for every s.
+      aligned: the window covers the `s − 1` pixels after its own and none before, as in a max-pool, so that the image
+        stays in place for every s.
 
     Returns:
       The smaller images, dtype kept.
 
     Raises:
-      ValueError: as `blur_pool`, and for an even filter that shall be aligned.
+      ValueError: as `blur_pool`, and for an even filter if `aligned`.
       TypeError: as `blur_pool`, and for complex images.
 
     Example:
@@ -227,19 +227,19 @@ def hold(
     order: int = 0,
     padding_mode: PaddingMode = "replicate",
 ) -> jax.Array:
-    """Removes the pattern that a layer of these strides has painted, by a hold of this order: `x` to the same shape.
+    """Removes the pattern of a layer with these strides by a hold of this order: `x` to the same shape.
 
     The filter along each axis is s ones, convolved with themselves `order` more times and scaled to the sum 1. Its
-    zeros lie on all stride harmonics, so whatever the kernel, trained or not, constants come out constant away from
-    the border, and `analysis.zero_order` rises by `order + 1`.
+    zeros lie on all stride harmonics, so for any kernel, trained or not, constants come out constant away from the
+    border, and `analysis.zero_order` rises by `order + 1`.
 
     Args:
-      x: what a transposed or sub-pixel convolution gave, floating or complex, channels last.
+      x: result of a transposed or sub-pixel convolution, floating or complex, channels last.
       scale: s >= 1, strides of that layer, one per spatial axis; fixes the rank.
-      order: >= 0; 0 averages s pixels. At s = 2 the orders 0, 1, 2 are [1, 1], [1, 2, 1], [1, 3, 3, 1], the last that
-        of StyleGAN2.
-      padding_mode: what the filter sees beyond the border, with f = (order + 1)(s − 1) + 1 taps `(f − 1) // 2` pixels
-        before and `f // 2` after: as in `blur_pool`. The image moves by −1/2 pixel where f is even.
+      order: >= 0; 0 averages s pixels. At s = 2 the orders 0, 1, 2 are [1, 1], [1, 2, 1], [1, 3, 3, 1]; StyleGAN2
+        takes the last.
+      padding_mode: pixels beyond the border, as in `blur_pool`, for f = (order + 1)(s − 1) + 1 taps. The image moves by
+        −1/2 pixel if f is even.
 
     Returns:
       The filtered images, dtype kept; half precision calculates in float32.
@@ -260,8 +260,8 @@ def hold(
     image, factors = image_and_factors(who, x, "scale", scale)
     geo.ints(who, "order", (order,), minimum=0)
     _refuse_long(who, "order", order, tuple((order + 1) * (s - 1) + 1 for s in factors))
-    ones = (np.ones(s) / s for s in factors)
-    taps = tuple(tuple(reduce(np.convolve, [one] * (order + 1)).tolist()) for one in ones)
+    boxes = (np.ones(s) / s for s in factors)
+    taps = tuple(tuple(reduce(np.convolve, [box] * (order + 1)).tolist()) for box in boxes)
     return _smoothed(who, image, taps, (1,) * len(factors), padding_mode)
 
 
@@ -269,10 +269,10 @@ def hold(
 def _largest(x: jax.Array, window: tuple[int, ...], before: tuple[int, ...]) -> jax.Array:
     """Returns the largest pixel under a sliding window that starts `before` the pixel, without a border.
 
-    Of equal pixels it is the first, to which the gradient goes.
+    Of equal pixels the first counts, and gets the gradient.
 
     By comparisons: XLA's gradient of a `reduce_window` is wrong where the image is split in space over one axis of a
-    mesh of two (docs/upstream/reduce_window_gradient.py).
+    mesh of two axes (docs/upstream/reduce_window_gradient.py).
     """
 
     def larger(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -282,13 +282,13 @@ def _largest(x: jax.Array, window: tuple[int, ...], before: tuple[int, ...]) -> 
     for axis, s, low in reversed(list(zip(range(first, x.ndim - 1), window, before, strict=True))):
         pads = [(low, s - 1 - low, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
         padded = lax.pad(x, jnp.full((), -jnp.inf, x.dtype), pads)
-        seen = (lax.slice_in_dim(padded, a, a + x.shape[axis], axis=axis) for a in range(s))
-        x = reduce(larger, seen)
+        shifted = (lax.slice_in_dim(padded, a, a + x.shape[axis], axis=axis) for a in range(s))
+        x = reduce(larger, shifted)
     return x
 
 
 def check_aligned(who: str, filter_size: int, *, aligned: bool) -> None:
-    """Raises if an even filter shall be aligned."""
+    """Raises for an even filter if `aligned`."""
     if aligned and filter_size % 2 == 0:
         raise ValueError(
             f"{who}: aligned=True needs an odd filter_size, as an even filter has no pixel in its middle; got "
@@ -297,7 +297,7 @@ def check_aligned(who: str, filter_size: int, *, aligned: bool) -> None:
 
 
 def _refuse_long(who: str, name: str, value: int, taps: tuple[int, ...]) -> None:
-    """Raises if a fixed filter has more taps than are worth a loop over them."""
+    """Raises if a fixed filter has too many taps for a loop over them."""
     if max(taps) > LONGEST:
         raise ValueError(
             f"{who}: the filter must have at most {LONGEST} taps along every axis; got {name}={value}, which makes "
@@ -318,7 +318,7 @@ def _smoothed(
     strides: tuple[int, ...],
     mode: PaddingMode,
 ) -> jax.Array:
-    """Filters along one axis after the other, f taps that see `(f − 1) // 2` pixels before and `f // 2` after."""
+    """Filters along one axis after the other, with f taps on `(f − 1) // 2` pixels before and `f // 2` after."""
     check_inexact(who, image)
     first = image.ndim - 1 - len(strides)
     spatial = image.shape[first:-1]
@@ -334,7 +334,7 @@ def _smoothed(
 def _check_border(
     who: str, spatial: Sequence[int], taps: tuple[tuple[float, ...], ...], mode: PaddingMode
 ) -> Pairs:
-    """Returns the pixels that filters see before and after every axis, or refuses what cannot be padded."""
+    """Returns the pixels that filters need before and after every axis, or refuses an image that cannot be padded."""
     geo.choice(who, "padding_mode", mode, geo.PADDING_MODES)
     pads = tuple(((len(t) - 1) // 2, len(t) // 2) for t in taps)
     boundary.check(who, spatial, pads, mode)
@@ -351,6 +351,6 @@ def _filtered(
 ) -> jax.Array:
     y = boundary.pad(widened(x), pads, mode)
     axes = range(x.ndim - 1 - len(strides), x.ndim - 1)
-    for axis, along, s in zip(axes, taps, strides, strict=True):
-        y = filtered(y, axis, along, s)
+    for axis, axis_taps, s in zip(axes, taps, strides, strict=True):
+        y = filtered(y, axis, axis_taps, s)
     return y.astype(x.dtype)

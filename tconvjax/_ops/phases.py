@@ -1,7 +1,7 @@
 """The taps of a kernel by the phase of the output that they reach.
 
-A kernel is *painted*: w[a] lands on pixel `s·i + a`, so phase p of the full output, before any crop, is fed by the taps
-w[p], w[p + s], .. of the painted kernel `(*kernel_size, in, out)`.
+A kernel is *painted*: w[a] lands on pixel `s·i + a`, so the taps w[p], w[p + s], .. of the painted kernel
+`(*kernel_size, in, out)` make phase p of the full output, before any crop.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def tap_counts(kernel_size: Sequence[int], strides: Sequence[int]) -> np.ndarray
 
 
 def of_taps(kernel_size: Sequence[int], strides: Sequence[int]) -> tuple[np.ndarray, ...]:
-    """Returns the index that repeats values of phases, `(*strides, ..)`, on all their taps, `(*kernel_size, ..)`."""
+    """Returns the index that repeats values per phase, `(*strides, ..)`, on all their taps, `(*kernel_size, ..)`."""
     return np.ix_(*(np.arange(k) % s for k, s in zip(kernel_size, strides, strict=True)))
 
 
@@ -60,8 +60,8 @@ def gains(kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
 def balance(who: str, kernel: jax.Array, strides: Ints) -> jax.Array:
     """Returns the nearest kernel whose phases all have the gain `Ḡ = Σ(G_p/n_p) / Σ(1/n_p)`.
 
-    The change `(Ḡ − G_p)/n_p` on the taps of phase p is an orthogonal projection. It need not know the layout: painting
-    puts the phases in another order and swaps channels, and nothing here depends on either.
+    The change `(Ḡ − G_p)/n_p` on the taps of phase p is an orthogonal projection. The layout does not matter: painting
+    reorders the phases and swaps channels, and nothing here depends on either.
     """
     s = per_spatial_axis(who, "strides", strides, kernel.shape)
     k = kernel.shape[:-2]
@@ -83,5 +83,5 @@ def _balanced(kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
 
 
 def outer(per_axis: Sequence[np.ndarray]) -> np.ndarray:
-    """Products of one count per axis."""
+    """Returns the products of one count per axis."""
     return np.array(prod(np.ix_(*per_axis)))

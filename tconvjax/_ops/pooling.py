@@ -1,4 +1,4 @@
-"""Pooling that remembers where its pixels came from, and the unpooling that puts them back."""
+"""Pooling that returns the places of its pixels, and the unpooling that puts them back."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +16,7 @@ from tconvjax._ops.subpixel import pixel_shuffle
 
 
 class Pooled(NamedTuple):
-    """The largest pixel of every window, and which one it is: the phase p, counted along the last axis first."""
+    """The largest pixel of every window, and its phase p, counted along the last axis first."""
 
     values: jax.Array
     phases: jax.Array
@@ -30,8 +30,7 @@ def max_pool(x: ArrayLike, strides: Sequence[int]) -> Pooled:
       strides: s >= 1, size of the windows, which do not overlap, one per spatial axis; fixes the rank.
 
     Returns:
-      The values, and as int32 the phases, which `max_unpool` takes. Of equal pixels the first counts, and has the
-      gradient.
+      The values, and the phases for `max_unpool` as int32. Of equal pixels the first counts, and gets the gradient.
 
     Raises:
       ValueError: if an entry of `strides` does not divide its spatial axis.
@@ -72,8 +71,8 @@ def max_pool(x: ArrayLike, strides: Sequence[int]) -> Pooled:
 def _largest(x: jax.Array, windows: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Returns the first of the largest pixels of every window, and its phase; axis by axis, so by few comparisons.
 
-    The gradient of `x.max()` looks for what equals the maximum, finds nothing where a compiler rounds the two
-    differently, and is 0 / 0 (docs/upstream/gradient_of_max.py).
+    The gradient of `x.max()` compares every pixel with the maximum. If a compiler rounds the two differently, none is
+    equal, and the gradient is 0 / 0 (docs/upstream/gradient_of_max.py).
     """
     phases, unit = jnp.zeros(x.shape, jnp.int32), 1
     for axis, s in reversed([*enumerate(windows, x.ndim - 1 - len(windows))]):
@@ -91,20 +90,20 @@ def _largest(x: jax.Array, windows: tuple[int, ...]) -> tuple[jax.Array, jax.Arr
 
 
 def is_larger(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns where `a`, which comes first, is the larger of two; what is not a number is larger than all."""
+    """Returns where `a` is larger than `b`, or equal and first; NaN is larger than all."""
     return (a >= b) | lax.ne(a, a)
 
 
 def max_unpool(x: ArrayLike, phases: ArrayLike, strides: Sequence[int]) -> jax.Array:
     """Puts pixels back where `max_pool` found them, among zeros.
 
-    `(*batch, *spatial, channels)` to `(*batch, *(s · spatial), channels)`. The gradient goes to the same places, so
-    what it leaves in images follows their content: no phase is preferred by the layer itself.
+    `(*batch, *spatial, channels)` to `(*batch, *(s · spatial), channels)`. The gradient goes to the same places, so it
+    follows the content of images: the layer prefers no phase.
 
     Args:
       x: any dtype, channels last.
       phases: of `max_pool`, integers in [0, prod(strides)), of the shape of x.
-      strides: those of `max_pool`.
+      strides: as in `max_pool`.
 
     Returns:
       The enlarged images, dtype kept.
@@ -125,22 +124,22 @@ def max_unpool(x: ArrayLike, phases: ArrayLike, strides: Sequence[int]) -> jax.A
     """
     who = "max_unpool"
     image, factors = image_and_factors(who, x, "strides", strides)
-    where = as_array(who, "phases", phases)
-    if not jnp.issubdtype(where.dtype, jnp.integer):
+    places = as_array(who, "phases", phases)
+    if not jnp.issubdtype(places.dtype, jnp.integer):
         raise TypeError(
-            f"{who}: phases must be integers, as max_pool returns; got dtype {where.dtype}."
+            f"{who}: phases must be integers, as max_pool returns; got dtype {places.dtype}."
         )
-    if where.shape != image.shape:
+    if places.shape != image.shape:
         raise ValueError(
-            f"{who}: phases must have the shape of x; got {where.shape}, x {image.shape}. "
+            f"{who}: phases must have the shape of x; got {places.shape}, x {image.shape}. "
             "Pool and unpool as many channels."
         )
     shape = enlarged_shape(who, image.shape, factors)
 
-    def spread(x: jax.Array, phases: jax.Array) -> jax.Array:
+    def put_back(x: jax.Array, phases: jax.Array) -> jax.Array:
         every = lax.broadcasted_iota(phases.dtype, (*x.shape, prod(factors)), x.ndim)
         chosen = jnp.where(phases[..., None] == every, x[..., None], jnp.zeros((), x.dtype))
         channels = x.shape[-1] * prod(factors)
         return pixel_shuffle(chosen.reshape(*x.shape[:-1], channels), factors)
 
-    return sharding.placed(spread, image, where, shape=shape)
+    return sharding.placed(put_back, image, places, shape=shape)

@@ -21,8 +21,8 @@ from tconvjax._ops.resize import FOOTPRINTS, METHODS, Method, enlarge
 ResizeConvImplementation = Literal["auto", "fused", "plain"]
 RESIZE_CONV_IMPLEMENTATIONS: tuple[str, ...] = get_args(ResizeConvImplementation)
 
-# Where resizing and then padding the large image is padding the small image and then resizing; for 'linear' with
-# 'zeros' in a frame of few pixels alone.
+# Borders for which padding the resized image equals resizing the padded image; for 'linear' with 'zeros' the two differ
+# in a frame of a few pixels.
 FUSED: dict[str, tuple[str, ...]] = {
     "nearest": ("zeros", "circular", "replicate"),
     "linear": ("zeros", "replicate"),
@@ -59,7 +59,7 @@ def resize_conv(
       feature_group_count: see there.
       precision: see there.
       preferred_element_type: see there.
-      implementation: 'auto'; 'fused', which never makes the enlarged image; or 'plain', which does, in JAX's own
+      implementation: 'auto'; 'fused', which never makes the enlarged image; or 'plain', which makes it, in JAX's own
         operations without a primitive of ours, for exporters. 'auto' is 'fused' for 'nearest' with any border but
         'reflect' and for 'linear' with 'zeros' (of known sizes) or 'replicate', in 32 bits or more. Never changes the
         result beyond rounding.
@@ -73,8 +73,8 @@ def resize_conv(
 
     Notes:
       A fixed enlargement is a transposed convolution with the footprint of one pixel, so both steps together are one
-      transposed convolution of stride r. Its kernel, of size `k + r − 1` for 'nearest', is the sum of the taps that
-      see the same input pixel: at k = 3 and r = 2 it has 16 taps where the two steps multiply 36.
+      transposed convolution of stride r. Its kernel, of size `k + r − 1` for 'nearest', adds the taps that lie on
+      copies of one input pixel: at k = 3 and r = 2 it has 16 taps where the two steps multiply 36.
 
     Example:
       >>> resize_conv(jnp.zeros((4, 4, 3)), jnp.zeros((3, 3, 3, 8)), 2).shape
@@ -90,7 +90,7 @@ def resize_conv(
     small = arguments.spatial_shape(who, x.shape, kernel)
     factors = geo.per_axis(who, "scale", scale, len(small))
     large = arguments.enlarged_shape(who, x.shape, factors)[-1 - len(small) : -1]
-    bordered = arguments.gathering(
+    bordered = arguments.resolve_gather(
         who,
         x,
         kernel,
@@ -112,7 +112,7 @@ def resize_conv(
             f"known sizes: {', '.join(f'{m!r} with {b}' for m, b in FUSED.items())}; got method={method!r}, "
             f"padding_mode={padding_mode!r}, spatial shape {small}. Use 'auto'."
         )
-    # The summed kernel would round once more in half precision.
+    # In half precision the summed kernel would be rounded once more.
     exact = fusable and jnp.finfo(x.dtype).bits >= 32
     if implementation == "plain" or (implementation == "auto" and not exact):
         return _gather_enlarged(x, kernel, bordered, factors, method)
@@ -139,20 +139,20 @@ def _paint_framed(
 def _framed(
     x: jax.Array, kernel: jax.Array, bordered: Bordered, factors: tuple[int, ...], axis: int
 ) -> jax.Array:
-    """'linear' with 'zeros': the inner pixels fused; those that see beyond a border from the few rows they see."""
+    """'linear' with 'zeros': inner pixels fused, pixels at a border from the few rows of x that they need."""
     call, pads = bordered.call, bordered.pads
     geometry = call.geometry
     if axis == geometry.rank:
         inner = bordered._replace(pads=((0, 0),) * axis, mode="replicate")
         return _paint_footprints(x, kernel, inner, factors, "linear")
-    at, r = x.ndim - 1 - geometry.rank + axis, factors[axis]
-    n, new, offset = x.shape[at], geometry.small[axis], geometry.offset[axis]
+    array_axis, r = x.ndim - 1 - geometry.rank + axis, factors[axis]
+    n, new, offset = x.shape[array_axis], geometry.small[axis], geometry.offset[axis]
     low = min(max(pads[axis][0], 0), new)
     high = min(max(pads[axis][1], 0), new - low)
-    seen = min(n, (geometry.extent[axis] - 2) // r + 2)  # rows of x under the rows at a border
+    border_rows = min(n, (geometry.extent[axis] - 2) // r + 2)  # rows of x that a border needs
 
     def rows(part: Geometry, start: int, size: int, first: int) -> Geometry:
-        """Narrows a geometry to few rows, of an image that starts at row `first` of x."""
+        """Narrows a geometry to `size` rows from `start` on, of an image that starts at row `first` of x."""
         return replace(
             part,
             small=(*part.small[:axis], size, *part.small[axis + 1 :]),
@@ -160,28 +160,30 @@ def _framed(
         )
 
     def border(start: int, size: int, first: int) -> jax.Array:
-        image = enlarge(lax.slice_in_dim(x, first, first + seen, axis=at), factors, "linear")
+        image = enlarge(
+            lax.slice_in_dim(x, first, first + border_rows, axis=array_axis), factors, "linear"
+        )
         part = replace(geometry, big=image.shape[-geometry.rank - 1 : -1])
         return faces.run(
-            "gather", image, kernel, replace(call, geometry=rows(part, start, size, first))
+            "gather", image, kernel, call.with_geometry(rows(part, start, size, first))
         )
 
     pieces = []
     if low:
         pieces.append(border(0, low, 0))
     if low + high < new:
-        narrow = replace(call, geometry=rows(geometry, low, new - low - high, 0))
+        narrow = call.with_geometry(rows(geometry, low, new - low - high, 0))
         pieces.append(_framed(x, kernel, bordered._replace(call=narrow), factors, axis + 1))
     if high:
-        pieces.append(border(new - high, high, n - seen))
-    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, at)
+        pieces.append(border(new - high, high, n - border_rows))
+    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, array_axis)
 
 
 @operator
 def _paint_footprints(
     x: jax.Array, kernel: jax.Array, bordered: Bordered, factors: tuple[int, ...], method: Method
 ) -> jax.Array:
-    """One transposed convolution of stride r that paints what enlarging and gathering would give.
+    """Enlarges and convolves in one: a transposed convolution of stride r.
 
     Output q meets tap a at `n = q + d·a − p` of the large image, where input m has painted
     `footprint[n − r·m + reach]`.
@@ -190,7 +192,7 @@ def _paint_footprints(
     geometry = call.geometry
     rank, groups = geometry.rank, geometry.feature_group_count
     kernel = arguments.widened(kernel)
-    sizes, offsets, around = [], [], []
+    sizes, offsets, image_pads = [], [], []
     for axis, r in enumerate(factors):
         footprint = np.ones(r) if method == "nearest" else np.trim_zeros(FOOTPRINTS[method](r))
         reach = (len(footprint) - r) // 2
@@ -198,22 +200,27 @@ def _paint_footprints(
         extent = d * (k - 1) + 1
         size = extent - 1 + len(footprint)
         t, a = np.ogrid[:size, :k]
-        at = t - (extent - 1) + d * a
-        seen = np.where((at >= 0) & (at < len(footprint)), footprint[at % len(footprint)], 0)
+        index = t - (extent - 1) + d * a  # into the footprint, of tap a at t
+        weights = np.where(
+            (index >= 0) & (index < len(footprint)), footprint[index % len(footprint)], 0
+        )
         kernel = jnp.moveaxis(
             jnp.tensordot(
-                jnp.asarray(seen, kernel.dtype), kernel, (1, axis), precision=lax.Precision.HIGHEST
+                jnp.asarray(weights, kernel.dtype),
+                kernel,
+                (1, axis),
+                precision=lax.Precision.HIGHEST,
             ),
             0,
             axis,
         )
         low, high = (0 if mode == "zeros" else -(-(max(p, 0) + reach) // r) for p in pads[axis])
         sizes.append(size)
-        around.append((low, high))
+        image_pads.append((low, high))
         offsets.append(extent - 1 - geometry.offset[axis] + reach + r * low)
     if mode != "zeros":
-        x = boundary.pad(x, tuple(around), mode)
-    painting = Geometry(
+        x = boundary.pad(x, tuple(image_pads), mode)
+    paint_geometry = Geometry(
         big=geometry.small,
         small=x.shape[-rank - 1 : -1],
         kernel_size=tuple(sizes),
@@ -222,5 +229,5 @@ def _paint_footprints(
         offset=tuple(offsets),
         feature_group_count=groups,
     )
-    turned = flip_and_swap(jnp.flip(kernel, range(rank)), rank, groups)
-    return faces.run("paint", x, turned, replace(call, geometry=painting))
+    swapped = flip_and_swap(jnp.flip(kernel, range(rank)), rank, groups)
+    return faces.run("paint", x, swapped, call.with_geometry(paint_geometry))

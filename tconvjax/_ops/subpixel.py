@@ -1,7 +1,7 @@
 """Channels into space and back, and sub-pixel convolution: many channels at low resolution, then one shuffle.
 
-Output pixel `r·m + p` of an axis takes phase p of input pixel m. The phases of all axes count like the digits of a
-number, the last axis fastest.
+Output pixel `r·m + p` of an axis takes phase p of input pixel m. The phases of all axes are numbered like the digits
+of a number, the last axis fastest.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ from tconvjax._arguments import (
     Implementation,
     as_array,
     enlarged_shape,
-    gathering,
     image_and_factors,
     operands,
+    resolve_gather,
     spatial_shape,
 )
 from tconvjax._geometry import Ints, Padding, PaddingMode
@@ -62,14 +62,14 @@ def pixel_shuffle(x: ArrayLike, scale: Sequence[int], *, order: Order = "CRD") -
     who = "pixel_shuffle"
     y, factors = image_and_factors(who, x, "scale", scale)
     geo.choice(who, "order", order, ORDERS)
-    channels, phases = y.shape[-1], prod(factors)
-    if channels % phases != 0:
+    channels, count = y.shape[-1], prod(factors)
+    if channels % count != 0:
         raise ValueError(
-            f"{who}: prod(scale) must divide the channels; got channels={channels}, scale={factors} (product {phases})."
+            f"{who}: prod(scale) must divide the channels; got channels={channels}, scale={factors} (product {count})."
         )
     batch, spatial = y.shape[: -1 - len(factors)], y.shape[-1 - len(factors) : -1]
-    split = (channels // phases, *factors) if order == "CRD" else (*factors, channels // phases)
-    new = enlarged_shape(who, (*batch, *spatial, channels // phases), factors)
+    split = (channels // count, *factors) if order == "CRD" else (*factors, channels // count)
+    new = enlarged_shape(who, (*batch, *spatial, channels // count), factors)
 
     def shuffle(y: jax.Array) -> jax.Array:
         y = y.reshape(*batch, *spatial, *split)
@@ -168,7 +168,7 @@ def subpixel_conv(
       (8, 10, 8)
 
     References:
-      Shi et al. 2016, arXiv:1609.05158; Aitken et al. 2017, arXiv:1707.02937, for how to start it.
+      Shi et al. 2016, arXiv:1609.05158; Aitken et al. 2017, arXiv:1707.02937, for its initialization.
 
     PyTorch:
       `torch.nn.Sequential(Conv2d(in, out * r**2, k, padding=k // 2), PixelShuffle(r))`, k odd, is 'CRD'.
@@ -183,11 +183,11 @@ def subpixel_conv(
             f"kernel shape {kernel.shape}, scale={factors} (product {prod(factors)})."
         )
     if order == "CRD" and feature_group_count == 1:
-        # The shuffle moves whole rows of channels if these lie beside one another: the kernel is smaller to turn.
-        turn = partial(_phases_first, phases=prod(factors))
-        kernel = sharding.placed(turn, kernel, shape=kernel.shape)
+        # In the order 'DCR' the shuffle moves whole rows of channels, and a kernel is cheaper to reorder than an image.
+        reorder = partial(_crd_to_dcr, phase_count=prod(factors))
+        kernel = sharding.placed(reorder, kernel, shape=kernel.shape)
         order = "DCR"
-    bordered = gathering(
+    bordered = resolve_gather(
         who,
         x,
         kernel,
@@ -211,9 +211,9 @@ def pixel_conv_transpose(
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation = "auto",
 ) -> jax.Array:
-    """Doubles an image whose neighboring pixels are computed one from the other, instead of independently.
+    """Doubles an image and computes neighboring pixels one from the other, instead of independently.
 
-    `(*batch, H, W, in)` to `(*batch, 2H, 2W, out)`. Of every block of four, pixel (0, 0) comes from a convolution of
+    `(*batch, H, W, in)` to `(*batch, 2H, 2W, out)`. In every block of four, pixel (0, 0) comes from a convolution of
     the input, (1, 1) from a convolution of those pixels, and the two others from both, by the cross of a third kernel:
 
         c_0 = conv(x, kernels[0])      c_1 = conv(c_0, kernels[1])      z = c_0 at phase (0, 0), c_1 at (1, 1), else 0
@@ -244,11 +244,11 @@ def pixel_conv_transpose(
       Gao et al. 2017, arXiv:1705.06820, whose PixelTCL has a third kernel of 3 x 3: a cross.
     """
     who = "pixel_conv_transpose"
-    wanted = "kernels must be a sequence of three arrays"
+    rule = "kernels must be a sequence of three arrays"
     if not isinstance(kernels, Sequence):
-        raise TypeError(f"{who}: {wanted}; got {type(kernels).__name__}.")
+        raise TypeError(f"{who}: {rule}; got {type(kernels).__name__}.")
     if len(kernels) != 3:
-        raise ValueError(f"{who}: {wanted}; got {len(kernels)}.")
+        raise ValueError(f"{who}: {rule}; got {len(kernels)}.")
     first, second, third = (
         as_array(who, f"kernels[{i}]", kernel) for i, kernel in enumerate(kernels)
     )
@@ -262,7 +262,7 @@ def pixel_conv_transpose(
 
     def conv(x: ArrayLike, kernel: jax.Array) -> jax.Array:
         image, kernel = operands(who, x, kernel)
-        bordered = gathering(
+        bordered = resolve_gather(
             who,
             image,
             kernel,
@@ -275,25 +275,25 @@ def pixel_conv_transpose(
 
     c_0 = conv(x, first)
     c_1 = conv(c_0, second)
-    none = jnp.zeros_like(c_0)
-    z = pixel_shuffle(jnp.concatenate([c_0, none, none, c_1], -1), (2, 2), order="DCR")
+    zeros = jnp.zeros_like(c_0)
+    z = pixel_shuffle(jnp.concatenate([c_0, zeros, zeros, c_1], -1), (2, 2), order="DCR")
     rows, columns = (np.arange(k) - k // 2 for k in third.shape[:2])
     odd = (rows[:, None] + columns) % 2 == 1
     return z + conv(z, third * jnp.asarray(odd[..., None, None], third.dtype))
 
 
-def _phases_first(kernel: jax.Array, phases: int) -> jax.Array:
-    """Turns the outputs of a kernel from the order 'CRD' into 'DCR'."""
-    split = kernel.reshape(*kernel.shape[:-1], kernel.shape[-1] // phases, phases)
+def _crd_to_dcr(kernel: jax.Array, phase_count: int) -> jax.Array:
+    """Reorders the outputs of a kernel from 'CRD' to 'DCR'."""
+    split = kernel.reshape(*kernel.shape[:-1], kernel.shape[-1] // phase_count, phase_count)
     return split.swapaxes(-1, -2).reshape(kernel.shape)
 
 
 def _interleaved(ndim: int, rank: int, order: Order) -> tuple[int, ...]:
-    """Returns the axes that bring phases behind their pixels, for an array of `ndim` axes with all phases split off.
+    """Returns the transpose that moves each phase axis behind its spatial axis, in an array of `ndim` axes.
 
     From (*batch, H, W, C, r, r) or, in 'DCR', (*batch, H, W, r, r, C) to (*batch, H, r, W, r, C).
     """
     first = ndim - 1 - 2 * rank
     spatial, last = range(first, first + rank), range(first + rank, ndim)
-    channel, phases = (last[0], last[1:]) if order == "CRD" else (last[-1], last[:-1])
-    return *range(first), *chain(*zip(spatial, phases, strict=True)), channel
+    channel, phase_axes = (last[0], last[1:]) if order == "CRD" else (last[-1], last[:-1])
+    return *range(first), *chain(*zip(spatial, phase_axes, strict=True)), channel

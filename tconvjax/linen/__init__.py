@@ -1,7 +1,7 @@
 """Layers for Flax Linen, the twins of `tconvjax.nnx`: same names, options, defaults and numbers.
 
-As in Linen, `features` stands for the channels of the output, those of the input come from the array, and parameters
-live outside. Flax's fields come first, in Flax's order; ours follow. `tconvjax.nnx` says what differs from Flax.
+As in Linen, `features` are the channels of the output, the channels of the input come from the array, and parameters
+live outside. Flax's fields come first, in Flax's order; ours follow. `tconvjax.nnx` lists the differences from Flax.
 """
 
 from tconvjax.linen._composite import Carafe as Carafe

@@ -34,7 +34,7 @@ class PixelConvTranspose(nn.Module):
       bias_init: zeros by default.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = PixelConvTranspose(3, (3, 3))
@@ -78,7 +78,7 @@ class PixelConvTranspose(nn.Module):
         )
         return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
-    @nn.nowrap  # the constructor calls it, too, outside of any module
+    @nn.nowrap  # the constructor calls it, too, without a scope
     def _shapes(self, in_features: int) -> list[tuple[int, ...]]:
         return layers.pixel_kernel_shapes(
             "PixelConvTranspose", in_features, self.features, self.kernel_size, self.padding_mode
@@ -86,7 +86,7 @@ class PixelConvTranspose(nn.Module):
 
 
 class LargeContextConvTranspose(nn.Module):
-    """A large and a small transposed convolution side by side, added: context from the one, detail from the other.
+    """The sum of a large and a small transposed convolution: the large one gives context, the small one detail.
 
     Attributes:
       features: channels of the output.
@@ -98,7 +98,7 @@ class LargeContextConvTranspose(nn.Module):
       options: other keywords of both layers.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = LargeContextConvTranspose(3, (7, 7), 2)
@@ -142,7 +142,7 @@ class LargeContextConvTranspose(nn.Module):
 
 
 class Carafe(nn.Module):
-    """Content-aware reassembly of features: `tconvjax.carafe` with kernels that two convolutions compute.
+    """Content-aware reassembly of features: `tconvjax.carafe` with kernels from two convolutions.
 
     `compress`, a 1 x 1 convolution, and `encode` give `prod(scale)` kernels per input pixel, shuffled in the order
     'CRD' and normalized by a softmax. Channels are not mixed.
@@ -156,7 +156,7 @@ class Carafe(nn.Module):
       options: other keywords of both layers.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = Carafe((2, 2))
@@ -203,7 +203,7 @@ class Carafe(nn.Module):
 
 
 class DySample(nn.Module):
-    """Dynamic upsampling: `tconvjax.dysample` with offsets that a 1 x 1 convolution computes from the input.
+    """Dynamic upsampling: `tconvjax.dysample` with offsets from a 1 x 1 convolution of the input.
 
     Offsets are `offset(x) / 4`, or `sigmoid(scope(x)) · offset(x) / 2`, shuffled in the order 'CRD'; the first spatial
     axis comes first. Channels are not mixed.
@@ -211,11 +211,11 @@ class DySample(nn.Module):
     Attributes:
       scale: output pixels per input pixel, one factor per spatial axis.
       groups: of consecutive channels, each with offsets of its own; divides the channels.
-      dynamic_scope: computes how far offsets reach by a second convolution.
+      dynamic_scope: computes the reach of the offsets by a second convolution.
       options: other keywords of the layer `offset`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = DySample((2, 2))
@@ -246,7 +246,9 @@ class DySample(nn.Module):
         offsets = Conv(*shape, name="offset", **{"kernel_init": normal(1e-3), **self.options})(x)
         reach: Any = 0.25
         if self.dynamic_scope:
-            still: dict[str, Any] = {"kernel_init": zeros, "use_bias": False}
-            reach = 0.5 * jax.nn.sigmoid(Conv(*shape, name="scope", **{**self.options, **still})(x))
+            scope_options: dict[str, Any] = {"kernel_init": zeros, "use_bias": False}
+            reach = 0.5 * jax.nn.sigmoid(
+                Conv(*shape, name="scope", **{**self.options, **scope_options})(x)
+            )
         offsets = pixel_shuffle(offsets * reach, scale)
         return dysample(x, offsets.reshape(*offsets.shape[:-1], groups, rank), scale=scale)

@@ -36,8 +36,8 @@ class ConvTranspose(nn.Module):
       dtype: the dtype of the computation; by default input and parameters are promoted together.
       param_dtype: the dtype of the parameters.
       precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
-      kernel_init: by default `initializers.variance_scaling_transpose(strides)`, which keeps the variance; Flax's own
-        is `jax.nn.initializers.lecun_normal()`.
+      kernel_init: by default `initializers.variance_scaling_transpose(strides)`, which keeps the variance; Flax's
+        default is `jax.nn.initializers.lecun_normal()`.
       bias_init: zeros by default.
       transpose_kernel: as in `conv_transpose`.
       promote_dtype: Flax's hook, `f(x, kernel, bias, dtype=dtype)`.
@@ -47,11 +47,11 @@ class ConvTranspose(nn.Module):
       feature_group_count: as in `conv_transpose`.
       padding_convention: as in `conv_transpose`.
       implementation: as in `conv_transpose`.
-      balanced: puts `analysis.balance(kernel)` in the place of the kernel at every call, so that constants come out
-        constant however long the layer is trained; for undilated, unmasked kernels of at least the size of the strides.
+      balanced: replaces the kernel by `analysis.balance(kernel)` at every call, so that constants come out constant at
+        every step of training; for undilated, unmasked kernels of at least the size of the strides.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = ConvTranspose(3, (4, 4), 2, padding=1)
@@ -119,7 +119,7 @@ class Conv(nn.Module):
       implementation: as in `conv`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = Conv(8, (3, 3), 2)
@@ -181,7 +181,7 @@ class ResizeConv(nn.Module):
       implementation: as in `resize_conv`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = ResizeConv(3, (3, 3), 2)
@@ -230,8 +230,7 @@ class SubpixelConv(nn.Module):
       padding: as in `subpixel_conv`.
       kernel_dilation: as in `subpixel_conv`.
       feature_group_count: as in `subpixel_conv`.
-      use_bias: adds one value per channel of the kernel: output channels times phases, as a convolution
-        before the shuffle does.
+      use_bias: adds one value per output of the kernel (output channels times phases) before the shuffle.
       mask: an array of the shape of the kernel, which multiplies it at every call.
       dtype: the dtype of the computation; by default input and parameters are promoted together.
       param_dtype: the dtype of the parameters.
@@ -244,7 +243,7 @@ class SubpixelConv(nn.Module):
       implementation: as in `subpixel_conv`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = SubpixelConv(3, (3, 3), 2)
@@ -287,13 +286,13 @@ class SubpixelConv(nn.Module):
 class Upsample(nn.Module):
     """Learned upsampling by whole factors with a switch between its kinds, for ablations.
 
-    Whatever the method, `(*batch, *spatial, in_features)` becomes `(*batch, *(scale · spatial), out_features)`, and the
-    parameters are those of the one layer inside, `layer`.
+    With every method, `(*batch, *spatial, in_features)` becomes `(*batch, *(scale · spatial), out_features)`, and the
+    parameters belong to the one layer inside, `layer`.
 
     Attributes:
       features: channels of the output.
-      kernel_size: the kernel size of the layer; an int is one axis, as in Flax: write (3, 3) for images. On the
-        output's grid for 'conv_transpose' and the resizing methods, on the input's for 'subpixel_conv'.
+      kernel_size: the kernel size of the layer; an int is one axis, as in Flax: write (3, 3) for images. In output
+        pixels for 'conv_transpose' and the resizing methods, in input pixels for 'subpixel_conv'.
       scale: output pixels per input pixel; an int serves all axes.
       method: 'conv_transpose', 'subpixel_conv', or a method of `resize` for a resize-convolution.
       order: as in `subpixel_conv`, and for this method alone; None is 'CRD'.
@@ -301,7 +300,7 @@ class Upsample(nn.Module):
       options: other keywords of the layer inside, such as `use_bias`, `dtype` or `kernel_init`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = Upsample(3, (3, 3), 2, method="nearest", options={"use_bias": False})
@@ -328,9 +327,9 @@ class Upsample(nn.Module):
         """Returns the enlarged images."""
         return self._layer(name="layer")(x)
 
-    @nn.nowrap  # the constructor calls it, too, outside of any module
+    @nn.nowrap  # the constructor calls it, too, without a scope
     def _layer(self, **place: Any) -> nn.Module:
-        name, own = layers.upsampler(
+        name, method_options = layers.upsampler(
             "Upsample", self.kernel_size, self.scale, self.method, self.order, self.options
         )
         return globals()[name](
@@ -338,7 +337,7 @@ class Upsample(nn.Module):
             self.kernel_size,
             self.scale,
             padding_mode=self.padding_mode,
-            **own,
+            **method_options,
             **self.options,
             **place,
         )
@@ -349,13 +348,13 @@ def _spec(module: Any, kind: layers.Kind, in_features: int | None) -> layers.Spe
     options = {name: getattr(module, name) for name in kind.option_names}
     features = in_features, module.features
     resolved = layers.spec(who, kind, *features, module.kernel_size, out_name="features", **options)
-    mask = module.mask if in_features else None  # whose shape is not known without them
+    mask = module.mask if in_features else None  # without them the shape of the kernel is unknown
     layers.check_parameters(who, mask, resolved.kernel_shape, module.dtype, module.param_dtype)
     return resolved
 
 
 def _refuse(module: Any, kind: layers.Kind) -> None:
-    """Raises at construction for what every call would refuse."""
+    """Raises at construction for arguments that every call would refuse."""
     _spec(module, kind, None)
 
 

@@ -20,7 +20,7 @@ class BlurPool(nn.Module):
       padding_mode: as in `blur_pool`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> BlurPool((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
@@ -63,7 +63,7 @@ class MaxBlurPool(nn.Module):
       aligned: as in `max_blur_pool`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> MaxBlurPool((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
@@ -109,7 +109,7 @@ class Hold(nn.Module):
       padding_mode: as in `hold`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> Hold((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
@@ -139,7 +139,7 @@ class BilinearAdditive(nn.Module):
       scale: as in `bilinear_additive`: one factor per spatial axis.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> BilinearAdditive((2, 2)).apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape

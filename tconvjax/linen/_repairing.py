@@ -20,15 +20,15 @@ def balance(module: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> tup
     without a checkerboard on constants.
 
     Args:
-      module: any Linen module, whose layers are found by following one call.
-      variables: of the module; left as they are.
-      *args: of the call; arrays also show what changes in the output, of `jax.ShapeDtypeStruct` the shapes are enough.
+      module: any Linen module; its layers are found by tracing one call.
+      variables: of the module; not changed.
+      *args: of the call: arrays, to measure the change of the output as well, or `jax.ShapeDtypeStruct`.
       **kwargs: of `module.apply`: `rngs`, `method`, `mutable` and the keywords of the call.
 
     Returns:
-      The variables, in the same containers and boxes, with balanced kernels; and what was done to each layer, which
-      were skipped and why (a dilated or masked kernel, one smaller than its strides), and the change of the output.
-      Layers that `nn.vmap` or `nn.scan` stacked along leading axes are one layer here.
+      The variables, in the same containers and boxes, with balanced kernels; and the change of each layer, the skipped
+      layers with reasons (a kernel dilated, masked, or smaller than its strides), and the change of the output. Layers
+      that `nn.vmap` or `nn.scan` stacked along leading axes are one layer here.
 
     Raises:
       TypeError: if `module` is not a Linen module.
@@ -47,44 +47,44 @@ def balance(module: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> tup
         raise TypeError(
             f"balance: module must be a linen.Module; got {type(module).__name__}. For NNX: tconvjax.nnx.balance."
         )
-    kwargs |= {"mutable": kwargs.get("mutable") or []}  # of which `apply` returns a pair
+    kwargs |= {"mutable": kwargs.get("mutable") or []}  # so that `apply` returns a pair
     given = variables, args, kwargs
-    kernels, report = repairs.repaired(_met(module, *given))
-    at = {("params", *path, "kernel"): kernel for path, kernel in kernels.items()}
-    new = jax.tree.map_with_path(lambda path, leaf: at.get(_names(path), leaf), variables)
+    kernels, report = repairs.repaired(_candidates(module, *given))
+    new_kernels = {("params", *path, "kernel"): kernel for path, kernel in kernels.items()}
+    new = jax.tree.map_with_path(lambda path, leaf: new_kernels.get(_names(path), leaf), variables)
     if not repairs.is_abstract(given):
         before, after = (module.apply(v, *args, **kwargs)[0] for v in (variables, new))
         report = report._replace(output_change=repairs.relative_change(before, after))
     return new, report
 
 
-def _met(
+def _candidates(
     module: nn.Module, variables: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[tuple[str, ...], repairs.Candidate]:
-    """Returns the transposed convolutions that one call meets, by their paths; only arrays are abstract in it."""
+    """Returns the transposed convolutions in one call, by their paths; the call is traced, with abstract arrays."""
     leaves, tree = jax.tree.flatten((variables, args, kwargs))
     arrays = {i: leaf for i, leaf in enumerate(leaves) if hasattr(leaf, "shape")}
     stored = {_names(path): leaf for path, leaf in jax.tree.leaves_with_path(variables)}
-    met: dict[tuple[str, ...], repairs.Candidate] = {}
+    candidates: dict[tuple[str, ...], repairs.Candidate] = {}
 
-    def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y, layer, method = call(*args, **kwargs), context.module, context.method_name
         if isinstance(layer, ConvTranspose | nn.ConvTranspose) and method == "__call__":
-            one = nn.unbox(layer.get_variable("params", "kernel"))
+            value = nn.unbox(layer.get_variable("params", "kernel"))
             kernel = stored.get(("params", *layer.path, "kernel"))
             options = layer.clone(parent=None)  # without the tracers
-            met[layer.path] = repairs.Candidate(options, one.shape, kernel)
+            candidates[layer.path] = repairs.Candidate(options, value.shape, kernel)
         return y
 
     def trace(arrays: Mapping[int, jax.Array]) -> None:
-        mixed = [arrays.get(*leaf) for leaf in enumerate(leaves)]
-        variables, args, kwargs = jax.tree.unflatten(tree, mixed)
+        merged = [arrays.get(*leaf) for leaf in enumerate(leaves)]
+        variables, args, kwargs = jax.tree.unflatten(tree, merged)
         module.apply(variables, *args, **kwargs)
 
-    # New metadata, since nn.jit does not call the layers again where it finds an old trace.
-    with nn.intercept_methods(note), set_xla_metadata(balance=uuid4().hex):
+    # New metadata, since nn.jit would reuse an old trace without calling the layers.
+    with nn.intercept_methods(record), set_xla_metadata(balance=uuid4().hex):
         jax.eval_shape(trace, arrays)
-    return met
+    return candidates
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """Layers for Flax NNX: parameters and one call of the function of the same name.
 
 Arguments are Flax's, in Flax's order, with Flax's names and defaults; ours follow, keyword-only. Parameters have Flax's
-names and shapes, so a Flax checkpoint loads unchanged. What differs: integers in the `padding` of `ConvTranspose` mean
-the padding of the forward convolution (`padding_convention='dilated'` restores Flax's meaning); its default initializer
-keeps the variance of the input, whatever the strides; `Conv` lacks Flax's hook `conv_general_dilated`, for which there
-is `implementation`. The Linen twins are in `tconvjax.linen`; both resolve their arguments in `tconvjax._layers`.
+names and shapes, so a Flax checkpoint loads unchanged. Differences: integers in the `padding` of `ConvTranspose` pad
+the forward convolution (`padding_convention='dilated'` restores Flax's meaning); its default initializer keeps the
+variance of the input for all strides; `Conv` has `implementation` in place of Flax's hook `conv_general_dilated`. The
+Linen twins are in `tconvjax.linen`; both resolve their arguments in `tconvjax._layers`.
 """
 
 from tconvjax.nnx._composite import Carafe as Carafe

@@ -35,7 +35,7 @@ class PixelConvTranspose(nnx.Module):
       rngs: `rngs.params()` is used.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = PixelConvTranspose(8, 3, (3, 3), rngs=nnx.Rngs(0))
@@ -87,7 +87,7 @@ class PixelConvTranspose(nnx.Module):
 
 
 class LargeContextConvTranspose(nnx.Module):
-    """A large and a small transposed convolution side by side, added: context from the one, detail from the other.
+    """The sum of a large and a small transposed convolution: the large one gives context, the small one detail.
 
     Args:
       in_features: channels of the input.
@@ -102,7 +102,7 @@ class LargeContextConvTranspose(nnx.Module):
       rngs: `rngs.params()` is used.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = LargeContextConvTranspose(8, 3, (7, 7), 2, rngs=nnx.Rngs(0))
@@ -139,7 +139,7 @@ class LargeContextConvTranspose(nnx.Module):
 
 
 class Carafe(nnx.Module):
-    """Content-aware reassembly of features: `tconvjax.carafe` with kernels that two convolutions compute.
+    """Content-aware reassembly of features: `tconvjax.carafe` with kernels from two convolutions.
 
     `compress`, a 1 x 1 convolution, and `encode` give `prod(scale)` kernels per input pixel, shuffled in the order
     'CRD' and normalized by a softmax. Channels are not mixed.
@@ -155,7 +155,7 @@ class Carafe(nnx.Module):
       rngs: `rngs.params()` is used.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = Carafe(8, (2, 2), rngs=nnx.Rngs(0))
@@ -207,7 +207,7 @@ class Carafe(nnx.Module):
 
 
 class DySample(nnx.Module):
-    """Dynamic upsampling: `tconvjax.dysample` with offsets that a 1 x 1 convolution computes from the input.
+    """Dynamic upsampling: `tconvjax.dysample` with offsets from a 1 x 1 convolution of the input.
 
     Offsets are `offset(x) / 4`, or `sigmoid(scope(x)) · offset(x) / 2`, shuffled in the order 'CRD'; the first spatial
     axis comes first. Channels are not mixed.
@@ -216,12 +216,12 @@ class DySample(nnx.Module):
       in_features: channels of the input, and of the output.
       scale: output pixels per input pixel, one factor per spatial axis.
       groups: of consecutive channels, each with offsets of its own; divides `in_features`.
-      dynamic_scope: computes how far offsets reach by a second convolution.
+      dynamic_scope: computes the reach of the offsets by a second convolution.
       **options: keywords of `Conv`, such as `dtype`, for the layer `offset`.
       rngs: `rngs.params()` is used.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> layer = DySample(8, (2, 2), rngs=nnx.Rngs(0))
@@ -248,8 +248,8 @@ class DySample(nnx.Module):
         self.offset = Conv(*shape, rngs=rngs, **{"kernel_init": normal(1e-3)} | options)
         self.scope = nnx.data(None)
         if dynamic_scope:
-            still: dict[str, Any] = {"kernel_init": zeros, "use_bias": False}
-            self.scope = Conv(*shape, rngs=rngs, **options | still)
+            scope_options: dict[str, Any] = {"kernel_init": zeros, "use_bias": False}
+            self.scope = Conv(*shape, rngs=rngs, **options | scope_options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `dysample(x, offsets)`."""

@@ -24,7 +24,7 @@ NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
 class _Layer(nnx.Module):
-    """One kernel, one bias, and the options of one function, resolved; every attribute may be read."""
+    """One kernel, one bias, and the resolved options of one function, as attributes to read."""
 
     kernel: nnx.Param[jax.Array]
     bias: nnx.Param[jax.Array] | None
@@ -46,7 +46,7 @@ class _Layer(nnx.Module):
     implementation: str
 
     def _create(self, kind: layers.Kind, arguments: Mapping[str, Any]) -> None:
-        """Takes the arguments of a constructor by their names; draws parameters in Flax's order."""
+        """Resolves the arguments of a constructor, given by name, and draws parameters in Flax's order."""
         given = dict(arguments)
         who, param_dtype = type(self).__name__, given["param_dtype"]
         features = given["in_features"], given["out_features"]
@@ -94,8 +94,8 @@ class ConvTranspose(_Layer):
       dtype: the dtype of the computation; by default input and parameters are promoted together.
       param_dtype: the dtype of the parameters.
       precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
-      kernel_init: by default `initializers.variance_scaling_transpose(strides)`, which keeps the variance; Flax's own
-        is `jax.nn.initializers.lecun_normal()`.
+      kernel_init: by default `initializers.variance_scaling_transpose(strides)`, which keeps the variance; Flax's
+        default is `jax.nn.initializers.lecun_normal()`.
       bias_init: zeros by default.
       transpose_kernel: as in `conv_transpose`.
       promote_dtype: Flax's hook, `f((x, kernel, bias), dtype=dtype)`.
@@ -108,11 +108,11 @@ class ConvTranspose(_Layer):
       feature_group_count: as in `conv_transpose`.
       padding_convention: as in `conv_transpose`.
       implementation: as in `conv_transpose`.
-      balanced: puts `analysis.balance(kernel)` in the place of the kernel at every call, so that constants come out
-        constant however long the layer is trained; for undilated, unmasked kernels of at least the size of the strides.
+      balanced: replaces the kernel by `analysis.balance(kernel)` at every call, so that constants come out constant at
+        every step of training; for undilated, unmasked kernels of at least the size of the strides.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> from flax import nnx
@@ -198,7 +198,7 @@ class Conv(_Layer):
       implementation: as in `conv`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> from flax import nnx
@@ -272,7 +272,7 @@ class ResizeConv(_Layer):
       implementation: as in `resize_conv`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> from flax import nnx
@@ -330,8 +330,7 @@ class SubpixelConv(_Layer):
       padding: as in `subpixel_conv`.
       kernel_dilation: as in `subpixel_conv`.
       feature_group_count: as in `subpixel_conv`.
-      use_bias: adds one value per channel of the kernel: output channels times phases, as a convolution
-        before the shuffle does.
+      use_bias: adds one value per output of the kernel (output channels times phases) before the shuffle.
       mask: an array of the shape of the kernel, which multiplies it at every call.
       dtype: the dtype of the computation; by default input and parameters are promoted together.
       param_dtype: the dtype of the parameters.
@@ -347,7 +346,7 @@ class SubpixelConv(_Layer):
       implementation: as in `subpixel_conv`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> from flax import nnx
@@ -398,14 +397,14 @@ class SubpixelConv(_Layer):
 class Upsample(nnx.Module):
     """Learned upsampling by whole factors with a switch between its kinds, for ablations.
 
-    Whatever the method, `(*batch, *spatial, in_features)` becomes `(*batch, *(scale · spatial), out_features)`, and the
-    parameters are those of the one layer inside, `layer`.
+    With every method, `(*batch, *spatial, in_features)` becomes `(*batch, *(scale · spatial), out_features)`, and the
+    parameters belong to the one layer inside, `layer`.
 
     Args:
       in_features: channels of the input.
       out_features: channels of the output.
-      kernel_size: the kernel size of the layer; an int is one axis, as in Flax: write (3, 3) for images. On the
-        output's grid for 'conv_transpose' and the resizing methods, on the input's for 'subpixel_conv'.
+      kernel_size: the kernel size of the layer; an int is one axis, as in Flax: write (3, 3) for images. In output
+        pixels for 'conv_transpose' and the resizing methods, in input pixels for 'subpixel_conv'.
       scale: output pixels per input pixel; an int serves all axes.
       method: 'conv_transpose', 'subpixel_conv', or a method of `resize` for a resize-convolution.
       order: as in `subpixel_conv`, and for this method alone; None is 'CRD'.
@@ -415,7 +414,7 @@ class Upsample(nnx.Module):
       rngs: `rngs.params()` is used.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> from flax import nnx
@@ -437,7 +436,9 @@ class Upsample(nnx.Module):
         rngs: nnx.Rngs,
         **options: Any,
     ) -> None:
-        name, own = layers.upsampler("Upsample", kernel_size, scale, method, order, options)
+        name, method_options = layers.upsampler(
+            "Upsample", kernel_size, scale, method, order, options
+        )
         self.layer = globals()[name](
             in_features,
             out_features,
@@ -445,7 +446,7 @@ class Upsample(nnx.Module):
             scale,
             padding_mode=padding_mode,
             rngs=rngs,
-            **own,
+            **method_options,
             **options,
         )
 

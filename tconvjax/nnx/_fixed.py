@@ -20,7 +20,7 @@ class BlurPool(nnx.Module):
       padding_mode: as in `blur_pool`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> BlurPool((2, 2))(jax.numpy.zeros((1, 16, 16, 8))).shape
@@ -60,7 +60,7 @@ class MaxBlurPool(nnx.Module):
       aligned: as in `max_blur_pool`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> MaxBlurPool((2, 2))(jax.numpy.zeros((1, 16, 16, 8))).shape
@@ -104,7 +104,7 @@ class Hold(nnx.Module):
       padding_mode: as in `hold`.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> from tconvjax.nnx import ConvTranspose
@@ -139,7 +139,7 @@ class BilinearAdditive(nnx.Module):
       scale: as in `bilinear_additive`: one factor per spatial axis.
 
     Raises:
-      ValueError, TypeError: at construction, for what every call would refuse.
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
 
     Example:
       >>> BilinearAdditive((2, 2))(jax.numpy.zeros((1, 16, 16, 8))).shape

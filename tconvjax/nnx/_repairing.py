@@ -17,14 +17,14 @@ def balance(module: nnx.Module, *args: Any, **kwargs: Any) -> Report:
     without a checkerboard on constants.
 
     Args:
-      module: any NNX module; its kernels are changed, and nothing else of its state.
-      *args: of the module, to measure what changes in its output, on copies that start from the same state; nothing is
-        measured without them, or if there is a `jax.ShapeDtypeStruct` among the arrays.
+      module: any NNX module; only its kernels are changed.
+      *args: of the module, to measure the change of its output on copies with the same state; without them, or with a
+        `jax.ShapeDtypeStruct` among the arrays, nothing is measured.
       **kwargs: of the module, likewise.
 
     Returns:
-      What was done to each layer, which were skipped and why (a dilated or masked kernel, one smaller than its
-      strides), and the change of the output. Layers that `nnx.vmap` stacked along leading axes are one layer here.
+      The change of each layer, the skipped layers with reasons (a kernel dilated, masked, or smaller than its strides),
+      and the change of the output. Layers that `nnx.vmap` stacked along leading axes are one layer here.
 
     Raises:
       TypeError: if `module` is not an NNX module.
@@ -44,31 +44,34 @@ def balance(module: nnx.Module, *args: Any, **kwargs: Any) -> Report:
         raise TypeError(
             f"balance: module must be an nnx.Module; got {type(module).__name__}. For Linen: tconvjax.linen.balance."
         )
-    given = module, args, kwargs
-    real = (args or kwargs) and not repairs.is_abstract((nnx.state(module), args, kwargs))
+    call = module, args, kwargs
+    measured = (args or kwargs) and not repairs.is_abstract((nnx.state(module), args, kwargs))
 
     def output() -> Any:
-        model, args, kwargs = nnx.clone(given)  # a call may count, collect and draw
+        # A clone: a call may change counters, statistics and random streams.
+        model, args, kwargs = nnx.clone(call)
         return model(*args, **kwargs)
 
-    before = output() if real else None
-    found: dict[tuple[Any, ...], repairs.Candidate] = {}
+    before = output() if measured else None
+    candidates: dict[tuple[Any, ...], repairs.Candidate] = {}
     for path, node in nnx.iter_modules(module):
         if isinstance(node, ConvTranspose | nnx.ConvTranspose):
             layer: Any = node
-            found[path] = repairs.Candidate(layer, layer.kernel_shape, layer.kernel.get_value())
-    kernels, report = repairs.repaired(found)
+            candidates[path] = repairs.Candidate(
+                layer, layer.kernel_shape, layer.kernel.get_value()
+            )
+    kernels, report = repairs.repaired(candidates)
     for path, kernel in kernels.items():
-        found[path].module.kernel[...] = kernel
-    change = repairs.relative_change(before, output()) if real else None
+        candidates[path].module.kernel[...] = kernel
+    change = repairs.relative_change(before, output()) if measured else None
     return report._replace(output_change=change)
 
 
 def artifact_free(layer: ConvTranspose) -> ResizeConv:
-    """Returns the resize-convolution that can take the place of a transposed convolution.
+    """Returns a resize-convolution to replace a transposed convolution.
 
-    Output size, alignment and receptive field are equal: `k − s + 1` taps on the image that 'nearest' enlarges. Its
-    kernel is the one that comes nearest to the trained layer, its bias is that of the layer.
+    Output size, alignment and receptive field are equal: `k − s + 1` taps on the image enlarged by 'nearest'. Its
+    kernel comes as near as possible to the trained layer, and it has the same bias.
 
     Args:
       layer: of kernel_size at least strides, undilated, unmasked and with padding_mode 'zeros'.
