@@ -61,10 +61,6 @@ class Call:
         """Keywords of XLA's convolutions and products."""
         return {"precision": self.precision, "preferred_element_type": self.dtype}
 
-    def with_geometry(self, geometry: Geometry) -> "Call":
-        """Returns the call with other integers."""
-        return replace(self, geometry=geometry)
-
 
 class Bordered(NamedTuple):
     """A call on an image with a border.
@@ -88,7 +84,7 @@ class Bordered(NamedTuple):
         """The call on the padded image, without padding of its own."""
         geometry = self.call.geometry
         big = tuple(m + lo + hi for m, (lo, hi) in zip(geometry.big, self.pads, strict=True))
-        return self.call.with_geometry(replace(geometry, big=big, offset=(0,) * geometry.rank))
+        return replace(self.call, geometry=replace(geometry, big=big, offset=(0,) * geometry.rank))
 
 
 def operator(

@@ -73,7 +73,7 @@ def _correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
 def _paint_stride_one(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     """Paints at stride 1 by gathering with the reversed kernel."""
     w = flip_and_swap(w, call.geometry.rank, call.geometry.feature_group_count)
-    return _gather(y, w, call.with_geometry(call.geometry.exchanged))
+    return _gather(y, w, replace(call, geometry=call.geometry.exchanged))
 
 
 def _paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:

@@ -55,8 +55,9 @@ def _convolution(
         window_strides,
         padding,
         dimension_numbers=numbers,
+        precision=call.precision,
+        preferred_element_type=call.dtype,
         **options,
-        **call.product_options,
     )
     return out if mesh is None else sharding.keep_whole(out, numbers.out_spec[2:], mesh)
 
@@ -191,7 +192,7 @@ def _exchanges(x: jax.Array, y: jax.Array, geometry: Geometry) -> bool:
 def _correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
     geometry = call.geometry
     if call.platform == "cpu" and _exchanges(x, y, geometry):
-        out = _correlate(y, x, call.with_geometry(geometry.exchanged))
+        out = _correlate(y, x, replace(call, geometry=geometry.exchanged))
         return flip_and_swap(out, geometry.rank, geometry.feature_group_count)
     geometry, pads = integer_padding(geometry)
     x = boundary.pad(x, pads, "zeros") if pads else x

@@ -192,7 +192,7 @@ def _planes_gather(x: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     if geometry.rank <= 2:
         return native.gather(x, w, call)
     slabs, kernel = _slabs(x, geometry), _slab_kernel(w)
-    out = _planes_gather(slabs, kernel, call.with_geometry(geometry.plane))
+    out = _planes_gather(slabs, kernel, replace(call, geometry=geometry.plane))
     return out.reshape(x.shape[0], geometry.small[0], *out.shape[1:])
 
 
@@ -201,7 +201,7 @@ def _planes_paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     if geometry.rank <= 2:
         return native.paint(y, w, call)
     planes = y.reshape(y.shape[0] * y.shape[1], *y.shape[2:])
-    out = _planes_paint(planes, _slab_kernel(w), call.with_geometry(geometry.plane))
+    out = _planes_paint(planes, _slab_kernel(w), replace(call, geometry=geometry.plane))
     g, k, i = geometry.feature_group_count, geometry.kernel_size[0], w.shape[-2]
     slabs = out.reshape(*y.shape[:2], *out.shape[1:-1], g, k, i)
     out = overlap_add(slabs, 0, geometry, taps_axis=slabs.ndim - 2)
@@ -213,7 +213,7 @@ def _planes_correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
     if geometry.rank <= 2:
         return native.correlate(x, y, call)
     planes = y.reshape(y.shape[0] * y.shape[1], *y.shape[2:])
-    out = _planes_correlate(_slabs(x, geometry), planes, call.with_geometry(geometry.plane))
+    out = _planes_correlate(_slabs(x, geometry), planes, replace(call, geometry=geometry.plane))
     k = geometry.kernel_size[0]
     out = out.reshape(*out.shape[:-2], k, out.shape[-2] // k, out.shape[-1])
     return jnp.moveaxis(out, -3, 0)

@@ -65,7 +65,7 @@ def paint(
         if not all(c.taps for c in ranges):
             return jnp.zeros((y.shape[0], *grid.cells, g, *counts, i), call.dtype)
         inner, kernel = (
-            call.with_geometry(part_geometry(geometry, grid, ranges)),
+            replace(call, geometry=part_geometry(geometry, grid, ranges)),
             _part_kernel(w, ranges, geometry),
         )
         part_lowering = lowering or _best("gather", y, kernel, inner)
@@ -85,8 +85,8 @@ def gather(x: jax.Array, w: jax.Array, call: Call) -> jax.Array:
     out = []
     for ranges, inner in parts(geometry):
         image, kernel = _part_image(deep, ranges, geometry), _part_kernel(w, ranges, geometry)
-        lowering = _best("paint", image, kernel, call.with_geometry(inner))
-        out.append(lowering.paint(image, kernel, call.with_geometry(inner)))
+        lowering = _best("paint", image, kernel, replace(call, geometry=inner))
+        out.append(lowering.paint(image, kernel, replace(call, geometry=inner)))
     return reduce(jnp.add, out)
 
 
@@ -104,7 +104,7 @@ def correlate(x: jax.Array, y: jax.Array, call: Call) -> jax.Array:
         taps, counts = tuple(c.taps for c in ranges), tuple(c.size for c in ranges)
         if not all(taps):
             return jnp.zeros((*rows, g, *counts, i, o), call.dtype)
-        inner = call.with_geometry(part_geometry(geometry, grid, ranges))
+        inner = replace(call, geometry=part_geometry(geometry, grid, ranges))
         image = _part_image(deep, ranges, geometry)
         out = _best("correlate", y, image, inner).correlate(y, image, inner)
         # (taps, o, g · counts · i) -> (taps, g, counts, i, o)

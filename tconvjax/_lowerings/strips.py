@@ -129,7 +129,7 @@ def _sum_along(
         return correlate(
             lax.dynamic_slice_in_dim(x, i * s * pixels, window, axis=1 + axis),
             lax.dynamic_slice_in_dim(y, i * pixels, pixels, axis=1 + axis),
-            call.with_geometry(part),
+            replace(call, geometry=part),
         )
 
     return _sum_terms(correlate_strip, jnp.arange(count), _zeros(x, y, call))

@@ -180,7 +180,8 @@ def _phase_images(x: jax.Array, axis: int, footprint: np.ndarray, r: int) -> lis
     """
     reach = len(footprint) // r // 2
     ones = jnp.ones([n if i == axis else 1 for i, n in enumerate(x.shape)], x.dtype)
-    image, inside = (boundary.pad_axis(a, axis, reach, reach) for a in (x, ones))
+    around = [(reach, reach) if i == axis else (0, 0) for i in range(x.ndim)]
+    image, inside = jnp.pad(x, around), jnp.pad(ones, around)
     weights = [tuple(map(float, footprint[p::r][::-1])) for p in range(r)]
     return [filtered(image, axis, w) / filtered(inside, axis, w) for w in weights]
 

@@ -165,14 +165,14 @@ def _framed(
         )
         part = replace(geometry, big=image.shape[-geometry.rank - 1 : -1])
         return faces.run(
-            "gather", image, kernel, call.with_geometry(rows(part, start, size, first))
+            "gather", image, kernel, replace(call, geometry=rows(part, start, size, first))
         )
 
     pieces = []
     if low:
         pieces.append(border(0, low, 0))
     if low + high < new:
-        narrow = call.with_geometry(rows(geometry, low, new - low - high, 0))
+        narrow = replace(call, geometry=rows(geometry, low, new - low - high, 0))
         pieces.append(_framed(x, kernel, bordered._replace(call=narrow), factors, axis + 1))
     if high:
         pieces.append(border(new - high, high, n - border_rows))
@@ -230,4 +230,4 @@ def _paint_footprints(
         feature_group_count=groups,
     )
     swapped = flip_and_swap(jnp.flip(kernel, range(rank)), rank, groups)
-    return faces.run("paint", x, swapped, call.with_geometry(paint_geometry))
+    return faces.run("paint", x, swapped, replace(call, geometry=paint_geometry))
