@@ -331,7 +331,7 @@ def image_and_factors(
 
     An int serves all axes if something else fixes their number, `rank`.
     """
-    image = as_array(who, "x", x)
+    image, value = as_array(who, "x", x), geo.as_list(value)
     if rank is not None:
         factors = geo.per_axis(who, name, value, rank)
     elif isinstance(value, Sequence) and not isinstance(value, str):

@@ -355,14 +355,12 @@ class Grid(NamedTuple):
     phase_counts: tuple[int, ...]  # s / g phases in a cell
 
 
-def parts(
-    geometry: Geometry, *, separate: bool = False
-) -> Iterator[tuple[tuple[PhaseRange, ...], Geometry]]:
+def parts(geometry: Geometry) -> Iterator[tuple[tuple[PhaseRange, ...], Geometry]]:
     """Yields the phases of every part, one range per axis, and its geometry; phases without taps have no part."""
     grid = grid_of(geometry)
-    for ranges in product(*ranges_per_axis(geometry, separate=separate)):
-        if all(c.taps for c in ranges):
-            yield ranges, part_geometry(geometry, grid, ranges)
+    per_axis = ranges_per_axis(geometry, separate=False)
+    for ranges in product(*([r for r in axis if r.taps] for axis in per_axis)):
+        yield ranges, part_geometry(geometry, grid, ranges)
 
 
 def ranges_per_axis(geometry: Geometry, *, separate: bool) -> list[tuple[PhaseRange, ...]]:
@@ -420,7 +418,7 @@ def resolve_padding(who: str, padding: Padding, rank: int) -> StringPadding | Pa
     """
     if isinstance(padding, str):
         return choice(who, "padding", padding, STRING_PADDINGS)  # type: ignore[return-value]
-    padding = _as_list(padding)
+    padding = as_list(padding)
     if not isinstance(padding, Sequence):
         p = integer(who, "padding", padding)
         return ((p, p),) * rank
@@ -443,7 +441,7 @@ def resolve_padding(who: str, padding: Padding, rank: int) -> StringPadding | Pa
 
 def per_axis(who: str, name: str, value: Ints, rank: int, minimum: int = 1) -> tuple[int, ...]:
     """Returns `value` as `rank` integers that are at least `minimum`; an int serves all axes."""
-    listed = _as_list(value)
+    listed = as_list(value)
     if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):
         listed = (listed,) * rank
     result = ints(who, name, listed, minimum)
@@ -457,7 +455,7 @@ def per_axis(who: str, name: str, value: Ints, rank: int, minimum: int = 1) -> t
 
 def ints(who: str, name: str, value: Sequence[int], minimum: int) -> tuple[int, ...]:
     """Returns `value` as a tuple of integers that are at least `minimum`."""
-    value = _as_list(value)
+    value = as_list(value)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{who}: {name} must be a sequence of integers; got {name}={value!r}.")
     result = tuple(integer(who, name, v) for v in value)
@@ -468,14 +466,14 @@ def ints(who: str, name: str, value: Sequence[int], minimum: int) -> tuple[int, 
 
 def sizes(who: str, name: str, value: Sequence[int]) -> tuple[int, ...]:
     """Returns `value` as a tuple of positive integers, symbolic dimensions of `jax.export` among them."""
-    value = _as_list(value)
+    value = as_list(value)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{who}: {name} must be a sequence of integers; got {name}={value!r}.")
     numbers = ints(who, name, tuple(v if _known(v) else 1 for v in value), minimum=1)
     return tuple(n if _known(v) else v for n, v in zip(numbers, value, strict=True))
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
     """Returns an array of integers as the list that it holds, anything else as it is."""
     return value.tolist() if hasattr(value, "tolist") else value
 

@@ -144,7 +144,7 @@ class Spec(NamedTuple):
       kernel_shape: of the parameter `kernel`.
       bias_shape: of the parameter `bias`.
       kernel_init: the default initializer.
-      options: keywords of the layer's function, canonical and hashable.
+      options: keywords of the layer's function; the values are canonical and hashable.
     """
 
     kernel_size: tuple[int, ...]
@@ -178,6 +178,7 @@ def spec(
     Raises:
       ValueError, TypeError: for a value or kind that the function refuses.
     """
+    kernel_size = geo.as_list(kernel_size)
     rank = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
     k = geo.per_axis(who, "kernel_size", kernel_size, rank)
     if not isinstance(kernel_size, Sequence):
@@ -295,7 +296,7 @@ def image(who: str, x: ArrayLike) -> jax.Array:
 def _refuse_more_axes(who: str, kernel_size: int, options: Mapping[str, Any]) -> None:
     """Raises if other arguments show that an int for the kernel size, one axis in Flax, was meant for several."""
     for name in (*PER_AXIS, "output_padding", "padding"):
-        value = options.get(name)
+        value = geo.as_list(options.get(name))
         if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 1:
             raise ValueError(
                 f"{who}: kernel_size={kernel_size} is one spatial axis, as in Flax; got {name}={value!r}. "
@@ -429,6 +430,7 @@ def fixed_options(
       padding_mode: of the filter.
       **least: other integers by name: their value and the smallest possible one.
     """
+    value = geo.as_list(value)
     if not isinstance(value, Sequence):
         raise TypeError(
             f"{who}: {name} must be a sequence with one integer per spatial axis; got {name}={value!r}. "

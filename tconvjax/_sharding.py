@@ -8,21 +8,23 @@ same mesh axes.
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec, auto_axes
 
+T = TypeVar("T")
+
 
 def placed(
-    function: Callable[..., jax.Array],
+    function: Callable[..., T],
     image: jax.Array,
     *others: jax.Array,
     shape: Sequence[int],
     features: tuple[jax.Array, int] | None = None,
-) -> jax.Array:
-    """Returns `function(image, *others)` of `shape`, placed like the image under Explicit axes.
+) -> T:
+    """Returns `function(image, *others)`, arrays of `shape`, placed like the image under Explicit axes.
 
     Its batch and spatial axes are split like those of the image, its channels like `features` (array, axis). An axis is
     whole on all devices if their number does not divide it.

@@ -137,3 +137,18 @@ def test_dysample_looks_at_the_border_from_any_distance():
     np.testing.assert_array_equal(dysample(x, offsets, scale=(1, 1)), want)
     moved = jax.grad(lambda o: dysample(x, o, scale=(1, 1))[0, 0, 0])(offsets)
     assert not np.any(moved[0, 0, 0])
+
+
+def test_an_int_serves_all_axes_where_another_argument_fixes_their_number():
+    x = random(4, 3, 2)
+    np.testing.assert_array_equal(
+        dysample(x, np.zeros((8, 6, 1, 2)), 2), dysample(x, np.zeros((8, 6, 1, 2)), scale=(2, 2))
+    )
+    kernels = random(8, 6, 15, seed=1)
+    np.testing.assert_array_equal(
+        carafe(x, kernels, 2, window=(3, 5)), carafe(x, kernels, scale=(2, 2), window=(3, 5))
+    )
+    with pytest.raises(TypeError, match=r"carafe: scale must be a sequence .* got scale=2"):
+        carafe(x, random(8, 6, 9), 2, window=3)
+    with pytest.raises(TypeError, match=r"carafe: kernels must be real for a real x; .*complex128"):
+        carafe(x, kernels + 1j, 2, window=(3, 5))

@@ -17,7 +17,7 @@ from tconvjax import _geometry as geo
 from tconvjax import _lowerings as lowerings
 from tconvjax import conv, conv_transpose, resize_conv
 from tconvjax._arguments import IMPLEMENTATIONS, PLAIN, Call
-from tconvjax._geometry import Geometry, conv_geometry
+from tconvjax._geometry import Geometry, conv_geometry, parts
 from tconvjax._lowerings import cost, native, patches
 from tconvjax._lowerings.strips import in_columns
 
@@ -180,6 +180,27 @@ def test_convolutions_in_loops_have_the_layout_that_is_fast_on_a_cpu(name):
     text = jax.jit(lambda w, x: lax.scan(step, w, x)[0]).lower(w, x).as_text()
     layouts = re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", text)
     assert set(layouts) <= {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
+
+
+@each("function", (conv, conv_transpose, resize_conv))
+@each("implementation", ("dilated", "linear_transpose"))
+def test_no_convolution_of_xla_is_asked_to_crop(implementation, function):
+    """XLA on a CPU may end the process there: openxla/xla#48713."""
+    options = {"padding": ((1, -1), (-2, 1)), "implementation": implementation}
+    if function is resize_conv:
+        options |= {"scale": 1, "implementation": "plain"}
+    x, w = jnp.arange(60.0).reshape(1, 2, 6, 5), jnp.arange(75.0).reshape(1, 3, 5, 5)
+    found = convolutions(lambda *a: function(*a, **options), x, w)
+    assert found
+    assert all(p >= 0 for eqn in found for pair in eqn.params["padding"] for p in pair)
+    want = function(x, w, **options | {"implementation": "auto"})
+    np.testing.assert_allclose(function(x, w, **options), want, rtol=1e-5)
+
+
+def test_the_choice_takes_no_time_over_phases_without_taps():
+    """Nine million phases, of which three by three have taps."""
+    geometry = conv_geometry("test", (8, 8), (3, 3), strides=3001, kernel_dilation=2)
+    assert len([*parts(geometry)]) <= 9
 
 
 FACES = ("gather", "paint", "correlate")

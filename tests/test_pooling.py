@@ -65,6 +65,14 @@ def test_unpool_puts_the_largest_back_and_zeros_elsewhere():
     np.testing.assert_array_equal(again.phases, phases)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64"])
+def test_a_phase_that_does_not_exist_puts_nothing_back(dtype):
+    """In 8 bits, -1 is 255, which is a phase of windows of 16 x 16."""
+    missing = np.full((1, 1, 1), -1).astype(dtype)
+    restored = max_unpool(np.ones((1, 1, 1)), missing, (16, 16))
+    assert float(restored.sum()) == (dtype == "uint8")  # which is 255 indeed
+
+
 def test_of_equal_pixels_the_first_counts_in_any_rank():
     x = np.zeros((4, 2, 6, 1))
     assert not np.any(max_pool(x, (2, 1, 3)).phases)

@@ -60,6 +60,32 @@ STATES = {
 }
 
 
+@each("function", (tconvjax.conv, tconvjax.conv_transpose, tconvjax.resize_conv))
+@each("options", ({}, {"padding": 1, "padding_mode": "reflect"}))
+def test_outside_of_transformations_an_operator_is_one_program(options, function, caplog):
+    """Each of the eight to thirty operations inside would be compiled and dispatched by itself."""
+    arrays = jax.device_put((X, KERNEL))
+    jax.clear_caches()
+    with jax.log_compiles():
+        function(*arrays, 2, **options)
+    programs = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
+    assert len(programs) == 1, programs
+
+
+def test_each_of_two_equal_calls_in_a_program_has_its_own_source_line():
+    """A `jit` inside of the operator would keep the first call, and its line with it."""
+    spec = jax.ShapeDtypeStruct(X.shape, X.dtype)
+
+    def program(x):
+        first = tconvjax.conv_transpose(x, KERNEL, 2)
+        second = tconvjax.conv_transpose(x + 1, KERNEL, 2)
+        return first, second
+
+    lines = [finding.line for finding in tconvjax.audit(program, spec)]
+    assert len(lines) == 2
+    assert lines[1] == lines[0] + 1
+
+
 @pytest.mark.slow  # a minute: operations without jit compile one by one
 @each("call", CALLS)
 @pytest.mark.usefixtures("promotion")

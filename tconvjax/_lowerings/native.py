@@ -114,12 +114,12 @@ def gather(x: jax.Array, w: jax.Array, call: Call) -> jax.Array:
 def _padded(
     x: jax.Array, pads: Pairs, window: Sequence[int], call: Call
 ) -> tuple[jax.Array, Pairs]:
-    """Returns an image and the padding that is left to XLA's convolution: on a CPU none where XLA is slow or aborts.
+    """Returns an image and the padding that is left to XLA's convolution: on a CPU none where XLA is slow.
 
     A window larger than the image makes XLA up to 100 times slower; groups whose result is larger than their image make
-    it twice as slow; a crop may abort the process (seen in jaxlib 0.10.1 with an axis of one pixel, padded by one and
-    cropped by one: openxla/xla#48713).
+    it twice as slow.
     """
+    x, pads = _cropped(x, pads)
     if call.platform != "cpu":
         return x, pads
     geometry = call.geometry
@@ -127,11 +127,24 @@ def _padded(
     grown = geometry.feature_group_count > 1 and any(
         map(_known_larger, geometry.small, geometry.big)
     )
-    cropped = any(p < 0 for pair in pads for p in pair)
-    if not (outgrown or grown or cropped):
+    if not (outgrown or grown):
         return x, pads
     # Without the barrier XLA would fold the padding back into the convolution.
     return lax.optimization_barrier(boundary.pad(x, pads, "zeros")), ((0, 0),) * len(pads)
+
+
+def _cropped(x: jax.Array, pads: Pairs) -> tuple[jax.Array, Pairs]:
+    """Pads an image and slices from it what a negative padding crops; without one, leaves all to XLA's convolution.
+
+    On a CPU, XLA may abort the process over a convolution with a crop, for example if one pixel is padded by one and
+    cropped by one (openxla/xla#48713).
+    """
+    if all(p >= 0 for pair in pads for p in pair):
+        return x, pads
+    x = boundary.pad(x, tuple((max(low, 0), max(high, 0)) for low, high in pads), "zeros")
+    for axis, (low, high) in enumerate(pads, start=1):
+        x = lax.slice_in_dim(x, max(-low, 0), x.shape[axis] - max(-high, 0), axis=axis)
+    return x, ((0, 0),) * len(pads)
 
 
 def _known_larger(a: object, b: object) -> bool:
@@ -163,12 +176,15 @@ def paint(y: jax.Array, w: jax.Array, call: Call) -> jax.Array:
         flip_and_swap(w, geometry.rank, geometry.feature_group_count),
         call,
         window_strides=(1,) * geometry.rank,
-        padding=pads,
+        padding=tuple((max(low, 0), max(high, 0)) for low, high in pads),
         lhs_dilation=geometry.strides,
         rhs_dilation=geometry.kernel_dilation,
         dimension_numbers=_dimension_numbers(geometry.rank, "N*C", "*IO"),
         feature_group_count=geometry.feature_group_count,
     )
+    for axis, (low, high) in enumerate(pads, start=1):
+        if min(low, high) < 0:  # as in `_cropped`
+            out = lax.slice_in_dim(out, max(-low, 0), out.shape[axis] - max(-high, 0), axis=axis)
     if safe is not geometry:
         spare = tuple((0, r - m) for m, r in zip(geometry.big, safe.big, strict=True))
         out = boundary.fold(out, geometry.big, spare, "zeros")

@@ -69,11 +69,17 @@ def carafe(
       `mmcv.ops.carafe(x, kernels, window, 1, r)`, channels first.
     """
     who = "carafe"
+    window = geo.as_list(window)
     rank = len(window) if isinstance(window, Sequence) else None
     image, factors = image_and_factors(who, x, "scale", scale, rank if _is_single(scale) else None)
     check_inexact(who, image)
     w = as_array(who, "kernels", kernels)
     check_inexact(who, w, "kernels")
+    if jnp.iscomplexobj(w) and not jnp.iscomplexobj(image):
+        raise TypeError(
+            f"{who}: kernels must be real for a real x; got kernels of {w.dtype} and x of {image.dtype}. "
+            "Convert x, for example with x.astype(kernels.dtype)."
+        )
     sizes = odd_window(who, window, len(factors))
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
     spatial = image.shape[-1 - len(factors) : -1]

@@ -61,10 +61,7 @@ def max_pool(x: ArrayLike, strides: Sequence[int]) -> Pooled:
         )
     small = (n // s for n, s in zip(spatial, factors, strict=True))
     shape = (*image.shape[:first], *small, image.shape[-1])
-    return Pooled(
-        sharding.placed(lambda x: _largest(x, factors)[0], image, shape=shape),
-        sharding.placed(lambda x: _largest(x, factors)[1], image, shape=shape),
-    )
+    return Pooled(*sharding.placed(lambda x: _largest(x, factors), image, shape=shape))
 
 
 @partial(jax.jit, static_argnames="windows", inline=True)
@@ -137,6 +134,8 @@ def max_unpool(x: ArrayLike, phases: ArrayLike, strides: Sequence[int]) -> jax.A
     shape = enlarged_shape(who, image.shape, factors)
 
     def put_back(x: jax.Array, phases: jax.Array) -> jax.Array:
+        if phases.dtype.itemsize < 4:  # which may not count as far as the phases
+            phases = phases.astype(jnp.int32)
         every = lax.broadcasted_iota(phases.dtype, (*x.shape, prod(factors)), x.ndim)
         chosen = jnp.where(phases[..., None] == every, x[..., None], jnp.zeros((), x.dtype))
         channels = x.shape[-1] * prod(factors)
