@@ -92,7 +92,7 @@ def operator(
 ) -> Callable[Concatenate[jax.Array, jax.Array, Bordered, P], jax.Array]:
     """Makes `function(x, kernel, bordered, ..)` behave like an operation of JAX.
 
-    Outside of transformations it is one program, not one per operation inside. Under Explicit axes its result has a
+    Where it runs at once it is one program, not one per operation inside. Under Explicit axes its result has a
     sharding. In a traced program it is inlined, without a `jit` of its own: that cache would give the second of two
     equal calls the source line of the first.
     """
@@ -112,10 +112,15 @@ def operator(
                 shape=bordered.shape,
                 features=(kernel, bordered.features),
             )
-        traced = isinstance(x, jax.core.Tracer) or isinstance(kernel, jax.core.Tracer)
-        return (function if traced else compiled)(x, kernel, bordered, *args, **kwargs)
+        run_now = _has_value(x) and _has_value(kernel)
+        return (compiled if run_now else function)(x, kernel, bordered, *args, **kwargs)
 
     return run
+
+
+def _has_value(array: jax.Array) -> bool:
+    """Whether an array is computed at once, as outside of `jit` and also under an eager `jax.grad`."""
+    return not isinstance(array, jax.core.Tracer) or array.to_concrete_value() is not None
 
 
 def resolve_gather(

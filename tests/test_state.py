@@ -72,6 +72,18 @@ def test_outside_of_transformations_an_operator_is_one_program(options, function
     assert len(programs) == 1, programs
 
 
+def test_an_eager_gradient_is_two_programs(caplog):
+    """Forward and backward, beside the operations of the user's own loss."""
+    arrays = jax.device_put((X, KERNEL))
+    loss = lambda x, w: tconvjax.resize_conv(x, w, 2, method="linear").sum()
+    jax.clear_caches()
+    with jax.log_compiles():
+        jax.grad(loss, (0, 1))(*arrays)
+    programs = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
+    assert sum("_paint_framed" in program for program in programs) == 2, programs
+    assert len(programs) <= 12, programs  # it was a hundred
+
+
 def test_each_of_two_equal_calls_in_a_program_has_its_own_source_line():
     """A `jit` inside of the operator would keep the first call, and its line with it."""
     spec = jax.ShapeDtypeStruct(X.shape, X.dtype)
