@@ -41,11 +41,12 @@ lint: $(STAMP)                 ## formatting, lint rules, floors of the house, t
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+# Most of what is installed is never imported: Python compiles the rest when it is.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "tconvjax needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=python3.12, for example."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 wheel: $(STAMP)                ## build the wheel and use it in an environment of its own
@@ -55,7 +56,7 @@ wheel: $(STAMP)                ## build the wheel and use it in an environment o
 	  top = {name.split("/")[0] for name in names}; print(*sorted(top)); \
 	  assert {t for t in top if not t.endswith(".dist-info")} == {"tconvjax"} and "tconvjax/py.typed" in names, names'
 	$(PYTHON) -m venv $(VENV)-wheel
-	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	$(VENV)-wheel/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd dist && $(abspath $(VENV))-wheel/bin/tconvjax --version
 	cd dist && $(abspath $(VENV))-wheel/bin/python -m tconvjax explain --kernel 3 3 --stride 2
 	cd dist && $(abspath $(VENV))-wheel/bin/python -c 'import tconvjax; print(tconvjax.nnx, tconvjax.linen, tconvjax.cli)'
