@@ -2,7 +2,6 @@
 
 import typing as _typing
 from importlib import import_module as _import_module
-from importlib import metadata as _metadata
 
 from tconvjax import analysis as analysis
 from tconvjax import initializers as initializers
@@ -29,11 +28,7 @@ from tconvjax._ops.subpixel import pixel_shuffle as pixel_shuffle
 from tconvjax._ops.subpixel import pixel_unshuffle as pixel_unshuffle
 from tconvjax._ops.subpixel import subpixel_conv as subpixel_conv
 from tconvjax._program import audit as audit
-
-try:
-    __version__ = _metadata.version("tconvjax")
-except _metadata.PackageNotFoundError:  # a source tree that nobody installed
-    __version__ = "0+unknown"
+from tconvjax._version import __version__ as __version__
 
 # Imported on first use: `import tconvjax` imports no Flax.
 _LAZY = ("cli", "linen", "nnx")

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from jax.errors import JaxRuntimeError
 
-from tconvjax import __version__
+from tconvjax._version import __version__
 from tconvjax.cli import _audit as audit
 from tconvjax.cli import _explain as explain
 from tconvjax.cli import _measure as measure

@@ -18,8 +18,8 @@ from urllib.parse import quote
 import jax
 import numpy as np
 
-from tconvjax import __version__
 from tconvjax._program import SEVERITIES, Cost, Finding, audit
+from tconvjax._version import __version__
 from tconvjax.cli._errors import one_line, printable
 
 HELP = "operations of a program that make checkerboards"
