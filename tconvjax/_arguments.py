@@ -9,7 +9,7 @@ For functions without a kernel, `image_and_factors` checks the image and one int
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, get_args
 
@@ -52,9 +52,10 @@ class Call:
     dtype: jnp.dtype
     precision: tuple[lax.Precision, lax.Precision] | None = None
     implementation: str = "auto"
-    platform: str | None = None
-    spread: bool = False
-    mesh: AbstractMesh | None = None
+    # Unknown, and of no interest, in the program that a user prints.
+    platform: str | None = field(default=None, repr=False)
+    spread: bool = field(default=False, repr=False)
+    mesh: AbstractMesh | None = field(default=None, repr=False)
 
     @property
     def product_options(self) -> dict[str, Any]:
