@@ -9,7 +9,7 @@ export JAX_PLATFORMS ?= cpu
 EXPERIMENTS := initialization checkerboard family family_glyphs discriminator spectra superresolution \
   segmentation input_gradients equivariance blur_ladder multigrid inverse superposition tones
 
-WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder --durations=20 --durations-min=5
 
 .PHONY: demo quick results test fast test-all lint wheel clean
 
