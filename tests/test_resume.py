@@ -85,8 +85,10 @@ def result(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(CHECKERBOARD.parent.glob("*.toml")), ids=lambda p: p.stem)
 def test_every_config_goes_with_its_data(path):
-    if path.stem != "benchmark":
-        assert not engine.check(config.load(path))
+    if path.stem == "benchmark":
+        return
+    few = ["data.count=256"] if "count" in config.load(path).data else []  # enough to be checked
+    assert not engine.check(config.load(path, few))
 
 
 @pytest.mark.slow
