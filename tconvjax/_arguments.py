@@ -94,8 +94,7 @@ def operator(
     """Makes `function(x, kernel, bordered, ..)` behave like an operation of JAX.
 
     Where it runs at once it is one program, not one per operation inside. Under Explicit axes its result has a
-    sharding. In a traced program it is inlined, without a `jit` of its own: that cache would give the second of two
-    equal calls the source line of the first.
+    sharding. In a traced program it is its operations alone, without a `jit` around them.
     """
     options = list(inspect.signature(function).parameters)[2:]
     compiled = jax.jit(function, static_argnames=options)

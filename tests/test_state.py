@@ -85,7 +85,7 @@ def test_an_eager_gradient_is_two_programs(caplog):
 
 
 def test_each_of_two_equal_calls_in_a_program_has_its_own_source_line():
-    """A `jit` inside of the operator would keep the first call, and its line with it."""
+    """Whatever is cached of the first call must not keep its line with it."""
     spec = jax.ShapeDtypeStruct(X.shape, X.dtype)
 
     def program(x):

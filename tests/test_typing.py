@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-api = pytest.importorskip("mypy.api")
+api = pytest.importorskip("mypy.api", reason="mypy comes with the extra dev")
 ROOT = Path(__file__).parent.parent
 
 SWAPPED = """
