@@ -3,34 +3,40 @@
 from collections.abc import Callable
 from typing import Any
 
+from tconvjax._program import naming
 from tconvjax._program.finding import SEVERITIES as SEVERITIES
 from tconvjax._program.finding import Cost as Cost
 from tconvjax._program.finding import Finding as Finding
-from tconvjax._program.program import traced, walk
-from tconvjax._program.rules import findings_of
+from tconvjax._program.program import Place, traced, walk
+from tconvjax._program.responses import Reader
+from tconvjax._program.rules import findings_of, not_understood, resizes_of
 
 
-def audit(fn: Callable[..., Any], *args: Any, everything: bool = False) -> list[Finding]:
-    """Finds the operations of a JAX function that make checkerboards, without running it.
+def audit(
+    fn: Callable[..., Any], *args: Any, gradients: bool = False, everything: bool = False
+) -> list[Finding]:
+    """Finds what makes checkerboards in a JAX function, without running it.
 
-    Looks through `jit`, `scan`, `while`, `cond`, `checkpoint`, `custom_jvp`, `custom_vjp` and `shard_map`. Finds
-    convolutions of dilated images (dilated by the convolution or by a `pad`), the faces of this library, pixel shuffles
-    (reshapes and transposes that join a part of the channels to a spatial axis), resizes, and strided convolutions and
-    sums over windows whose gradient reaches some pixels more often than others. Gradients that paint unevenly are
-    listed; operations that `checkpoint` repeats are not. Maximum pools are no finding: the content, not a fixed phase,
-    decides which pixel gets their gradient. The audit misses zeros scattered between pixels (`.at[::2].set`), phases
-    stacked by hand, and slices that drop pixels. It lists a pattern even if a later layer smooths it.
+    A finding is a resampler: all that is linear between two nonlinear operations and makes the grid of an image finer.
+    A transposed convolution and the filter behind it are one, and so are zeros inserted by hand and a convolution,
+    convolutions whose results are interleaved, a dense layer and the reshape that makes patches of it. A constant per
+    channel is followed through it; the weights decide whether it stays constant, the integers how uneven the pixels
+    are. Looks through `jit`, `scan`, `while`, `cond`, `checkpoint`, `custom_jvp`, `custom_vjp` and `shard_map`.
 
     Args:
-      fn: a function of pytrees: a model of Flax, Equinox, Haiku or Keras, or plain `jax.lax`. A model that is a pytree
-        (Flax NNX, Equinox) keeps its state, statistics and random streams included, if it or its method is passed; a
-        function that closes over it may change it.
+      fn: a function of pytrees: a model of Flax, Equinox, Haiku, Keras or torchax, or plain `jax.lax`. A model that is
+        a pytree (Flax NNX, Equinox) keeps its state, statistics and random streams included, if it or its method is
+        passed; a function that closes over it may change it.
       *args: arguments of `fn`: arrays, or `jax.ShapeDtypeStruct` in their place, for a model of any size. Other leaves
         reach `fn` unchanged. Weights known by shape alone count as random.
+      gradients: also judge gradients: those of strided convolutions and sums over windows reach some pixels more often
+        than others. Branches that fill each other's holes are judged by their sum. Maximum pools are no finding: the
+        content, not a fixed phase, decides which pixel gets their gradient.
       everything: also return clean places, with severity 'none'.
 
     Returns:
-      Findings in the order of the program.
+      Findings in the order of the program. None means that the program is clean; operations that hide what they do
+      (callbacks, custom calls) are findings of kind 'not_understood'.
 
     Raises:
       TypeError: if `fn` is not callable. Errors of `fn` while it is traced pass through.
@@ -48,6 +54,40 @@ def audit(fn: Callable[..., Any], *args: Any, everything: bool = False) -> list[
     """
     if not callable(fn):
         raise TypeError(f"audit: fn must be callable; got an object of type {type(fn).__name__}.")
-    program, inputs = traced(fn, args)
-    findings = [finding for place in walk(program, inputs) for finding in findings_of(place)]
+    findings, backward = _audited(fn, args)
+    if gradients:
+        if not backward:
+            found, _ = _audited(fn, args, gradients=True, differentiated=True)
+        else:
+            found, _ = _audited(fn, args, gradients=True)
+        findings += found
     return [finding for finding in findings if everything or finding.severity != "none"]
+
+
+def _audited(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    *,
+    gradients: bool = False,
+    differentiated: bool = False,
+) -> tuple[list[Finding], bool]:
+    """Returns the findings of a program, or of its gradients, and whether it takes gradients itself."""
+    program, inputs, leaves = traced(fn, args, gradients=differentiated)
+    names = naming.of_arguments(fn, args)
+    for value, leaf in zip(inputs, leaves, strict=True):
+        value.name = names[leaf]
+    reader = Reader(inputs, backward=gradients)
+    places: list[Place] = []
+    for place in walk(program, inputs, naming.of_closure(fn)):
+        reader.read(place)
+        if place.equation is not None and not gradients:
+            places.append(place)
+    reader.finish()
+    images = place.inputs
+    resizes = [
+        (p.number, finding) for p in places for finding in resizes_of(p, reader.lanes, images)
+    ]
+    hidden = [(p.number, not_understood(p)) for p in reader.hidden if not gradients]
+    found = findings_of(reader.enlargements, images, reader.lanes)
+    ordered = sorted([*resizes, *hidden, *found], key=lambda pair: pair[0])
+    return [finding for _, finding in ordered], any(p.backward for p in places)

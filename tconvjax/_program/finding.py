@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Kind = Literal[
-    "transposed_convolution", "pixel_shuffle", "resize", "strided_convolution", "strided_pool"
+    "transposed_convolution",
+    "pixel_shuffle",
+    "resize",
+    "strided_convolution",
+    "strided_pool",
+    "not_understood",
 ]
 Severity = Literal["none", "low", "medium", "high"]
 SEVERITIES: tuple[Severity, ...] = ("none", "low", "medium", "high")
@@ -20,12 +25,13 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """One place of a program.
+    """A resampler of a program: what enlarges an image, with the filters and sums up to the next nonlinear operation.
 
     Attributes:
-      kind: kind of operation.
-      severity: 'high' for patterns that weights cannot avoid or that are strong with the given weights, 'medium' for
-        patterns of random weights, 'low' for weak patterns and uneven gradients, 'none' for clean places.
+      kind: kind of operation; 'not_understood' for one that hides what it does.
+      severity: 'high' where output pixels receive unequal numbers of taps, 'medium' where weights alone are uneven,
+        'low' for uneven gradients and what is not understood, 'none' where a constant stays constant. Gradients that
+        leave pixels out are 'medium'.
       primitive: name of the operation in the jaxpr.
       kernel_size: taps along each axis; for a pixel shuffle, those of the convolution before it, or None.
       strides: factor of enlargement or reduction along each axis.
@@ -33,16 +39,21 @@ class Finding:
       line: its number, 0 if unknown.
       message: the fault and its remedy, in words.
       remedy: suggested replacement.
-      input_shape: shape of the input image.
-      output_shape: shape of the output image.
-      overlap_ratio: largest over smallest number of taps of a pixel of the large image; inf if some pixel has none.
+      input_shape: shape of the small image.
+      output_shape: shape of the image after the operation.
+      overlap_ratio: largest over smallest number of taps of a pixel of the large image, by the operation alone; inf if
+        some pixel has none.
       variance_ratio: largest over smallest sum of squared weights of a phase; `overlap_ratio` for random weights.
-      harmonic_share: share of a constant's output energy on the stride harmonics, in [0, 1]; None if unknown.
+      harmonic_share: share of a constant's output energy on the stride harmonics behind the resampler, in [0, 1]; None
+        if unknown.
       weights: 'given', 'drawn' at random in the shape of the given ones, or 'none'.
       center_shift: displacement of the image by the layer, in pixels of the large image.
       period: period of the pattern, in pixels of the function's output, or of the layer's if that is no image.
       cost: cost of the layer, or None.
       remedy_cost: cost of the remedy, or None.
+      layer: path of the module, 'Generator/ConvTranspose_2', or of its weights in the arguments, "params['up']['kernel']"
+        or 'm.6.weight', or in what the function closes over; '' if unknown.
+      count: number of times that the program has it.
     """
 
     kind: Kind
@@ -64,3 +75,5 @@ class Finding:
     period: tuple[int, ...]
     cost: Cost | None = None
     remedy_cost: Cost | None = None
+    layer: str = ""
+    count: int = 1

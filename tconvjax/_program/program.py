@@ -6,6 +6,8 @@ kernel); for this, inputs known by shape alone are drawn at random.
 
 import contextlib
 import functools
+import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +33,13 @@ OPAQUE = {
     "conv_general_dilated", "scan", "while", "cond", "shard_map", "custom_call", "pure_callback",
     "io_callback", "pallas_call", "tconv_gather", "tconv_paint", "tconv_correlate",
 }  # fmt: skip
+RESIZES = {"_resize", "_resize_nearest"}  # inner programs of `jax.image.resize`
 # Operations of `shard_map` that change the type of a value, not its numbers.
 MARKS = {"pvary", "pcast"}
+
+
+TRANSFORMED = re.compile(r"\b(jvp|transpose|vmap|jit|pjit|remat|checkpoint|shard_map)\(([^()]*)\)")
+INNER = {"while", "body", "cond", "scan", "closed_call", "core_call", "rematted_computation"}
 
 
 class Unknown(Exception):
@@ -53,6 +60,7 @@ class Value:
       stacked: the stack with this value as an entry, inside of a loop over stacked layers.
       turns: number of its values, one for each turn of the loops around it.
       drawn: whether random numbers took part; set when it is computed.
+      name: where it lies in the arguments or in what the function closes over, '' if it is computed.
     """
 
     shape: tuple[int, ...]
@@ -64,6 +72,7 @@ class Value:
     stacked: "Value | None" = None
     turns: int = 1
     drawn: bool = False
+    name: str = ""
     _known: dict[int, jax.Array] = field(default_factory=dict)
 
     @property
@@ -120,20 +129,24 @@ class Place(NamedTuple):
     """One equation of a program.
 
     Attributes:
-      equation: equation of the jaxpr.
+      equation: equation of the jaxpr; None where a program ends, with its results as inputs.
       inputs: the values that it reads.
+      results: the values that it computes.
       shape: shape of its first result.
       where: file and number of the user's own line; ('', 0) if there is none.
+      scope: names of the modules around it, 'Generator/ConvTranspose_2'.
       backward: whether it calculates a gradient.
-      images: shapes of the results of the whole program.
+      number: its position in the program.
     """
 
     equation: Any
     inputs: tuple[Value, ...]
+    results: tuple[Value, ...]
     shape: tuple[int, ...]
     where: tuple[str, int]
+    scope: str
     backward: bool
-    images: Sequence[tuple[int, ...]]
+    number: int
 
 
 class Context(NamedTuple):
@@ -148,13 +161,15 @@ class Context(NamedTuple):
     names: str = ""
 
 
-def traced(fn: Any, args: tuple[Any, ...]) -> tuple[Any, list[Value]]:
-    """Returns the jaxpr of a function of pytrees, and its inputs; leaves that are no arrays are part of the program.
+def traced(
+    fn: Any, args: tuple[Any, ...], *, gradients: bool = False
+) -> tuple[Any, list[Value], list[int]]:
+    """Returns the jaxpr of a function of pytrees, its inputs and which leaves of `(fn, args)` they are.
 
-    A model that is a pytree, or whose method is given, becomes an input: changes of its state stay inside.
+    A model that is a pytree, or whose method is given, becomes an input: changes of its state stay inside. Leaves that
+    are no arrays are part of the program. With `gradients`, the program takes gradients of all its results.
     """
-    if isinstance(fn, MethodType):
-        fn, args = fn.__func__, (fn.__self__, *args)
+    fn, args = unbound(fn, args)
     leaves, tree = jax.tree.flatten((fn, args))
     kinds = jax.Array | np.ndarray | jax.ShapeDtypeStruct
     arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, kinds)}
@@ -167,7 +182,30 @@ def traced(fn: Any, args: tuple[Any, ...]) -> tuple[Any, list[Value]]:
 
     shapes = [_like(a) for a in arrays.values()]
     inputs = [Value(a.shape, a.dtype, a if _has_numbers(a) else None) for a in arrays.values()]
-    return jax.make_jaxpr(run)(*shapes), inputs
+    return jax.make_jaxpr(_pulled_back(run) if gradients else run)(*shapes), inputs, [*arrays]
+
+
+def unbound(fn: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """Returns a method as a function, with its object as an argument."""
+    return (fn.__func__, (fn.__self__, *args)) if isinstance(fn, MethodType) else (fn, args)
+
+
+def _pulled_back(run: Any) -> Any:
+    """Returns the gradients of all results of a function, with these results for cotangents."""
+
+    def gradients(*arrays: jax.Array) -> list[jax.Array]:
+        smooth = [jnp.issubdtype(a.dtype, jnp.inexact) for a in arrays]
+        some = [a for a, s in zip(arrays, smooth, strict=True) if s]
+
+        def results(*some: jax.Array) -> list[jax.Array]:
+            given = iter(some)
+            outputs = run(*(next(given) if s else a for a, s in zip(arrays, smooth, strict=True)))
+            return [y for y in outputs if jnp.issubdtype(y.dtype, jnp.inexact)]
+
+        outputs, pull = jax.vjp(results, *some)
+        return list(pull(outputs))
+
+    return gradients
 
 
 def _like(array: Any) -> jax.ShapeDtypeStruct:
@@ -182,61 +220,87 @@ def _has_numbers(array: Any) -> bool:
     return isinstance(array, np.ndarray)
 
 
-def walk(program: Any, inputs: Sequence[Value]) -> Iterator[Place]:
-    """Yields every equation of a program, those of inner programs included.
-
-    The second computation of a `checkpoint` is left out.
-    """
-    images = [tuple(v.aval.shape) for v in program.jaxpr.outvars]
-    return _walk(program, inputs, Context(), images, [])
-
-
-def _walk(
-    program: Any,
-    inputs: Sequence[Value],
-    context: Context,
-    images: Sequence[tuple[int, ...]],
-    outputs: list[Value],
+def walk(
+    program: Any, inputs: Sequence[Value], names: dict[int, str] | None = None
 ) -> Iterator[Place]:
-    """As `walk`; appends the results of the program to `outputs`."""
-    jaxpr, consts = _opened(program)
-    values: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
-    values |= dict(zip(jaxpr.invars, inputs, strict=True))
+    """Yields every equation of a program, those of inner programs included, and last a place with its results.
 
-    def value(atom: Any) -> Value:
-        if isinstance(atom, core.Literal):
-            return Value(np.shape(atom.val), np.result_type(atom.val), atom.val)
-        return values[atom]
+    The second computation of a `checkpoint` is left out. `names` are those of constants, by identity.
+    """
+    walker = _Walk(names or {})
+    results: list[Value] = []
+    yield from walker.walk(program, inputs, Context(), results)
+    yield walker.end(results)
 
-    for eqn in jaxpr.eqns:
-        given = tuple(map(value, eqn.invars))
-        turns = max((v.turns for v in given), default=1)
-        results = [
-            Value(*_shaped(v), None, eqn, given, index, turns=turns)
-            for index, v in enumerate(eqn.outvars)
+
+class _Walk:
+    """A walk over a program, which counts the places."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        self._names = names
+        self._places = itertools.count()
+
+    def end(self, results: Sequence[Value]) -> Place:
+        """Returns the place where a program ends."""
+        return Place(None, tuple(results), (), (), ("", 0), "", False, next(self._places))
+
+    def walk(
+        self, program: Any, inputs: Sequence[Value], context: Context, outputs: list[Value]
+    ) -> Iterator[Place]:
+        """Yields the places of a program, and appends its results to `outputs`."""
+        jaxpr, consts = self._opened(program)
+        values: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+        values |= dict(zip(jaxpr.invars, inputs, strict=True))
+
+        def value(atom: Any) -> Value:
+            if isinstance(atom, core.Literal):
+                return Value(np.shape(atom.val), np.result_type(atom.val), atom.val)
+            return values[atom]
+
+        for eqn in jaxpr.eqns:
+            given = tuple(map(value, eqn.invars))
+            turns = max((v.turns for v in given), default=1)
+            results = [
+                Value(*_shaped(v), None, eqn, given, index, turns=turns)
+                for index, v in enumerate(eqn.outvars)
+            ]
+            where = _own_line(eqn) or context.where
+            names = f"{context.names}/{eqn.source_info.name_stack}"
+            if "rematted_computation" not in names:
+                backward = "transpose(jvp(" in names
+                shape = results[0].shape if results else ()
+                number = next(self._places)
+                yield Place(
+                    eqn, given, tuple(results), shape, where, _scope(names), backward, number
+                )
+            for inner, inner_inputs, same_results in _inner_programs(eqn, given):
+                inner_results: list[Value] = []
+                yield from self.walk(inner, inner_inputs, Context(where, names), inner_results)
+                if not same_results:
+                    yield self.end(inner_results)
+                elif len(inner_results) == len(results):
+                    results = inner_results
+            values |= dict(zip(eqn.outvars, results, strict=True))
+        outputs.extend(map(value, jaxpr.outvars))
+
+    def _opened(self, program: Any) -> tuple[Any, list[Value]]:
+        """Returns the jaxpr of a program and its constants."""
+        consts = [
+            Value(np.shape(c), jnp.result_type(c), c, name=self._names.get(id(c), ""))
+            for c in getattr(program, "consts", ())
         ]
-        where = _own_line(eqn) or context.where
-        names = f"{context.names}/{eqn.source_info.name_stack}"
-        if "rematted_computation" not in names:
-            backward = "transpose(jvp(" in names
-            yield Place(eqn, given, results[0].shape if results else (), where, backward, images)
-        for inner, inner_inputs, same_results in _inner_programs(eqn, given):
-            inner_results: list[Value] = []
-            yield from _walk(inner, inner_inputs, Context(where, names), images, inner_results)
-            if same_results and len(inner_results) == len(results):
-                results = inner_results
-        values |= dict(zip(eqn.outvars, results, strict=True))
-    outputs.extend(map(value, jaxpr.outvars))
+        return getattr(program, "jaxpr", program), consts
+
+
+def _scope(names: str) -> str:
+    """Returns the names of modules in a stack of names, without those of transformations."""
+    while names != (bare := TRANSFORMED.sub(r"\2", names)):
+        names = bare
+    return "/".join(part for part in names.split("/") if part and part not in INNER)
 
 
 def _shaped(atom: Any) -> tuple[tuple[int, ...], Any]:
     return tuple(getattr(atom.aval, "shape", ())), getattr(atom.aval, "dtype", None)
-
-
-def _opened(program: Any) -> tuple[Any, list[Value]]:
-    """Returns the jaxpr of a program and its constants."""
-    consts = [Value(np.shape(c), jnp.result_type(c), c) for c in getattr(program, "consts", ())]
-    return getattr(program, "jaxpr", program), consts
 
 
 def _inner_programs(
@@ -244,6 +308,8 @@ def _inner_programs(
 ) -> Iterator[tuple[Any, Sequence[Value], bool]]:
     """Yields the inner programs of an equation, the inputs of each, and whether its results are the equation's."""
     name, params = eqn.primitive.name, eqn.params
+    if name == "jit" and params.get("name") in RESIZES:
+        return  # one operation
     entering: list[Sequence[Value]]
     if name == "while":  # the values of the first turn, as for scan
         conds, consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
@@ -256,7 +322,7 @@ def _inner_programs(
         programs = [p for p in params.values() if isinstance(p, PROGRAMS)]
         entering = [given] * len(programs)
     for program, values in zip(programs, entering, strict=True):
-        inputs = [Value(*_shaped(v)) for v in _opened(program)[0].invars]
+        inputs = [Value(*_shaped(v)) for v in getattr(program, "jaxpr", program).invars]
         if len(inputs) == len(values):
             inputs = [_entering(v, inner) for v, inner in zip(values, inputs, strict=True)]
         yield program, inputs, name not in {"scan", "while", "cond"}

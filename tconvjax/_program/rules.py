@@ -1,57 +1,75 @@
-"""Rules of the audit: how evenly an equation enlarges or reduces an image, and what to use instead."""
+"""Words of the audit: what an enlargement does to a constant, how severe that is, and what to use instead."""
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import inf, isfinite, prod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from tconvjax import analysis
 from tconvjax._geometry import Geometry
-from tconvjax._program.convolutions import Convolution, convolution_of
-from tconvjax._program.finding import Cost, Finding, Severity
-from tconvjax._program.program import Place, Unknown, Value
-from tconvjax._program.shuffles import pixel_shuffle
+from tconvjax._program.convolutions import Convolution
+from tconvjax._program.finding import Cost, Finding, Kind, Severity
+from tconvjax._program.lanes import Lane, LaneBook
+from tconvjax._program.naming import leaf_of
+from tconvjax._program.program import RESIZES, Place, Unknown, Value
+from tconvjax._program.responses import FLAT, MOST_TURNS, Enlargement
 
-FLAT = 1e-3  # harmonic share up to which a constant counts as constant
-MOST_TURNS = 256  # of a loop over layers whose weights are judged
-
-
-def findings_of(place: Place) -> Iterator[Finding]:
-    """Yields the findings of one equation."""
-    name = place.equation.primitive.name
-    convolution = convolution_of(place.equation, place.inputs)
-    if convolution is not None:
-        if max(convolution.geometry.strides) == 1:
-            return
-        if convolution.face == "paint":
-            rule = _painted_gradient if place.backward else _transposed_convolution
-            yield rule(place, convolution)
-        elif convolution.face == "gather" and not place.backward:
-            yield _strided_convolution(place, convolution)
-    elif place.backward:
-        return  # the forward equation already has its finding
-    elif name in {"reduce_window_sum", "reduce_window"}:
-        yield from _strided_pool(place)
-    elif name == "jit" and place.equation.params.get("name") in {"_resize", "_resize_nearest"}:
-        yield from _resize(place, place.inputs[0])
-    elif name == "reshape":
-        yield from _pixel_shuffle(place)
-        (source, *_) = place.inputs
-        if source.made_by == "broadcast_in_dim":  # repeated pixels
-            yield from _resize(place, source.inputs[0])
+ENDINGS = (
+    ".kernel",
+    ".weight",
+    "/kernel",
+    "/w",
+    "['kernel']",
+    "['w']",
+)  # of weights, which name their layer
 
 
-def _transposed_convolution(place: Place, convolution: Convolution) -> Finding:
-    geometry = convolution.geometry
+def findings_of(
+    enlargements: Iterable[Enlargement], images: Sequence[Value], lanes: LaneBook
+) -> list[tuple[int, Finding]]:
+    """Returns a finding, with the number of its place, for each enlargement that the program uses; equal ones once."""
+    found: dict[Any, tuple[int, Finding]] = {}
+    for e in enlargements:
+        if not e.ended:
+            continue
+        finding = _finding_of(e, images, lanes)
+        number, first = found.get(_same(finding), (e.place.number, replace(finding, count=0)))
+        worst = max(first, finding, key=lambda f: f.harmonic_share or 0.0)
+        found[_same(finding)] = number, replace(worst, count=first.count + 1)
+    return list(found.values())
+
+
+def _same(finding: Finding) -> Any:
+    """What equal findings of one layer have in common."""
+    return (
+        finding.layer,
+        finding.kind,
+        finding.severity,
+        finding.line,
+        finding.file,
+        finding.strides,
+        finding.output_shape,
+    )
+
+
+def _finding_of(e: Enlargement, images: Sequence[Value], lanes: LaneBook) -> Finding:
+    period = _period(e, images, lanes)
+    if e.place.backward:
+        return _gradient(e, period)
+    if e.means in {"shuffle", "interleaving"}:
+        return _phases(e, period)
+    if e.convolution is not None:
+        return _transposed_convolution(e, e.convolution, period)
+    return _zeros(e, period)
+
+
+def _transposed_convolution(e: Enlargement, convolution: Convolution, period: Any) -> Finding:
+    geometry = _geometry(e, convolution)
     k, s, extent = geometry.kernel_size, geometry.strides, geometry.extent
     overlap = _overlap(k, s, geometry.kernel_dilation)
-    kernels, weights = _kernels(convolution)
-    numbers = [_share_and_variance_ratio(kernel, geometry) for kernel in kernels]
-    share = _most(share for share, _ in numbers)
-    variance = max((variance for _, variance in numbers), default=overlap)
-    batch, small, big = _sizes(place, convolution)
+    share, weights = _share(e), e.origin
+    batch, small, big = _sizes(e.place, convolution)
     pairs = small * big // geometry.feature_group_count
 
     def cost(size: Sequence[int], painted: Sequence[int]) -> Cost | None:
@@ -68,153 +86,132 @@ def _transposed_convolution(place: Place, convolution: Convolution) -> Finding:
         f"ConvTranspose(kernel_size={_whole(extent, s)}, strides={s}) initialized by initializers.balanced_transpose"
     )
     taps = "output pixels receive equal numbers of taps"
-    if overlap > 1:
-        taps = f"output pixels receive unequal numbers of taps (max/min {overlap:g})"
+    if e.overlap > 1:
+        taps = f"output pixels receive unequal numbers of taps (max/min {e.overlap:g})"
     return _finding(
-        place,
+        e.place,
+        layer=_layer(e),
         kind="transposed_convolution",
-        severity=_severity(share, weights, uneven=overlap > 1),
+        severity=_severity(e, uneven=e.overlap > 1),
         what=f"transposed convolution, kernel {_by(k)}, stride {_by(s)}, {small} -> {big} channels",
         why=taps + _energy_clause(share, weights),
         remedy=remedy,
         kernel_size=k,
         strides=s,
         overlap_ratio=overlap,
-        variance_ratio=variance,
+        variance_ratio=_variance_ratio(convolution, geometry, overlap),
         harmonic_share=share,
         weights=weights,
         center_shift=_shift(geometry),
-        period=_period(place, convolution.space, s),
+        period=period,
         cost=cost(k, k),
         remedy_cost=cost(conv, fused),
-        image=convolution.image,
+        image=e.image,
     )
 
 
-def _painted_gradient(place: Place, convolution: Convolution) -> Finding:
-    """Judges the input gradient of a strided convolution, which has the weights of that convolution."""
-    geometry = convolution.geometry
-    k, s = geometry.kernel_size, geometry.strides
-    return _uneven_gradient(
-        place,
-        kind="transposed_convolution",
-        what=f"input gradient of a strided convolution, kernel {_by(k)}, stride {_by(s)}",
-        remedy=f"kernel_size={_whole(geometry.extent, s)} in that convolution, or stride 1 and then "
-        f"blur_pool(strides={s})",
-        overlap=_overlap(k, s, geometry.kernel_dilation),
-        kernel_size=k,
-        strides=s,
-        center_shift=_shift(geometry),
-        image=convolution.image,
-    )
-
-
-def _strided_convolution(place: Place, convolution: Convolution) -> Finding:
-    geometry = convolution.geometry
-    k, s = geometry.kernel_size, geometry.strides
-    even = _whole(geometry.extent, s)
-    batch, small, big = _sizes(place, convolution)
-    pairs = small * big // geometry.feature_group_count
-
-    def cost(size: tuple[int, ...]) -> Cost | None:
-        if batch is None:
-            return None
-        flops = 2 * batch * prod(geometry.small) * prod(size) * pairs
-        return Cost(flops, prod(size) * pairs, size)
-
-    return _uneven_gradient(
-        place,
-        kind="strided_convolution",
-        what=f"strided convolution, kernel {_by(k)}, stride {_by(s)}, {big} -> {small} channels",
-        remedy=f"kernel_size={even}, or stride 1 and then blur_pool(strides={s})",
-        overlap=_overlap(k, s, geometry.kernel_dilation),
-        kernel_size=k,
-        strides=s,
-        center_shift=_shift(geometry),
-        cost=cost(k),
-        remedy_cost=cost(even),
-        image=convolution.image,
-    )
-
-
-def _strided_pool(place: Place) -> Iterator[Finding]:
-    params = place.equation.params
-    if "jaxpr" in params and [e.primitive.name for e in params["jaxpr"].eqns] != ["add"]:
-        return
-    axes = [i for i, stride in enumerate(params["window_strides"]) if stride > 1]
-    source = place.inputs[0]
-    constant = source.made_by == "broadcast_in_dim" and not source.inputs[0].shape
-    if not axes or constant:  # the pool of a constant counts the pixels of each window
-        return
-    k, s, d = (
-        tuple(params[name][i] for i in axes)
-        for name in ("window_dimensions", "window_strides", "window_dilation")
-    )
-    lows = (params["padding"][i][0] for i in axes)
-    yield _uneven_gradient(
-        place,
-        kind="strided_pool",
-        what=f"sum over windows of {_by(k)}, stride {_by(s)}",
-        remedy=f"windows of {_by(_whole(k, s))}, or blur_pool(strides={s})",
-        overlap=_overlap(k, s, d),
-        kernel_size=k,
-        strides=s,
-        center_shift=tuple((e - t) / 2 - low for e, t, low in zip(k, s, lows, strict=True)),
-        image=source,
-    )
-
-
-def _uneven_gradient(place: Place, *, overlap: float, **rest: Any) -> Finding:
-    """Judges an operation that reduces images, by the taps through which its gradient paints."""
+def _phases(e: Enlargement, period: Any) -> Finding:
+    share = _share(e)
+    shuffled = e.means == "shuffle"
     return _finding(
-        place,
-        severity="none" if overlap == 1 else "medium" if overlap == inf else "low",
-        why=f"input pixels receive their gradient through unequal numbers of taps (max/min {overlap:g})",
+        e.place,
+        layer=_layer(e),
+        kind="pixel_shuffle",
+        severity=_severity(e, uneven=False),
+        what=f"{'pixel shuffle' if shuffled else 'interleaved images'}, by {_by(e.strides)}",
+        why="every phase has a kernel of its own" + _energy_clause(share, e.origin),
+        remedy="initializers.icnr for the convolution before it, or a blur after it"
+        if shuffled
+        else "a subpixel_conv initialized by initializers.icnr, or a blur after it",
+        kernel_size=e.kernel_size,
+        strides=e.strides,
+        overlap_ratio=1.0,
+        variance_ratio=1.0,
+        harmonic_share=share,
+        weights=e.origin,
+        center_shift=(0.0,) * len(e.strides),
+        period=period,
+        image=e.image,
+    )
+
+
+def _zeros(e: Enlargement, period: Any) -> Finding:
+    return _finding(
+        e.place,
+        layer="",
+        kind="resize",
+        severity="none" if e.share <= FLAT else "high",
+        what=f"zeros between pixels, {_by(e.strides)}",
+        why="nothing fills the new pixels evenly",
+        remedy="resize(method='nearest'), or a convolution initialized by initializers.balanced_transpose",
+        kernel_size=e.kernel_size,
+        strides=e.strides,
+        overlap_ratio=e.overlap,
+        variance_ratio=e.overlap,
+        harmonic_share=e.share,
+        weights="none",
+        center_shift=(0.0,) * len(e.strides),
+        period=period,
+        image=e.image,
+    )
+
+
+def _gradient(e: Enlargement, period: Any) -> Finding:
+    """Judges the gradient of an operation that reduces images, by the taps through which it paints."""
+    convolution = e.convolution
+    k, s = e.kernel_size or (1,) * len(e.strides), e.strides
+    overlap = _overlap(k, s, (1,) * len(s))
+    kind: Kind = "strided_convolution" if convolution else "strided_pool"
+    what = f"input gradient of a {'strided convolution' if convolution else 'sum over windows'}"
+    options: dict[str, Any] = {}
+    center = (0.0,) * len(s)
+    even = _whole(k, s)
+    if convolution is not None:
+        geometry = _geometry(e, convolution)
+        overlap = _overlap(k, s, geometry.kernel_dilation)
+        even = _whole(geometry.extent, s)
+        batch, small, big = _sizes(e.place, convolution)
+        what += f", kernel {_by(k)}, stride {_by(s)}, {big} -> {small} channels"
+        center = _shift(geometry)
+        pairs = small * big // geometry.feature_group_count
+        if batch is not None:
+            flops = 2 * batch * prod(geometry.small) * pairs
+            costs = [Cost(flops * prod(n), prod(n) * pairs, tuple(n)) for n in (k, even)]
+            options = {"cost": costs[0], "remedy_cost": costs[1]}
+    else:
+        what += f" of {_by(k)}, stride {_by(s)}"
+    clean = e.overlap == 1 or (e.known and e.share <= FLAT)
+    return _finding(
+        e.place,
+        layer=_layer(e),
+        kind=kind,
+        severity="none" if clean else "medium" if e.overlap == inf else "low",
+        what=what,
+        why=f"input pixels receive their gradient through unequal numbers of taps (max/min {e.overlap:g})",
+        remedy=f"{'kernel_size=' if convolution else 'windows of '}{even if convolution else _by(even)}"
+        f"{' in that convolution, or stride 1 and then' if convolution else ', or'} blur_pool(strides={s})",
+        kernel_size=k,
+        strides=s,
         overlap_ratio=overlap,
         variance_ratio=overlap,
         harmonic_share=None,
         weights="none",
-        period=rest["strides"],
-        **rest,
+        center_shift=center,
+        period=period,
+        image=e.image,
+        **options,
     )
 
 
-def _pixel_shuffle(place: Place) -> Iterator[Finding]:
-    shuffle = pixel_shuffle(place)
-    if shuffle is None:
+def resizes_of(place: Place, lanes: LaneBook, images: Sequence[Value]) -> Iterator[Finding]:
+    """Yields `jax.image.resize` and repeated pixels, which are clean."""
+    name = place.equation.primitive.name
+    source = place.inputs[0] if place.inputs else None
+    if name == "reshape" and source is not None and source.made_by == "broadcast_in_dim":
+        source = source.inputs[0]
+    elif not (name == "jit" and place.equation.params.get("name") in RESIZES):
         return
-    convolutions, r = shuffle.convolutions, shuffle.factors
-    share_of = functools.partial(
-        _share_before_shuffle, split=shuffle.split, phase_digits=shuffle.phase_digits
-    )
-    shares, weights = [], "none"
-    for convolution in convolutions:
-        kernels, weights = _kernels(convolution)
-        turned = convolution.face == "paint"
-        shares += [share_of(np.swapaxes(w, -1, -2) if turned else w) for w in kernels]
-    share = _most(shares)
-    yield _finding(
-        place,
-        kind="pixel_shuffle",
-        severity=_severity(share, weights, uneven=False),
-        what=f"pixel shuffle by {_by(r)}",
-        why="every phase has a kernel of its own" + _energy_clause(share, weights),
-        remedy="initializers.icnr for the convolution before it, or a blur after it",
-        kernel_size=convolutions[0].geometry.kernel_size if convolutions else None,
-        strides=r,
-        overlap_ratio=1.0,
-        variance_ratio=1.0,
-        harmonic_share=share,
-        weights=weights,
-        center_shift=(0.0,) * len(r),
-        period=_period(place, shuffle.axes, r),
-        image=shuffle.source,
-    )
-
-
-def _resize(place: Place, source: Value) -> Iterator[Finding]:
-    """Lists `jax.image.resize` and repeated pixels, which are clean."""
-    if len(source.shape) != len(place.shape):
+    if place.backward or source is None or len(source.shape) != len(place.shape):
         return
     sizes = list(zip(source.shape, place.shape, strict=True))
     known = [isinstance(a, int) and isinstance(b, int) for a, b in sizes]
@@ -222,8 +219,10 @@ def _resize(place: Place, source: Value) -> Iterator[Finding]:
     if not axes:
         return
     scale = tuple(-(-sizes[i][1] // sizes[i][0]) for i in axes)
+    begun = tuple(lanes.of(place.results[0])[a] for a in axes)
     yield _finding(
         place,
+        layer=place.scope,
         kind="resize",
         severity="none",
         what=f"resize by {_by(scale)}",
@@ -236,8 +235,36 @@ def _resize(place: Place, source: Value) -> Iterator[Finding]:
         harmonic_share=0.0,
         weights="none",
         center_shift=(0.0,) * len(scale),
-        period=_period(place, axes, scale),
+        period=_at_output(scale, begun, images, lanes),
         image=source,
+    )
+
+
+def not_understood(place: Place) -> Finding:
+    """Returns the finding of an operation that hides what it does."""
+    name = place.equation.primitive.name
+    shape = place.inputs[0].shape if place.inputs else ()
+    file, line = place.where
+    return Finding(
+        kind="not_understood",
+        severity="low",
+        layer=place.scope,
+        primitive=name,
+        kernel_size=None,
+        strides=(),
+        file=file,
+        line=line,
+        message=f"{name}: the program does not say what it computes. Audit what stands in its place, or look at its "
+        "output with measure.",
+        remedy="",
+        input_shape=shape,
+        output_shape=place.shape,
+        overlap_ratio=1.0,
+        variance_ratio=1.0,
+        harmonic_share=None,
+        weights="none",
+        center_shift=(),
+        period=(),
     )
 
 
@@ -268,6 +295,16 @@ def _finding(
     )
 
 
+def _layer(e: Enlargement) -> str:
+    """Returns the path of the modules around an operation, or that of its weights."""
+    if e.place.scope and e.convolution is None:
+        return e.place.scope
+    if e.place.scope:
+        return e.place.scope
+    leaf = None if e.kernel is None else leaf_of(e.kernel)
+    return "" if leaf is None else leaf.name
+
+
 # Structure.
 
 
@@ -285,24 +322,39 @@ def _sizes(place: Place, convolution: Convolution) -> tuple[int | None, int, int
     return (images, read, written) if convolution.face == "paint" else (images, written, read)
 
 
-def _period(place: Place, axes: Sequence[int], s: Sequence[int]) -> tuple[int, ...]:
-    """Returns the period of a pattern of period s in the largest image that the program returns."""
-    stack = place.equation.primitive.name.startswith("tconv_")
-    shape, axes = place.shape[stack:], [a - stack for a in axes]
-    single = [(1, *image) for image in place.images if shape[0] == 1]  # a layer's own batch
-    images = [
-        image
-        for image in (*place.images, *single)
-        if len(image) == len(shape)
-        and (0 in axes or image[0] == shape[0])
-        and all(isinstance(n, int) for a in axes for n in (image[a], shape[a]))
-    ]
-    if not images:
-        return tuple(s)
-    image = max(images, key=lambda image: prod(image[a] for a in axes))
-    return tuple(
-        max(1, round(t * image[a] / max(1, shape[a]))) for t, a in zip(s, axes, strict=True)
+def _period(e: Enlargement, images: Sequence[Value], lanes: LaneBook) -> tuple[int, ...]:
+    return _at_output(e.strides, e.lanes, images, lanes)
+
+
+def _at_output(
+    strides: Sequence[int], begun: Sequence[Lane | None], images: Sequence[Value], lanes: LaneBook
+) -> tuple[int, ...]:
+    """Returns the period of a pattern in the largest image that the program returns: strides multiply."""
+    known = [image for image in images if all(isinstance(n, int) for n in image.shape)]
+    for image in sorted(known, key=lambda v: -prod(v.shape)):
+        at = {lane.begin: lane.pixels for lane in lanes.of(image) if lane}
+        if all(lane and lane.begin in at for lane in begun):
+            return tuple(
+                max(1, round(t * at[lane.begin] / lane.pixels))
+                for t, lane in zip(strides, begun, strict=True)
+                if lane
+            )
+    return tuple(strides)
+
+
+def _geometry(e: Enlargement, convolution: Convolution) -> Geometry:
+    """Returns the geometry of the transposed convolution that an enlargement is, zeros inserted before it included."""
+    geometry = convolution.geometry
+    if convolution.face == "paint" and geometry.strides == e.strides:
+        return geometry
+    k, d = geometry.kernel_size, geometry.kernel_dilation
+    big = tuple(e.place.shape[a] for a in e.axes)
+    small = tuple(
+        -(-n // t) if isinstance(n, int) else n for n, t in zip(big, e.strides, strict=True)
     )
+    extent = [t * (n - 1) + 1 for n, t in zip(k, d, strict=True)]
+    offset = tuple(max(0, (n - t) // 2) for n, t in zip(extent, e.strides, strict=True))
+    return Geometry(big, small, k, e.strides, d, offset, geometry.feature_group_count)
 
 
 def _shift(geometry: Geometry) -> tuple[float, ...]:
@@ -314,22 +366,38 @@ def _shift(geometry: Geometry) -> tuple[float, ...]:
 # Numbers.
 
 
-def _kernels(
-    convolution: Convolution,
-) -> tuple[list[np.ndarray], Literal["given", "drawn", "none"]]:
-    """Returns the kernels of the forward convolution, one for each turn of a loop, and the origin of the weights."""
-    value, canonical = convolution.kernel, convolution.canonical
+def _share(e: Enlargement) -> float | None:
+    """Returns the harmonic share of a response; None if weights in it are unknown."""
+    return e.share if e.known and e.origin != "none" and isfinite(e.share) else None
+
+
+def _variance_ratio(convolution: Convolution, geometry: Geometry, overlap: float) -> float:
+    """Returns the variance ratio of the phases of a transposed convolution; the ratio of taps for unknown weights."""
+    value, ratios = convolution.kernel, [1.0]
     try:
-        turns = range(min(value.turns, MOST_TURNS))
-        kernels = [w for turn in turns for w in canonical(np.asarray(value.compute(turn)))]
+        for turn in range(min(value.turns, MOST_TURNS)):
+            for kernel in convolution.canonical(np.asarray(value.compute(turn))):
+                wide = np.zeros(
+                    (*geometry.extent, *kernel.shape[-2:]), np.result_type(kernel, np.float32)
+                )
+                wide[tuple(slice(None, None, d) for d in geometry.kernel_dilation)] = kernel
+                powers = phase_powers(wide, geometry.strides)
+                ratios.append(powers.max() / powers.min() if powers.min() > 0 else inf)
     except Unknown:
-        return [], "none"
-    return kernels, "drawn" if value.drawn else "given"
+        return overlap
+    return float(max(ratios))
 
 
-def _most(shares: Iterable[float | None]) -> float | None:
-    """Returns the largest share, None if none is known."""
-    return max((share for share in shares if share is not None), default=None)
+def phase_powers(kernel: np.ndarray, strides: Sequence[int]) -> np.ndarray:
+    """Returns the sum of squared weights of each phase."""
+    power = (abs(kernel) ** 2).sum((-1, -2))
+    for axis, s in enumerate(strides):
+        padded = np.zeros(
+            (*power.shape[:axis], -(-power.shape[axis] // s) * s, *power.shape[axis + 1 :])
+        )
+        padded[(slice(None),) * axis + (slice(power.shape[axis]),)] = power
+        power = padded.reshape(*power.shape[:axis], -1, s, *power.shape[axis + 1 :]).sum(axis)
+    return power
 
 
 def _overlap(k: Sequence[int], s: Sequence[int], d: Sequence[int]) -> float:
@@ -341,35 +409,15 @@ def _overlap(k: Sequence[int], s: Sequence[int], d: Sequence[int]) -> float:
     return ratio
 
 
-def _share_and_variance_ratio(kernel: np.ndarray, geometry: Geometry) -> tuple[float | None, float]:
-    """Returns harmonic share and variance ratio of the phases of a transposed convolution."""
-    wide = np.zeros((*geometry.extent, *kernel.shape[-2:]), np.result_type(kernel, np.float32))
-    wide[tuple(slice(None, None, d) for d in geometry.kernel_dilation)] = kernel
-    s = geometry.strides
-    share = float(analysis.harmonic_share(wide, s, transpose_kernel=True))
-    powers = analysis.phase_gains(abs(wide) ** 2, s, transpose_kernel=True).sum((-1, -2))
-    least, most = float(powers.min()), float(powers.max())
-    return share if isfinite(share) else None, most / least if least > 0 else inf
+def _severity(e: Enlargement, *, uneven: bool) -> Severity:
+    """Returns 'high' where taps are uneven, 'medium' where weights alone are, 'none' where a constant stays constant."""
+    known_share = e.share <= FLAT and (e.means != "shuffle" or e.known)
+    return "none" if known_share and _judged(e) else "high" if uneven else "medium"
 
 
-def _share_before_shuffle(
-    kernel: np.ndarray, *, split: Sequence[int], phase_digits: Sequence[int]
-) -> float | None:
-    """Returns the harmonic share of a convolution before a pixel shuffle; for the options see `Shuffle`."""
-    gains = kernel.astype(np.result_type(kernel, np.float32)).sum(tuple(range(kernel.ndim - 2)))
-    gains = gains.reshape(-1, *split)
-    deviation = gains - gains.mean(tuple(1 + digit for digit in phase_digits), keepdims=True)
-    energy = (abs(gains) ** 2).sum()
-    share = float((abs(deviation) ** 2).sum() / energy) if energy else 0.0
-    return share if isfinite(share) else None
-
-
-def _severity(share: float | None, weights: str, *, uneven: bool) -> Severity:
-    if share is not None and share <= FLAT:
-        return "none"
-    if share is None or weights == "drawn":
-        return "high" if uneven else "medium"
-    return "high" if share > 0.1 else "medium" if share > 0.01 else "low"
+def _judged(e: Enlargement) -> bool:
+    """Whether weights, given or drawn, took part in the response: a tile of ones stands for unknown ones."""
+    return e.origin != "none" or e.drawn
 
 
 def _energy_clause(share: float | None, weights: str) -> str:

@@ -34,6 +34,7 @@ class Shuffle(NamedTuple):
 
     Attributes:
       source: the image whose channels go into space.
+      channel: axis of the channels.
       convolutions: the convolutions that made it.
       axes: axes of the result that become larger.
       factors: factors of their enlargement.
@@ -42,6 +43,7 @@ class Shuffle(NamedTuple):
     """
 
     source: Value
+    channel: int
     convolutions: list[Convolution]
     axes: tuple[int, ...]
     factors: tuple[int, ...]
@@ -82,6 +84,7 @@ def pixel_shuffle(place: Place) -> Shuffle | None:
             if likely and certain and (list(minors) != [0] or len(source.shape) == 2):
                 return Shuffle(
                     source,
+                    channel,
                     [c for c in convolutions if c.features == channel],
                     tuple(minors),
                     tuple(d.size for d in minors.values()),

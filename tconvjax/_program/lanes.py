@@ -1,0 +1,158 @@
+"""Axes of space through a program, and how fine their grids are.
+
+A lane is an axis of an image that later images share. A value has on it a grid, so many pixels for each pixel of the
+value where the lane begins: twice as many behind a transposed convolution of stride 2.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from tconvjax._program import tiles
+from tconvjax._program.layouts import layout_of
+from tconvjax._program.program import RESIZES, Place, Value
+
+
+class Lane(NamedTuple):
+    """A lane at one axis of a value.
+
+    Attributes:
+      begin: value and axis where it begins.
+      pixels: pixels for each pixel there.
+    """
+
+    begin: tuple[Value, int]
+    pixels: Fraction
+
+    def times(self, new: Any, old: Any = 1) -> "Lane":
+        """Returns the lane of a grid that is `new / old` times as fine."""
+        known = isinstance(new, int) and isinstance(old, int) and new and old
+        return Lane(self.begin, self.pixels * Fraction(new, old)) if known else self
+
+
+Lanes = tuple[Lane | None, ...]
+
+
+class LaneBook:
+    """The lanes of the values of a program, read equation by equation."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Value, Lanes] = {}
+
+    def of(self, value: Value) -> Lanes:
+        """Returns the lane of each axis of a value."""
+        if value not in self._lanes:
+            begun = tuple(Lane((value, axis), Fraction(1)) for axis in range(len(value.shape)))
+            self._lanes[value] = self.of(value.stacked)[1:] if value.stacked else begun
+        return self._lanes[value]
+
+    def read(self, place: Place) -> None:
+        """Follows lanes through one equation."""
+        if not place.results or not place.inputs:
+            return
+        name = place.equation.primitive.name
+        lanes = self._through(place, name.replace("_add", "").replace("-add", ""))
+        if lanes is not None:
+            for result in place.results:
+                if len(result.shape) == len(lanes):
+                    self._lanes[result] = lanes
+
+    def _through(self, place: Place, name: str) -> Lanes | None:
+        params, image = place.equation.params, place.inputs[0]
+        old, shape, before = self.of(image), place.shape, image.shape
+        if name in {"reshape", "squeeze"}:
+            return _regrouped(old, before, shape)
+        if name == "transpose":
+            return tuple(old[a] for a in params["permutation"])
+        if name == "broadcast_in_dim":
+            at = {a: i for i, a in enumerate(params["broadcast_dimensions"])}
+            kept = [a in at and before[at[a]] == n for a, n in enumerate(shape)]
+            return tuple(old[at[a]] if keep else None for a, keep in enumerate(kept))
+        if name == "slice":
+            return _stepped(old, (1,) * len(old), params["strides"] or (1,) * len(old))
+        if name == "pad":
+            inner = [n + 1 for _, _, n in params["padding_config"]]
+            return _stepped(old, inner, (1,) * len(old))
+        if name.startswith("reduce_window"):
+            return _stepped(
+                old, params.get("base_dilation", (1,) * len(old)), params["window_strides"]
+            )
+        if name in {"conv_general_dilated", "tconv_gather", "tconv_paint"}:
+            return _convolved(old, place)
+        if name == "stack":
+            axis = params["axis"]
+            return (*old[:axis], None, *old[axis:])
+        if name == "concatenate":
+            sizes = [v.shape[params["dimension"]] for v in place.inputs]
+            known = all(isinstance(n, int) for n in sizes)
+            return self.of(place.inputs[sizes.index(max(sizes)) if known else 0])
+        if name == "scatter":
+            image = place.inputs[2]
+            return _resized(self.of(image), image.shape, shape)
+        if name == "jit" and params.get("name") in RESIZES:
+            return _resized(old, before, shape)
+        if name == "gather":
+            return _gathered(old, place)
+        if name == "dot_general":
+            return None
+        return next((self.of(v) for v in place.inputs if v.shape == shape), None)
+
+    def product(self, place: Place, image: Value, axes: Sequence[int | None]) -> None:
+        """Follows lanes through a product of matrices; `axes` gives the axis of the image for each of the result."""
+        old, shape = self.of(image), place.shape
+        self._lanes[place.results[0]] = tuple(
+            lane and lane.times(n, image.shape[a])
+            for n, a, lane in (
+                (n, a, None if a is None else old[a]) for n, a in zip(shape, axes, strict=True)
+            )
+        )
+
+
+def _stepped(old: Lanes, finer: Sequence[int], coarser: Sequence[int]) -> Lanes:
+    return tuple(lane and lane.times(t, s) for lane, t, s in zip(old, finer, coarser, strict=True))
+
+
+def _resized(old: Lanes, before: Sequence[Any], shape: Sequence[Any]) -> Lanes | None:
+    if len(before) != len(shape):
+        return None
+    return _stepped(old, list(shape), list(before))
+
+
+def _regrouped(old: Lanes, before: Sequence[Any], shape: Sequence[Any]) -> Lanes | None:
+    """The slow part of an axis keeps its lane."""
+    try:
+        groups = tiles.parts(before, shape)
+    except tiles.Unread:
+        return None
+    lanes: list[Lane | None] = []
+    seen: set[int] = set()
+    for group in groups:
+        part = group[0] if group else None
+        lane = old[part.axis] if part and part.axis not in seen else None
+        seen |= {p.axis for p in group}
+        size = shape[len(lanes)]
+        lanes.append(lane and part and lane.times(size, part.parent))
+    return tuple(lanes)
+
+
+def _convolved(old: Lanes, place: Place) -> Lanes:
+    layout = layout_of(place.equation)
+    lanes: list[Lane | None] = [None] * len(place.shape)
+    for a, b, t, s in zip(
+        layout.space, layout.out_space, layout.steps.t, layout.steps.s, strict=True
+    ):
+        lane = old[a]
+        lanes[b] = lane and lane.times(t, s)
+    return tuple(lanes)
+
+
+def _gathered(old: Lanes, place: Place) -> Lanes | None:
+    numbers = place.equation.params["dimension_numbers"]
+    outside = [a for a in range(len(place.shape)) if a not in numbers.offset_dims]
+    axes = numbers.start_index_map
+    if len(axes) != 1 or tuple(numbers.collapsed_slice_dims) != tuple(axes) or len(outside) != 1:
+        return None
+    lane, (axis,), (at,) = old[axes[0]], axes, outside
+    lanes = [other for a, other in enumerate(old) if a != axis]
+    lanes.insert(at, lane and lane.times(place.shape[at], place.inputs[0].shape[axis]))
+    return tuple(lanes)
