@@ -4,7 +4,7 @@ A lane is an axis of an image that later images share. A value has on it a grid,
 value where the lane begins: twice as many behind a transposed convolution of stride 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -19,15 +19,17 @@ class Lane(NamedTuple):
     Attributes:
       begin: value and axis where it begins.
       pixels: pixels for each pixel there.
+      part: whether it is a fast part, cut off from the lane, such as the pixels of a window.
     """
 
     begin: tuple[Value, int]
     pixels: Fraction
+    part: bool = False
 
     def times(self, new: Any, old: Any = 1) -> "Lane":
         """Returns the lane of a grid that is `new / old` times as fine."""
         known = isinstance(new, int) and isinstance(old, int) and new and old
-        return Lane(self.begin, self.pixels * Fraction(new, old)) if known else self
+        return self._replace(pixels=self.pixels * Fraction(new, old)) if known else self
 
 
 Lanes = tuple[Lane | None, ...]
@@ -46,22 +48,24 @@ class LaneBook:
             self._lanes[value] = self.of(value.stacked)[1:] if value.stacked else begun
         return self._lanes[value]
 
-    def read(self, place: Place) -> None:
-        """Follows lanes through one equation."""
+    def read(self, place: Place, along: Callable[[Value], frozenset[int]]) -> None:
+        """Follows lanes through one equation; `along` tells along which axes a value varies."""
         if not place.results or not place.inputs:
             return
         name = place.equation.primitive.name
-        lanes = self._through(place, name.replace("_add", "").replace("-add", ""))
+        lanes = self._through(place, name.replace("_add", "").replace("-add", ""), along)
         if lanes is not None:
             for result in place.results:
                 if len(result.shape) == len(lanes):
                     self._lanes[result] = lanes
 
-    def _through(self, place: Place, name: str) -> Lanes | None:
+    def _through(
+        self, place: Place, name: str, along: Callable[[Value], frozenset[int]]
+    ) -> Lanes | None:
         params, image = place.equation.params, place.inputs[0]
         old, shape, before = self.of(image), place.shape, image.shape
         if name in {"reshape", "squeeze"}:
-            return _regrouped(old, before, shape)
+            return _regrouped(old, before, shape, place.results[0])
         if name == "transpose":
             return tuple(old[a] for a in params["permutation"])
         if name == "broadcast_in_dim":
@@ -95,7 +99,14 @@ class LaneBook:
             return _gathered(old, place)
         if name == "dot_general":
             return None
-        return next((self.of(v) for v in place.inputs if v.shape == shape), None)
+        same = [v for v in place.inputs if v.shape == shape]
+        if not same:
+            return None
+        # A bias that is broadcast begins no lane.
+        return tuple(
+            next((self.of(v)[a] for v in same if a in along(v)), self.of(same[0])[a])
+            for a in range(len(shape))
+        )
 
     def product(self, place: Place, image: Value, axes: Sequence[int | None]) -> None:
         """Follows lanes through a product of matrices; `axes` gives the axis of the image for each of the result."""
@@ -118,8 +129,10 @@ def _resized(old: Lanes, before: Sequence[Any], shape: Sequence[Any]) -> Lanes |
     return _stepped(old, list(shape), list(before))
 
 
-def _regrouped(old: Lanes, before: Sequence[Any], shape: Sequence[Any]) -> Lanes | None:
-    """The slow part of an axis keeps its lane."""
+def _regrouped(
+    old: Lanes, before: Sequence[Any], shape: Sequence[Any], result: Value
+) -> Lanes | None:
+    """The slow part of an axis keeps its lane; of parts that are joined, the slow one counts."""
     try:
         groups = tiles.parts(before, shape)
     except tiles.Unread:
@@ -128,10 +141,14 @@ def _regrouped(old: Lanes, before: Sequence[Any], shape: Sequence[Any]) -> Lanes
     seen: set[int] = set()
     for group in groups:
         part = group[0] if group else None
-        lane = old[part.axis] if part and part.axis not in seen else None
+        lane = old[part.axis] if part else None
+        if part and part.axis in seen:
+            lane = Lane((result, len(lanes)), Fraction(1), part=lane is not None)
+        elif part:
+            begun = lane or Lane((result, len(lanes)), Fraction(1))
+            lane = begun.times(shape[len(lanes)], part.parent) if lane else begun
+        lanes.append(lane)
         seen |= {p.axis for p in group}
-        size = shape[len(lanes)]
-        lanes.append(lane and part and lane.times(size, part.parent))
     return tuple(lanes)
 
 

@@ -39,7 +39,42 @@ MARKS = {"pvary", "pcast"}
 
 
 TRANSFORMED = re.compile(r"\b(jvp|transpose|vmap|jit|pjit|remat|checkpoint|shard_map)\(([^()]*)\)")
+OF_CLASSES = re.compile(r"\.|::")  # 'eqx.nn.Conv', 'aten::convolution', 'Module.method': no path of a module
 INNER = {"while", "body", "cond", "scan", "closed_call", "core_call", "rematted_computation"}
+
+
+def _broadcast(x: np.ndarray, *, shape: Any, broadcast_dimensions: Any, **_: Any) -> np.ndarray:
+    old = [1] * len(shape)
+    for axis, n in zip(broadcast_dimensions, x.shape, strict=True):
+        old[axis] = n
+    return np.broadcast_to(x.reshape(old), shape)
+
+
+def _sliced(x: np.ndarray, *, start_indices: Any, limit_indices: Any, strides: Any) -> np.ndarray:
+    return x[tuple(map(slice, start_indices, limit_indices, strides or [1] * x.ndim))]
+
+
+# Operations that NumPy computes at once, without compilation.
+IN_NUMPY: dict[str, Any] = {
+    "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
+    "squeeze": lambda x, *, dimensions: np.squeeze(x, tuple(dimensions)),
+    "transpose": lambda x, *, permutation: x.transpose(permutation),
+    "rev": lambda x, *, dimensions: np.flip(x, tuple(dimensions)),
+    "broadcast_in_dim": _broadcast,
+    "slice": _sliced,
+    "convert_element_type": lambda x, **_: x,
+    "copy": lambda x, **_: x,
+    "neg": lambda x, **_: -x,
+    "add": lambda x, y, **_: x + y,
+    "sub": lambda x, y, **_: x - y,
+    "mul": lambda x, y, **_: x * y,
+    "sqrt": lambda x, **_: np.sqrt(x),
+    "rsqrt": lambda x, **_: 1 / np.sqrt(x),
+    "integer_pow": lambda x, *, y, **_: np.power(x, y),
+    "iota": lambda *, dtype, shape, dimension, **_: _broadcast(
+        np.arange(shape[dimension]), shape=shape, broadcast_dimensions=(dimension,)
+    ),
+}
 
 
 class Unknown(Exception):
@@ -117,6 +152,9 @@ class Value:
         self.drawn = any(v.drawn for v in self.inputs)
         if self.made_by in MARKS:
             return operands[self.index]
+        if self.made_by in IN_NUMPY:
+            arrays = map(np.asarray, operands)
+            return IN_NUMPY[self.made_by](*arrays, **self.equation.params).astype(self.dtype)
         try:
             out = self.equation.primitive.bind(*operands, **self.equation.params)
         except Exception as error:  # such as a collective, whose parts lie on several devices
@@ -296,7 +334,7 @@ def _scope(names: str) -> str:
     """Returns the names of modules in a stack of names, without those of transformations."""
     while names != (bare := TRANSFORMED.sub(r"\2", names)):
         names = bare
-    return "/".join(part for part in names.split("/") if part and part not in INNER)
+    return "/".join(p for p in names.split("/") if p and p not in INNER and not OF_CLASSES.search(p))
 
 
 def _shaped(atom: Any) -> tuple[tuple[int, ...], Any]:
@@ -318,6 +356,8 @@ def _inner_programs(
     elif name == "cond":
         programs = list(params["branches"])
         entering = [given[1:]] * len(programs)
+    elif name.startswith(("scatter", "reduce", "select_and")):
+        return  # how two numbers are combined
     else:
         programs = [p for p in params.values() if isinstance(p, PROGRAMS)]
         entering = [given] * len(programs)

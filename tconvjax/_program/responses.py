@@ -187,6 +187,7 @@ class Reader:
         self._free = set(inputs)  # values that depend on the arguments
         self._made: set[Value] = set()  # values that a convolution or a product of matrices made
         self._axes: dict[Value, frozenset[int]] = {}
+        self._zeros: dict[Source, Place] = {}  # where the pixels of a source first have others between them
         self._rules: dict[str, Callable[[Place], Signal]] = {
             "reshape": self._reshape,
             "squeeze": self._reshape,
@@ -219,11 +220,13 @@ class Reader:
         if place.equation is None:  # the results of a program
             for value in place.inputs:
                 if value in self._signals or self._is_free(value):
+                    self._bare(value)
                     self._end(self._signal(value))
             return
         name, params = place.equation.primitive.name, place.equation.params
-        self.lanes.read(place)
         self._vary(place)
+        if place.backward == self._backward:
+            self.lanes.read(place, self._along)
         if name not in PRODUCTS and not any(map(self._is_free, place.inputs)):
             return
         self._free.update(place.results)
@@ -242,6 +245,9 @@ class Reader:
             signal = self._signals[place.results[0]] = self._result(place, name)
             for event in _enlargements(signal):
                 event.last = signal
+            for source, response in signal.items():
+                if not response.mixed and response.gain.size > 1:
+                    self._zeros.setdefault(source, place)
 
     def finish(self) -> None:
         """Judges enlargements that the program uses for statistics alone, such as a loss, where it last has them."""
@@ -289,6 +295,26 @@ class Reader:
             for source in signal:
                 waiting.extend(source.pending)
                 source.pending = ()
+
+    def _bare(self, value: Value) -> None:
+        """Begins and ends an enlargement for zeros between pixels that nothing fills before a program ends."""
+        signal = self._signal(value)
+        axes = [
+            a
+            for a in range(len(value.shape))
+            if any(r.gain.shape[1 + a] > 1 for r in signal.values() if not r.mixed)
+        ]
+        place = next((self._zeros[s] for s in signal if s in self._zeros), None)
+        if place is None or not axes or _enlargements(signal) or place.backward:
+            return
+        if sum(tiles.matched(*(r.taps for r in signal.values())), np.zeros(())).min() > 0:
+            return
+        if (periods := self._inserted(value, axes, signal)) is not None:
+            event = self._enlarged(place, "zeros", axes, periods, place.inputs[-1])
+            self._signals[value] = {
+                s: replace(r, space=r.space | {*axes}, enlargements=(event,))
+                for s, r in signal.items()
+            }
 
     def _ended(self, value: Value) -> Signal:
         """Ends the enlargements of a value; it begins a linear part if there were any."""
@@ -372,6 +398,9 @@ class Reader:
         shuffle = pixel_shuffle(place)
         if shuffle is None:
             return None
+        channels = self.lanes.of(shuffle.source)[shuffle.channel]
+        if channels and channels.part:
+            return signal  # pixels of a window that a matrix mixes: no new ones
         event = self._enlarged(place, "shuffle", shuffle.axes, shuffle.factors, shuffle.source)
         self._filled(event, next(iter(shuffle.convolutions), None))
         linear: list[tuple[Source, Response]] = []
@@ -406,24 +435,42 @@ class Reader:
         ]
         if not axes:
             return signal
-        merged: Signal = {}
-        for source, response in signal.items():
-            for s, r in _linearized(source, response) or [(source, response)]:
-                merged = _sum([merged, {s: r}])
+        merged = _merged(signal)
         if not any(r.gain.shape[1 + a] > 1 for r in merged.values() for a in axes):
             return signal  # repeated pixels
-        factors = [groups[a][1].size for a in axes]
-        event = self._enlarged(place, "interleaving", axes, factors, place.inputs[0])
-        self._filled(event, _convolution_before(place.inputs[0]))
         for source, response in before.items():
             self._end({source: response})
-        taps = np.ones((1,) * (1 + len(place.shape)))
+        return self._joint(place, axes, [groups[a][1].size for a in axes], merged)
+
+    def _joint(
+        self, place: Place, axes: Sequence[int], factors: Sequence[int], merged: Signal
+    ) -> Signal:
+        """Begins an enlargement of several images between whose pixels those of the others lie."""
+        event = self._enlarged(place, "interleaving", axes, factors, place.inputs[-1])
+        self._filled(event, _convolution_before(place.inputs[-1]))
         return {
             Source(s.value): replace(
-                r, mixed=True, path=None, taps=taps, space=r.space | {*axes}, enlargements=(event,)
+                r, mixed=True, path=None, space=r.space | {*axes}, enlargements=(event,)
             )
             for s, r in merged.items()
         }
+
+    def _completed(self, place: Place, signal: Signal) -> Signal:
+        """Begins an enlargement where a sum fills the zeros between the pixels of one image with those of others."""
+        result = place.results[0]
+        axes = [
+            a
+            for a in range(len(place.shape))
+            if any(r.gain.shape[1 + a] > 1 for r in signal.values())
+        ]
+        responses = signal.values()
+        if len(signal) < 2 or not axes or _enlargements(signal) or any(r.mixed for r in responses):
+            return signal
+        periods = self._inserted(result, axes, signal)
+        total = sum(tiles.matched(*(r.taps for r in responses)), np.zeros(()))
+        if periods is None or total.min() <= 0:
+            return signal
+        return self._joint(place, axes, periods, _merged(signal))
 
     def _slice(self, place: Place) -> Signal:
         params = place.equation.params
@@ -597,7 +644,7 @@ class Reader:
             return above
         hit = written(np.ones((1,) * (1 + len(image.shape))))
         kept = 1.0 - hit * (place.equation.primitive.name == "scatter")
-        return _sum([above, _scaled(self._used(base), kept)])
+        return self._completed(place, _sum([above, _scaled(self._used(base), kept)]))
 
     # Sums and products.
 
@@ -608,7 +655,7 @@ class Reader:
                 sign = -1.0 if place.equation.primitive.name == "sub" and len(signals) else 1.0
                 signal = self._signal(value)
                 signals.append(signal if sign > 0 else _scaled(signal, np.array(-1.0)))
-        return _sum(signals) if signals else _begin(place.results[0])
+        return self._completed(place, _sum(signals)) if signals else _begin(place.results[0])
 
     def _is_offset(self, value: Value, other: Value) -> bool:
         """Whether a value is a bias: the same along some axes of the image that it is added to."""
@@ -655,7 +702,7 @@ class Reader:
             for value, part in zip(choices, (1 - chosen, chosen), strict=True)
             if self._is_free(value)
         ]
-        return _sum(signals)
+        return self._completed(place, _sum(signals))
 
     # Products of matrices.
 
@@ -697,7 +744,8 @@ class Reader:
                 s: r.each(along, taps, space=moved(r.space) | new, phases=moved(r.phases))
                 for s, r in signal.items()
             }
-        self.lanes.product(place, image, axes)
+        cut = (lane := self.lanes.of(image)[mine[0]]) is not None and lane.part
+        self.lanes.product(place, image, [mine[0] if a is None and cut else a for a in axes])
         apply = functools.partial(
             self._mixed_channels, image=image, matrix=matrix, mine=mine, theirs=theirs, side=side
         )
@@ -1003,11 +1051,18 @@ def _linearized(source: Source, response: Response) -> list[tuple[Source, Respon
     except (Unread, Unknown):
         return []
     return [
-        (s, replace(response, gain=path(r.gain), mixed=True, path=None, known=r.known))
+        (s, replace(response, gain=path(r.gain), taps=_taps(path, r), mixed=True, path=None, known=r.known))
         for signal in before
         for start, mine in signal.items()
         for s, r in _linearized(start, mine)
     ]
+
+
+def _taps(path: Tiled, response: Response) -> np.ndarray:
+    try:
+        return path(response.taps)
+    except (Unread, ValueError):
+        return np.ones((1,) * response.taps.ndim)
 
 
 def _judge(signal: Signal) -> None:
@@ -1036,6 +1091,11 @@ def _sum(signals: Iterable[Signal]) -> Signal:
             old = result.get(source)
             result[source] = r if old is None else _added(old, r)
     return result
+
+
+def _merged(signal: Signal) -> Signal:
+    """Returns the mixed responses to what was before the sources of a signal, as far as it is known."""
+    return _sum({s: r} for source, old in signal.items() for s, r in _linearized(source, old) or [(source, old)])
 
 
 def _added(a: Response, b: Response) -> Response:

@@ -11,9 +11,11 @@ from tconvjax._geometry import Geometry
 from tconvjax._program.convolutions import Convolution
 from tconvjax._program.finding import Cost, Finding, Kind, Severity
 from tconvjax._program.lanes import Lane, LaneBook
+from tconvjax._program.layouts import layout_of
 from tconvjax._program.naming import leaf_of
 from tconvjax._program.program import RESIZES, Place, Unknown, Value
 from tconvjax._program.responses import FLAT, MOST_TURNS, Enlargement
+from tconvjax._program.tiles import convolved, dilated
 
 ENDINGS = (
     ".kernel",
@@ -99,7 +101,7 @@ def _transposed_convolution(e: Enlargement, convolution: Convolution, period: An
         kernel_size=k,
         strides=s,
         overlap_ratio=overlap,
-        variance_ratio=_variance_ratio(convolution, geometry, overlap),
+        variance_ratio=_variance_ratio(e, overlap),
         harmonic_share=share,
         weights=weights,
         center_shift=_shift(geometry),
@@ -117,7 +119,7 @@ def _phases(e: Enlargement, period: Any) -> Finding:
         e.place,
         layer=_layer(e),
         kind="pixel_shuffle",
-        severity=_severity(e, uneven=False),
+        severity=_severity(e, uneven=not shuffled and e.overlap > 1),
         what=f"{'pixel shuffle' if shuffled else 'interleaved images'}, by {_by(e.strides)}",
         why="every phase has a kernel of its own" + _energy_clause(share, e.origin),
         remedy="initializers.icnr for the convolution before it, or a blur after it"
@@ -125,7 +127,7 @@ def _phases(e: Enlargement, period: Any) -> Finding:
         else "a subpixel_conv initialized by initializers.icnr, or a blur after it",
         kernel_size=e.kernel_size,
         strides=e.strides,
-        overlap_ratio=1.0,
+        overlap_ratio=1.0 if shuffled else e.overlap,
         variance_ratio=1.0,
         harmonic_share=share,
         weights=e.origin,
@@ -371,33 +373,29 @@ def _share(e: Enlargement) -> float | None:
     return e.share if e.known and e.origin != "none" and isfinite(e.share) else None
 
 
-def _variance_ratio(convolution: Convolution, geometry: Geometry, overlap: float) -> float:
+def _variance_ratio(e: Enlargement, overlap: float) -> float:
     """Returns the variance ratio of the phases of a transposed convolution; the ratio of taps for unknown weights."""
-    value, ratios = convolution.kernel, [1.0]
+    layout, value = layout_of(e.place.equation), e.place.inputs[1]
+    ratios = [1.0]
     try:
         for turn in range(min(value.turns, MOST_TURNS)):
-            for kernel in convolution.canonical(np.asarray(value.compute(turn))):
-                wide = np.zeros(
-                    (*geometry.extent, *kernel.shape[-2:]), np.result_type(kernel, np.float32)
-                )
-                wide[tuple(slice(None, None, d) for d in geometry.kernel_dilation)] = kernel
-                powers = phase_powers(wide, geometry.strides)
-                ratios.append(powers.max() / powers.min() if powers.min() > 0 else inf)
+            for kernel in layout.kernels(np.asarray(value.compute(turn))):
+                power = (abs(kernel.astype(np.result_type(kernel, np.float32))) ** 2).sum((-1, -2))
+                pixel = np.ones((1, 1, *(1 for _ in e.strides), 1))
+                if layout.steps.t != e.strides:
+                    pixel = inserted(pixel, e.strides)
+                phases, _ = convolved(pixel, power[..., None, None], layout.steps, 1, mixed=True)
+                ratios.append(phases.max() / phases.min() if phases.min() > 0 else inf)
     except Unknown:
         return overlap
     return float(max(ratios))
 
 
-def phase_powers(kernel: np.ndarray, strides: Sequence[int]) -> np.ndarray:
-    """Returns the sum of squared weights of each phase."""
-    power = (abs(kernel) ** 2).sum((-1, -2))
+def inserted(tile: np.ndarray, strides: Sequence[int]) -> np.ndarray:
+    """Puts zeros between pixels, by hand."""
     for axis, s in enumerate(strides):
-        padded = np.zeros(
-            (*power.shape[:axis], -(-power.shape[axis] // s) * s, *power.shape[axis + 1 :])
-        )
-        padded[(slice(None),) * axis + (slice(power.shape[axis]),)] = power
-        power = padded.reshape(*power.shape[:axis], -1, s, *power.shape[axis + 1 :]).sum(axis)
-    return power
+        tile = dilated(tile, 2 + axis, s)
+    return tile
 
 
 def _overlap(k: Sequence[int], s: Sequence[int], d: Sequence[int]) -> float:

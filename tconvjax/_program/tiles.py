@@ -127,6 +127,10 @@ def reshaped(tile: np.ndarray, old: Sequence[Any], new: Sequence[Any]) -> np.nda
                 tile = expanded(tile, at, fast)
             tile = tile.reshape(*tile.shape[: at - 1], -1, *tile.shape[at + 1 :])
             digits[-1] *= fast
+    if len(tile) == 1:  # entries of a stack may be constants
+        for axis, size in enumerate(new, 1):
+            if tile.shape[axis] == size:
+                tile = shortened(tile, axis)
     return tile
 
 
