@@ -3,17 +3,25 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from tconvjax._program import naming
 from tconvjax._program.finding import SEVERITIES as SEVERITIES
 from tconvjax._program.finding import Cost as Cost
 from tconvjax._program.finding import Finding as Finding
+from tconvjax._program.finding import Measured as Measured
+from tconvjax._program.measuring import measured
 from tconvjax._program.program import Place, traced, walk
 from tconvjax._program.responses import Reader
 from tconvjax._program.rules import findings_of, not_understood, resizes_of
 
 
 def audit(
-    fn: Callable[..., Any], *args: Any, gradients: bool = False, everything: bool = False
+    fn: Callable[..., Any],
+    *args: Any,
+    run: bool = False,
+    gradients: bool = False,
+    everything: bool = False,
 ) -> list[Finding]:
     """Finds what makes checkerboards in a JAX function, without running it.
 
@@ -29,6 +37,9 @@ def audit(
         passed; a function that closes over it may change it.
       *args: arguments of `fn`: arrays, or `jax.ShapeDtypeStruct` in their place, for a model of any size. Other leaves
         reach `fn` unchanged. Weights known by shape alone count as random.
+      run: run the program on `args`, which must be arrays with numbers, and measure what each resampler does to the
+        output; the severity is then by effect: 'high' for patterns of half a grey level of 255, 'medium' for 3 dB of
+        contrast, else 'low'. Trained networks cancel most of what their weights alone suggest.
       gradients: also judge gradients: those of strided convolutions and sums over windows reach some pixels more often
         than others. Branches that fill each other's holes are judged by their sum. Maximum pools are no finding: the
         content, not a fixed phase, decides which pixel gets their gradient.
@@ -39,7 +50,8 @@ def audit(
       (callbacks, custom calls) are findings of kind 'not_understood'.
 
     Raises:
-      TypeError: if `fn` is not callable. Errors of `fn` while it is traced pass through.
+      TypeError: if `fn` is not callable.
+      ValueError: for `run` with arrays known by shape alone. Errors of `fn` while it is traced pass through.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -54,7 +66,12 @@ def audit(
     """
     if not callable(fn):
         raise TypeError(f"audit: fn must be callable; got an object of type {type(fn).__name__}.")
-    findings, backward = _audited(fn, args)
+    unknown = [x for x in jax.tree.leaves(args) if isinstance(x, jax.ShapeDtypeStruct)]
+    if run and unknown:
+        raise ValueError(
+            f"audit: args must be arrays with numbers for run=True; got {unknown[0]}. Give arrays, or leave run out."
+        )
+    findings, backward = _audited(fn, args, run=run)
     if gradients:
         if not backward:
             found, _ = _audited(fn, args, gradients=True, differentiated=True)
@@ -68,6 +85,7 @@ def _audited(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     *,
+    run: bool = False,
     gradients: bool = False,
     differentiated: bool = False,
 ) -> tuple[list[Finding], bool]:
@@ -88,6 +106,8 @@ def _audited(
         (p.number, finding) for p in places for finding in resizes_of(p, reader.lanes, images)
     ]
     hidden = [(p.number, not_understood(p)) for p in reader.hidden if not gradients]
-    found = findings_of(reader.enlargements, images, reader.lanes)
+    used = [e for e in reader.enlargements if e.ended]
+    effects = measured(used, images, reader.lanes) if run else {}
+    found = findings_of(used, images, reader.lanes, effects)
     ordered = sorted([*resizes, *hidden, *found], key=lambda pair: pair[0])
     return [finding for _, finding in ordered], any(p.backward for p in places)

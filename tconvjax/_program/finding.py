@@ -23,6 +23,23 @@ class Cost(NamedTuple):
     receptive_field: tuple[int, ...]
 
 
+class Measured(NamedTuple):
+    """What a resampler does on given data.
+
+    Attributes:
+      share: share of the energy of its result on the stride harmonics, in [0, 1].
+      rms: root mean square of what its periodic part contributes to the output, in units of the output.
+      contrast: power of the output near the harmonics, over that without the periodic part, in dB: the band contrast
+        that the resampler is responsible for. Negative where it cancels patterns of other layers.
+      visible: `rms` over the range of the output, largest minus smallest value.
+    """
+
+    share: float
+    rms: float
+    contrast: float
+    visible: float
+
+
 @dataclass(frozen=True)
 class Finding:
     """A resampler of a program: what enlarges an image, with the filters and sums up to the next nonlinear operation.
@@ -51,9 +68,10 @@ class Finding:
       period: period of the pattern, in pixels of the function's output, or of the layer's if that is no image.
       cost: cost of the layer, or None.
       remedy_cost: cost of the remedy, or None.
-      layer: path of the module, 'Generator/ConvTranspose_2', or of its weights in the arguments, "params['up']['kernel']"
-        or 'm.6.weight', or in what the function closes over; '' if unknown.
+      layer: path of the module, 'Generator/ConvTranspose_2', or of its weights in the arguments or in what the function
+        closes over, "params['up']['kernel']", 'm.6.weight'; '' if unknown.
       count: number of times that the program has it.
+      measured: what it does on given data, if the program was run; None else, and inside of loops.
     """
 
     kind: Kind
@@ -77,3 +95,4 @@ class Finding:
     remedy_cost: Cost | None = None
     layer: str = ""
     count: int = 1
+    measured: Measured | None = None

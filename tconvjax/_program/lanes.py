@@ -111,12 +111,11 @@ class LaneBook:
     def product(self, place: Place, image: Value, axes: Sequence[int | None]) -> None:
         """Follows lanes through a product of matrices; `axes` gives the axis of the image for each of the result."""
         old, shape = self.of(image), place.shape
-        self._lanes[place.results[0]] = tuple(
-            lane and lane.times(n, image.shape[a])
-            for n, a, lane in (
-                (n, a, None if a is None else old[a]) for n, a in zip(shape, axes, strict=True)
-            )
-        )
+        lanes: list[Lane | None] = []
+        for n, axis in zip(shape, axes, strict=True):
+            lane = None if axis is None else old[axis]
+            lanes.append(lane and lane.times(n, image.shape[axis or 0]))
+        self._lanes[place.results[0]] = tuple(lanes)
 
 
 def _stepped(old: Lanes, finer: Sequence[int], coarser: Sequence[int]) -> Lanes:

@@ -18,7 +18,7 @@ class Layout(NamedTuple):
       steps: geometry.
       groups: number of groups of features.
       kernel_size: taps along each axis.
-      kernels: brings an array of weights into kernels `(*kernel_size, features in // groups, out)`, several under `vmap`.
+      kernels: brings weights into kernels `(*kernel_size, features in // groups, out)`, several under `vmap`.
     """
 
     order: tuple[int, ...]

@@ -24,10 +24,10 @@ def of_arguments(fn: Callable[..., Any], args: tuple[Any, ...]) -> list[str]:
     names = _parameters(fn, len(args))
     result = []
     for path, _ in leaves:
-        if path[0].idx == 0:  # type: ignore[attr-defined]
+        if path[0].idx == 0:
             result.append(_name("", path[1:]))
         else:
-            result.append(_name(names[path[1].idx], path[2:]))  # type: ignore[attr-defined]
+            result.append(_name(names[path[1].idx], path[2:]))
     return result
 
 
@@ -60,7 +60,7 @@ def of_closure(fn: Callable[..., Any]) -> dict[int, str]:
     for name, thing in _closed_over(fn, DEEPEST, set()):
         try:
             variables = getattr(thing, "variables", None)
-        except Exception:  # noqa: BLE001  # a property of someone else's class
+        except Exception:  # a property of someone else's class
             variables = None
         if isinstance(variables, list):  # Keras
             for v in variables:

@@ -39,7 +39,9 @@ MARKS = {"pvary", "pcast"}
 
 
 TRANSFORMED = re.compile(r"\b(jvp|transpose|vmap|jit|pjit|remat|checkpoint|shard_map)\(([^()]*)\)")
-OF_CLASSES = re.compile(r"\.|::")  # 'eqx.nn.Conv', 'aten::convolution', 'Module.method': no path of a module
+OF_CLASSES = re.compile(
+    r"\.|::"
+)  # 'eqx.nn.Conv', 'aten::convolution', 'Module.method': no path of a module
 INNER = {"while", "body", "cond", "scan", "closed_call", "core_call", "rematted_computation"}
 
 
@@ -71,7 +73,7 @@ IN_NUMPY: dict[str, Any] = {
     "sqrt": lambda x, **_: np.sqrt(x),
     "rsqrt": lambda x, **_: 1 / np.sqrt(x),
     "integer_pow": lambda x, *, y, **_: np.power(x, y),
-    "iota": lambda *, dtype, shape, dimension, **_: _broadcast(
+    "iota": lambda *, shape, dimension, **_: _broadcast(
         np.arange(shape[dimension]), shape=shape, broadcast_dimensions=(dimension,)
     ),
 }
@@ -280,7 +282,8 @@ class _Walk:
 
     def end(self, results: Sequence[Value]) -> Place:
         """Returns the place where a program ends."""
-        return Place(None, tuple(results), (), (), ("", 0), "", False, next(self._places))
+        number = next(self._places)
+        return Place(None, tuple(results), (), (), ("", 0), "", backward=False, number=number)
 
     def walk(
         self, program: Any, inputs: Sequence[Value], context: Context, outputs: list[Value]
@@ -334,7 +337,9 @@ def _scope(names: str) -> str:
     """Returns the names of modules in a stack of names, without those of transformations."""
     while names != (bare := TRANSFORMED.sub(r"\2", names)):
         names = bare
-    return "/".join(p for p in names.split("/") if p and p not in INNER and not OF_CLASSES.search(p))
+    return "/".join(
+        p for p in names.split("/") if p and p not in INNER and not OF_CLASSES.search(p)
+    )
 
 
 def _shaped(atom: Any) -> tuple[tuple[int, ...], Any]:

@@ -56,6 +56,7 @@ class Enlargement:
       known: whether all weights in the responses are known.
       drawn: whether weights took part in the responses at all, random ones for unknown ones included.
       last: the last signal that has it.
+      result: the value of that signal.
     """
 
     means: Means
@@ -74,6 +75,7 @@ class Enlargement:
     known: bool = True
     drawn: bool = False
     last: "Signal | None" = None
+    result: Value | None = None
 
     def judge(self, share: float, overlap: float, *, known: bool) -> None:
         """Takes note of a response where the linear part ends; of several, the worst counts."""
@@ -187,7 +189,9 @@ class Reader:
         self._free = set(inputs)  # values that depend on the arguments
         self._made: set[Value] = set()  # values that a convolution or a product of matrices made
         self._axes: dict[Value, frozenset[int]] = {}
-        self._zeros: dict[Source, Place] = {}  # where the pixels of a source first have others between them
+        self._zeros: dict[
+            Source, Place
+        ] = {}  # where the pixels of a source first have others between them
         self._rules: dict[str, Callable[[Place], Signal]] = {
             "reshape": self._reshape,
             "squeeze": self._reshape,
@@ -244,7 +248,7 @@ class Reader:
         elif _is_inexact(place.results[0].dtype):
             signal = self._signals[place.results[0]] = self._result(place, name)
             for event in _enlargements(signal):
-                event.last = signal
+                event.last, event.result = signal, place.results[0]
             for source, response in signal.items():
                 if not response.mixed and response.gain.size > 1:
                     self._zeros.setdefault(source, place)
@@ -566,17 +570,12 @@ class Reader:
             present = [r for r in own if r is not None]
             borders = any(axis in r.space for r in present)
             join = functools.partial(_join, axis=axis, sizes=sizes, borders=borders, single=single)
-            gain, taps = join([r and r.gain for r in own]), join([r and r.taps for r in own])
-            if not single and not borders:  # channels
-                taps = taps.max(1 + axis, keepdims=True)
-            paths = [r and r.path for r in own]
+            paths = [None if r is None else r.path for r in own]
             result[source] = Response(
-                gain,
-                taps,
+                join([None if r is None else r.gain for r in own]),
+                join([None if r is None else r.taps for r in own]),
                 mixed=any(r.mixed for r in present),
-                path=(lambda t, paths=paths, join=join: join([p and p(t) for p in paths]))
-                if all(r.path for r in present)
-                else None,
+                path=_along_all(paths, join) if all(r.path for r in present) else None,
                 known=all(r.known for r in present),
                 space=_space(*({source: r} for r in present)),
                 phases=_phases(*({source: r} for r in present)) | ({axis} if single else set()),
@@ -649,7 +648,7 @@ class Reader:
     # Sums and products.
 
     def _add(self, place: Place) -> Signal:
-        signals = []
+        signals: list[Signal] = []
         for value, other in (place.inputs, place.inputs[::-1]):
             if self._is_free(value) and not self._is_offset(value, other):
                 sign = -1.0 if place.equation.primitive.name == "sub" and len(signals) else 1.0
@@ -726,7 +725,6 @@ class Reader:
         new = frozenset(a for a, old in enumerate(axes) if old is None)
         signal = self._used(image)
         moved = lambda old: frozenset(axes.index(a) for a in old if a in kept)
-        options: Any = lambda r: {"space": moved(r.space), "phases": moved(r.phases)}
         resampling = self._resampling(image, matrix, mine, theirs)
         if resampling is not None:
             (axis,), (at,) = mine, new
@@ -751,9 +749,12 @@ class Reader:
         )
         if not _enlargements(signal):
             phases = new if len(made) > 1 else frozenset()
-            linear = lambda: [apply(signal)]
-            space, old = (frozenset().union(*(options(r)[n] for r in signal.values())) for n in ("space", "phases"))  # fmt: skip
-            return _begin(place.results[0], linear=linear, space=space, phases=old | phases)
+            return _begin(
+                place.results[0],
+                linear=lambda: [apply(signal)],
+                space=moved(_space(signal)),
+                phases=moved(_phases(signal)) | phases,
+            )
         return apply(signal)
 
     def _mixed_channels(
@@ -844,9 +845,7 @@ class Reader:
                 for p, t, a in zip(periods, layout.steps.t, layout.space, strict=True)
             ]
             if max(strides, default=1) == 1:
-                linear = lambda: [
-                    self._convolved(signal, place, layout, self._weights(kernel, layout)[0])
-                ]
+                linear = lambda: [self._convolved(signal, layout, self._weights(kernel, layout)[0])]
                 return _begin(result, linear=linear, space=space)
             event = self._enlarged(place, "convolution", layout.out_space, strides, face.image)
             self._filled(event, face)
@@ -856,12 +855,11 @@ class Reader:
         for event in begun:
             event.origin, event.drawn = origin, weights is not None
         signal = {s: replace(r, known=r.known and origin != "none") for s, r in signal.items()}
-        return self._convolved(signal, place, layout, weights, begun)
+        return self._convolved(signal, layout, weights, begun)
 
     def _convolved(
         self,
         signal: Signal,
-        place: Place,
         layout: Layout,
         weights: np.ndarray | None,
         begun: tuple[Enlargement, ...] = (),
@@ -926,7 +924,9 @@ class Reader:
             return layout.kernels(numbers)[0], "none"
         kernels = [k for array in arrays for k in layout.kernels(array)]
         origin: Origin = "drawn" if kernel.drawn else "given"
-        return max(kernels, key=lambda k: _unevenness(k, layout)) if len(kernels) > 1 else kernels[0], origin  # fmt: skip
+        if len(kernels) > 1:
+            kernels.sort(key=lambda kernel: _unevenness(kernel, layout))
+        return kernels[-1], origin
 
     def _window_sum(self, place: Place) -> Signal:
         params, image = place.equation.params, place.inputs[0]
@@ -1051,7 +1051,17 @@ def _linearized(source: Source, response: Response) -> list[tuple[Source, Respon
     except (Unread, Unknown):
         return []
     return [
-        (s, replace(response, gain=path(r.gain), taps=_taps(path, r), mixed=True, path=None, known=r.known))
+        (
+            s,
+            replace(
+                response,
+                gain=path(r.gain),
+                taps=_taps(path, r),
+                mixed=True,
+                path=None,
+                known=r.known,
+            ),
+        )
         for signal in before
         for start, mine in signal.items()
         for s, r in _linearized(start, mine)
@@ -1095,7 +1105,11 @@ def _sum(signals: Iterable[Signal]) -> Signal:
 
 def _merged(signal: Signal) -> Signal:
     """Returns the mixed responses to what was before the sources of a signal, as far as it is known."""
-    return _sum({s: r} for source, old in signal.items() for s, r in _linearized(source, old) or [(source, old)])
+    return _sum(
+        {s: r}
+        for source, old in signal.items()
+        for s, r in _linearized(source, old) or [(source, old)]
+    )
 
 
 def _added(a: Response, b: Response) -> Response:
@@ -1148,7 +1162,7 @@ def _scaled(signal: Signal, numbers: np.ndarray) -> Signal:
         channels = tuple(a for a in range(1, rank) if tile.shape[a] == 1 < gain.shape[a])
         return np.multiply(*tiles.matched(tile, holes.max(channels, keepdims=True)))
 
-    return {s: r.each(times, lambda t, r=r: taps(t, r.gain)) for s, r in signal.items()}
+    return {s: r.each(times, functools.partial(taps, gain=r.gain)) for s, r in signal.items()}
 
 
 def _enlargements(signal: Signal) -> tuple[Enlargement, ...]:
@@ -1248,6 +1262,11 @@ def _lines(indices: np.ndarray) -> list[np.ndarray]:
             raise Unread
         lines.append(line)
     return lines
+
+
+def _along_all(paths: Sequence[Tiled | None], join: Callable[..., np.ndarray]) -> Tiled:
+    """Returns the path of images that are joined, each of which has a path of its own from one source."""
+    return lambda tile: join([None if path is None else path(tile) for path in paths])
 
 
 def _join(

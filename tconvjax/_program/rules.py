@@ -1,6 +1,6 @@
 """Words of the audit: what an enlargement does to a constant, how severe that is, and what to use instead."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf, isfinite, prod
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 from tconvjax._geometry import Geometry
 from tconvjax._program.convolutions import Convolution
-from tconvjax._program.finding import Cost, Finding, Kind, Severity
+from tconvjax._program.finding import Cost, Finding, Kind, Measured, Severity
 from tconvjax._program.lanes import Lane, LaneBook
 from tconvjax._program.layouts import layout_of
 from tconvjax._program.naming import leaf_of
@@ -17,18 +17,17 @@ from tconvjax._program.program import RESIZES, Place, Unknown, Value
 from tconvjax._program.responses import FLAT, MOST_TURNS, Enlargement
 from tconvjax._program.tiles import convolved, dilated
 
-ENDINGS = (
-    ".kernel",
-    ".weight",
-    "/kernel",
-    "/w",
-    "['kernel']",
-    "['w']",
-)  # of weights, which name their layer
+VISIBLE = (
+    0.5 / 255
+)  # rms of a pattern, of the range of the output, that counts as visible: half a grey level
+MEASURABLE = 3.0  # dB of contrast that count as a pattern
 
 
 def findings_of(
-    enlargements: Iterable[Enlargement], images: Sequence[Value], lanes: LaneBook
+    enlargements: Iterable[Enlargement],
+    images: Sequence[Value],
+    lanes: LaneBook,
+    data: Mapping[Enlargement, Measured],
 ) -> list[tuple[int, Finding]]:
     """Returns a finding, with the number of its place, for each enlargement that the program uses; equal ones once."""
     found: dict[Any, tuple[int, Finding]] = {}
@@ -36,10 +35,26 @@ def findings_of(
         if not e.ended:
             continue
         finding = _finding_of(e, images, lanes)
+        if e in data:
+            finding = _with_effect(finding, data[e])
         number, first = found.get(_same(finding), (e.place.number, replace(finding, count=0)))
         worst = max(first, finding, key=lambda f: f.harmonic_share or 0.0)
         found[_same(finding)] = number, replace(worst, count=first.count + 1)
     return list(found.values())
+
+
+def _with_effect(finding: Finding, effect: Measured) -> Finding:
+    """Judges a finding by what it does on data instead of by its weights."""
+    severity: Severity = "high" if effect.visible >= VISIBLE else "low"
+    if finding.severity == "none":
+        severity = "none"
+    elif effect.contrast >= MEASURABLE:
+        severity = "high" if effect.visible >= VISIBLE else "medium"
+    said = (
+        f"On these data it puts {effect.share:.2g} of its own energy on the pattern, which is {effect.rms:.3g} rms "
+        f"({255 * effect.visible:.2g} of 255 grey levels) and {effect.contrast:+.1f} dB of contrast of the output."
+    )
+    return replace(finding, severity=severity, measured=effect, message=f"{finding.message} {said}")
 
 
 def _same(finding: Finding) -> Any:
@@ -162,7 +177,6 @@ def _gradient(e: Enlargement, period: Any) -> Finding:
     """Judges the gradient of an operation that reduces images, by the taps through which it paints."""
     convolution = e.convolution
     k, s = e.kernel_size or (1,) * len(e.strides), e.strides
-    overlap = _overlap(k, s, (1,) * len(s))
     kind: Kind = "strided_convolution" if convolution else "strided_pool"
     what = f"input gradient of a {'strided convolution' if convolution else 'sum over windows'}"
     options: dict[str, Any] = {}
@@ -170,7 +184,6 @@ def _gradient(e: Enlargement, period: Any) -> Finding:
     even = _whole(k, s)
     if convolution is not None:
         geometry = _geometry(e, convolution)
-        overlap = _overlap(k, s, geometry.kernel_dilation)
         even = _whole(geometry.extent, s)
         batch, small, big = _sizes(e.place, convolution)
         what += f", kernel {_by(k)}, stride {_by(s)}, {big} -> {small} channels"
@@ -194,8 +207,8 @@ def _gradient(e: Enlargement, period: Any) -> Finding:
         f"{' in that convolution, or stride 1 and then' if convolution else ', or'} blur_pool(strides={s})",
         kernel_size=k,
         strides=s,
-        overlap_ratio=overlap,
-        variance_ratio=overlap,
+        overlap_ratio=e.overlap,
+        variance_ratio=e.overlap,
         harmonic_share=None,
         weights="none",
         center_shift=center,
@@ -218,7 +231,7 @@ def resizes_of(place: Place, lanes: LaneBook, images: Sequence[Value]) -> Iterat
     sizes = list(zip(source.shape, place.shape, strict=True))
     known = [isinstance(a, int) and isinstance(b, int) for a, b in sizes]
     axes = [i for i, (a, b) in enumerate(sizes) if known[i] and b > a > 1]
-    if not axes:
+    if not axes or _is_statistic(source):
         return
     scale = tuple(-(-sizes[i][1] // sizes[i][0]) for i in axes)
     begun = tuple(lanes.of(place.results[0])[a] for a in axes)
@@ -240,6 +253,16 @@ def resizes_of(place: Place, lanes: LaneBook, images: Sequence[Value]) -> Iterat
         period=_at_output(scale, begun, images, lanes),
         image=source,
     )
+
+
+def _is_statistic(value: Value) -> bool:
+    """Whether a value is made of sums over an image, as in a GroupNorm, whose groups are spread over channels."""
+    seen = [value]
+    for value in seen[:16]:
+        if value.made_by.startswith(("reduce_sum", "reduce_max")):
+            return True
+        seen += value.inputs
+    return len(seen) > 1 and any(v.made_by.startswith("reduce_sum") for v in seen[:64])
 
 
 def not_understood(place: Place) -> Finding:
@@ -299,8 +322,6 @@ def _finding(
 
 def _layer(e: Enlargement) -> str:
     """Returns the path of the modules around an operation, or that of its weights."""
-    if e.place.scope and e.convolution is None:
-        return e.place.scope
     if e.place.scope:
         return e.place.scope
     leaf = None if e.kernel is None else leaf_of(e.kernel)
@@ -408,9 +429,9 @@ def _overlap(k: Sequence[int], s: Sequence[int], d: Sequence[int]) -> float:
 
 
 def _severity(e: Enlargement, *, uneven: bool) -> Severity:
-    """Returns 'high' where taps are uneven, 'medium' where weights alone are, 'none' where a constant stays constant."""
-    known_share = e.share <= FLAT and (e.means != "shuffle" or e.known)
-    return "none" if known_share and _judged(e) else "high" if uneven else "medium"
+    """Returns 'none' where a constant stays constant, else 'high' for uneven taps, 'medium' for uneven weights."""
+    flat = e.share <= FLAT and (e.means != "shuffle" or e.known)
+    return "none" if flat and _judged(e) else "high" if uneven else "medium"
 
 
 def _judged(e: Enlargement) -> bool:

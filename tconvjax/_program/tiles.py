@@ -226,6 +226,7 @@ def convolved(
     *k, fan, features = kernel.shape
     rank, channels = len(k), fan * groups
     space = tile.shape[-1 - rank : -1]
+    index: Any
     index, inside = _reads(space, k, steps)  # (*out, *k) of each axis
     alone = not mixed and (tile.shape[-1] == 1 or prod(space) == 1)
     if alone:
