@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tconvjax import cli
+from tconvjax.cli import _images
 from tconvjax.cli import _pictures as pictures
 
 
@@ -250,7 +251,7 @@ def test_one_image_is_the_same_in_every_kind_of_file(kind, channels, save, tmp_p
     Image.fromarray(values).save(tmp_path / "8 bits ☃.png")
     saved = save(values)
     saved.save(tmp_path / kind) if kind.endswith("png") else np.save(tmp_path / kind, saved)
-    plain, other = (cli.measure._read(tmp_path / name) for name in ("8 bits ☃.png", kind))
+    plain, other = (_images.read(tmp_path / name) for name in ("8 bits ☃.png", kind))
     np.testing.assert_allclose(plain[..., 0], values / 255, rtol=1e-7)
     np.testing.assert_allclose(other, plain.repeat(channels, -1), rtol=1e-7)
 
@@ -268,17 +269,17 @@ def test_wide_integers_are_numbers_like_floats(tmp_path):
     values = np.random.default_rng(0).integers(0, 256, (5, 7))
     for dtype in (int, np.int32):
         np.save(tmp_path / "wide.npy", values.astype(dtype))
-        np.testing.assert_array_equal(cli.measure._read(tmp_path / "wide.npy")[..., 0], values)
+        np.testing.assert_array_equal(_images.read(tmp_path / "wide.npy")[..., 0], values)
 
 
 def test_sixteen_bits_of_older_pillows_are_sixteen_bits(tmp_path, monkeypatch):
     values = np.random.default_rng(0).integers(0, 1 << 16, (5, 7)).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    new = cli.measure._read(tmp_path / "deep.png")
+    new = _images.read(tmp_path / "deep.png")
     wide = Image.fromarray(values.astype(np.int32))
     assert wide.mode == "I"
     monkeypatch.setattr(Image, "open", lambda _, formats: wide)  # noqa: ARG005
-    np.testing.assert_array_equal(cli.measure._read(tmp_path / "deep.png"), new)
+    np.testing.assert_array_equal(_images.read(tmp_path / "deep.png"), new)
     np.testing.assert_allclose(new[..., 0], values / 65535, rtol=1e-7)
 
 
@@ -314,7 +315,7 @@ def test_a_picture_is_refused_before_any_work(command, picture, message, capsys,
     if "matplotlib" in message:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(cli.explain, "conv_transpose_geometry", None)
-    monkeypatch.setattr(cli.measure, "_read", None)
+    monkeypatch.setattr(_images, "read", None)
     status, out, err = run(capsys, *command, "--picture", picture)
     assert (status, out) == (2, "")
     assert message in err
@@ -362,7 +363,7 @@ def test_images_need_pillow_and_arrays_do_not(capsys, monkeypatch):
 def test_options_of_measure_are_refused_before_a_file_is_read(
     arguments, message, capsys, monkeypatch
 ):
-    monkeypatch.setattr(cli.measure, "_read", None)
+    monkeypatch.setattr(_images, "read", None)
     status, out, err = run(capsys, "measure", "good.npy", *arguments)
     assert (status, out) == (2, "")
     assert message in err
@@ -413,7 +414,7 @@ class Decoder(nnx.Module):
         self.down = nnx.Conv(3, 3, (1, 1), strides=2, rngs=nnx.Rngs(0))
 
     def __call__(self, x):
-        return self.down(self.up(x))
+        return self.down(nnx.relu(self.up(x)))
 
 decoder = Decoder()
 clean = jax.nn.relu
@@ -457,6 +458,10 @@ class Broken:
 
 broken = Broken()
 KERNEL = jax.numpy.ones((3, 3, 4, 4))
+
+def up(x):
+    return jax.lax.conv_transpose(x, KERNEL, (2, 2), "SAME")
+
 exec(compile("def odd(x):\\n    return jax.lax.conv_transpose(x, KERNEL, (2, 2), 'SAME')", "50%,a:b.py", "exec"))
 exec(compile("def nowhere(x):\\n    return jax.lax.conv_transpose(x, KERNEL, (2, 2), 'SAME')", jax.__file__, "exec"))
 """
@@ -477,8 +482,11 @@ def test_audit(capsys):
     image = ("--input", "1,8,8,4")
     status, out, _ = run(capsys, "audit", "my_model:decoder", *image)
     assert status == 1
-    assert "high    my_model.py:13\n  transposed convolution, kernel 3x3, stride 2x2" in out
-    assert "2 found: 1 high, 1 medium" in out
+    assert (
+        "high    up.kernel  my_model.py:13\n  transposed convolution, kernel 3x3, stride 2x2" in out
+    )
+    assert "1 found: 1 high" in out
+    image = (*image, "--gradients")
     status, out, _ = run(capsys, "audit", "my_model:decoder", *image, "--json")
     first, second = json.loads(out)["findings"]
     assert (first["kernel_size"], first["severity"], first["line"]) == ([3, 3], "high", 13)
@@ -488,9 +496,30 @@ def test_audit(capsys):
     assert run(capsys, "audit", "my_model:holes", *image)[0] == 1
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("model")
+def test_a_model_runs_on_pictures(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", rng.uniform(size=(16, 16, 4)).astype("f"))
+    pictures = ("--image", "a.npy", "b.npy")
+    status, out, _ = run(capsys, "audit", "my_model:up", *pictures, "--run", "--json")
+    (found,) = json.loads(out)["findings"]
+    assert (status, found["input_shape"]) == (1, [2, 16, 16, 4])
+    assert found["measured"]["share"] > 0.1
+    assert found["measured"]["rms"] > 0
+    assert run(capsys, "audit", "my_model:up", *pictures)[0] == 1
+    np.save(tmp_path / "b.npy", rng.uniform(size=(16, 15, 4)))
+    _, _, err = run(capsys, "audit", "my_model:up", *pictures)
+    assert "--image: pictures must be of one size; got (16, 16, 4), (16, 15, 4)" in err
+    _, _, err = run(capsys, "audit", "my_model:up", "--run", "--input", "1,8,8,4")
+    assert "--run needs numbers: give --image PICTURE" in err
+    assert "give --input SHAPE or --image PICTURE" in run(capsys, "audit", "my_model:up")[2]
+
+
 @pytest.mark.usefixtures("model")
 def test_audit_for_machines(capsys):
-    arguments = ("audit", "my_model:decoder", "--input", "1,8,8,4", "--format")
+    arguments = ("audit", "my_model:decoder", "--input", "1,8,8,4", "--gradients", "--format")
     _, out, _ = run(capsys, *arguments, "sarif")
     (report,) = json.loads(out)["runs"]
     places = [r["locations"][0]["physicalLocation"] for r in report["results"]]
@@ -635,7 +664,7 @@ def test_files_are_what_they_hold_whatever_their_names(name, tmp_path):
                 np.save(file, values)
             else:
                 Image.fromarray(values).save(file, kind, lossless=True)
-        found = cli.measure._read(tmp_path / name)
+        found = _images.read(tmp_path / name)
         np.testing.assert_allclose(
             found[..., 0], values / 255, atol=0.02 if kind == "WEBP" else 1e-6
         )

@@ -20,12 +20,13 @@ import numpy as np
 
 from tconvjax._program import SEVERITIES, Cost, Finding, audit
 from tconvjax._version import __version__
+from tconvjax.cli import _images as reading
 from tconvjax.cli._errors import one_line, printable
 
 HELP = "operations of a program that make checkerboards"
 DESCRIPTION = (
-    "Traces a callable on shapes and lists the operations that make checkerboards. Imports the module MODULE, which "
-    "runs its top level: audit only code that you trust. The model itself never runs."
+    "Traces a callable and lists what makes checkerboards in it. Imports the module MODULE, which runs its top level: "
+    "audit only code that you trust. The model itself runs with --run alone."
 )
 LEVELS = {"high": "error", "medium": "warning", "low": "note", "none": "none"}
 COMMANDS = {"high": "error", "medium": "warning", "low": "notice", "none": "notice"}
@@ -42,9 +43,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         action="append",
-        required=True,
+        default=[],
         metavar="SHAPE[:DTYPE]",
         help="shape of an argument, such as 1,64 or 8:int32 (float32); once for each argument",
+    )
+    parser.add_argument(
+        "--image",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PICTURE",
+        help="pictures or folders, of one size: an argument (images, height, width, channels) in [0, 1]",
+    )
+    parser.add_argument(
+        "--run",
+        action="store_true",
+        help="run the model on the pictures, and measure what each finding does",
+    )
+    parser.add_argument(
+        "--gradients",
+        action="store_true",
+        help="also judge gradients of strided convolutions and pools",
     )
     parser.add_argument("--all", action="store_true", help="also list what is clean")
     parser.add_argument(
@@ -66,10 +85,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Audits a callable; returns the exit status."""
-    inputs = [_shape(text) for text in options.input]
+    if not options.input and not options.image:
+        raise ValueError(
+            "audit needs an argument of the callable: give --input SHAPE or --image PICTURE."
+        )
+    if options.run and options.input:
+        raise ValueError("--run needs numbers: give --image PICTURE in place of --input SHAPE.")
+    inputs = [*_pictures(options.image), *map(_shape, options.input)]
     fn = _imported(options.target)
     with _user_code(f"{options.target}: cannot be traced"):
-        findings = audit(fn, *inputs, everything=options.all)
+        findings = audit(
+            fn, *inputs, run=options.run, gradients=options.gradients, everything=options.all
+        )
     print(WRITERS[options.format](findings))
     worst = SEVERITIES.index(options.fail_on)
     return int(any(SEVERITIES.index(f.severity) >= worst for f in findings))
@@ -87,6 +114,17 @@ def _shape(text: str) -> jax.ShapeDtypeStruct:
             f"--input must be sizes with commas between them and, after a colon, a dtype, such as 1,28,28,1:float32; "
             f"got {text!r}."
         ) from None
+
+
+def _pictures(paths: Sequence[Path]) -> list[np.ndarray]:
+    """Returns pictures of one size as an argument, or none."""
+    images = [reading.read(file) for path in paths for file in reading.files(path)]
+    shapes = dict.fromkeys(image.shape for image in images)
+    if len(shapes) > 1:
+        raise ValueError(
+            f"--image: pictures must be of one size; got {', '.join(map(str, shapes))}. Cut them to one size."
+        )
+    return [np.stack(images)] if images else []
 
 
 def _imported(target: str) -> Callable[..., Any]:
@@ -170,6 +208,7 @@ def _as_json(findings: Sequence[Finding]) -> str:
         return {
             **{name: finite(value) for name, value in asdict(finding).items()},
             **{name: cost and cost._asdict() for name, cost in costs},
+            "measured": finding.measured and finding.measured._asdict(),
         }
 
     records = list(map(record, findings))
@@ -222,7 +261,9 @@ def _lines_kept(text: str) -> str:
 
 
 def _place(f: Finding) -> str:
-    return f"{_relative(f.file)}:{f.line}" if f.file else "(no line)"
+    where = f"{_relative(f.file)}:{f.line}" if f.file else "(no line)"
+    layer = f"{f.layer}  " if f.layer else ""
+    return f"{layer}{where}{f', {f.count} times' if f.count > 1 else ''}"
 
 
 def _relative(file: str) -> str:

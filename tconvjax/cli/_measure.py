@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from tconvjax import metrics
+from tconvjax.cli import _images as reading
 from tconvjax.cli import _pictures as pictures
 from tconvjax.cli._errors import one_line, printable
 
@@ -34,9 +34,6 @@ PERIODIC: tuple[Callable[..., Any], ...] = (
     metrics.cyclic_difference_depth,
 )
 SAMPLES = 64  # draws of white noise
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow tries the decoders of these alone
-LARGEST = 1 << 28  # numbers in an image
 COPIES = (
     30  # float32 copies of an image in memory while it is measured; a run on eight images needed 20
 )
@@ -202,98 +199,18 @@ def _groups(paths: Sequence[Path]) -> tuple[dict[Shape, list[np.ndarray]], list[
     problems = []
     for path in paths:
         try:
-            files = _files(path)
+            files = reading.files(path)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue
         for file in files:
             try:
-                image = _read(file)
+                image = reading.read(file)
             except ValueError as error:
                 problems.append(str(error))
                 continue
             groups.setdefault(image.shape, []).append(image)
     return groups, problems
-
-
-def _files(path: Path) -> list[Path]:
-    """Returns the path of a file, or the paths of the images in a folder, without those in folders below."""
-    if not path.is_dir():
-        return [path]
-    images = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.is_dir())
-    if not images:
-        raise ValueError(f"{path}: holds no image ({', '.join(SUFFIXES)}).")
-    return images
-
-
-def _read(path: Path) -> np.ndarray:
-    """Returns one image as (height, width, channels) in float32."""
-    try:
-        array = _decode(path)
-    except ImportError:
-        raise
-    except Exception as error:  # a decoder may raise anything on a broken file
-        raise ValueError(f"{path}: cannot be read: {one_line(error)}") from None
-    array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3:
-        raise ValueError(
-            f"{path}: expected (height, width) or (height, width, channels); got shape {array.shape}."
-        )
-    if not 0 < array.size <= LARGEST:
-        raise ValueError(
-            f"{path}: must hold at least 1 number and at most {LARGEST}; got shape {array.shape}."
-        )
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{path}: pixels must be real numbers; got dtype {array.dtype}.")
-    # NumPy and JAX store any numbers as wider integers; their largest value is not that of a pixel.
-    narrow = array.dtype.kind in "iu" and array.dtype.itemsize <= 2
-    largest = np.iinfo(array.dtype).max if narrow else 1
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-        array /= largest
-        bound = (8 * np.abs(array).sum()) ** 2  # of all sums of squares, of Laplacians too
-    if not np.isfinite(bound):
-        raise ValueError(f"{path}: holds pixels that are not finite in float32, or not if squared.")
-    return array
-
-
-def _decode(path: Path) -> np.ndarray:
-    if not path.is_file():  # a pipe would block
-        raise ValueError("it is not a file" if path.exists() else "there is no such file")
-    with path.open("rb") as file:
-        start = file.read(6)
-    if start == b"\x93NUMPY":  # the content decides, not the name
-        # Memory-mapped: `_read` refuses an array that is too large before it fills the memory.
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImportError(
-            f'{path}: reading images needs pillow. Run: pip install "tconvjax[png]"'
-        ) from None
-    with _quiet_open(path, Image) as image:
-        if getattr(image, "n_frames", 1) > 1:
-            raise ValueError(f"it holds {image.n_frames} images. Save each as a file")
-        if image.width * image.height * len(image.getbands()) > LARGEST:  # before it is decoded
-            raise ValueError(
-                f"it holds more than {LARGEST} numbers, {image.width} x {image.height} pixels"
-            )
-        if image.mode == "I":  # 16 bits before Pillow 10.3: python-pillow/Pillow#3796
-            return np.asarray(image).astype(np.uint16)
-        if image.mode in ("L", "RGB") or image.mode.startswith(("I;16", "F")):
-            return np.asarray(image)
-        # Bits become black and white, a palette its colors; alpha is dropped.
-        return np.asarray(image.convert("L" if image.mode in ("1", "LA") else "RGB"))
-
-
-def _quiet_open(path: Path, pillow: Any) -> Any:
-    """Opens an image of a known format without Pillow's warning about its size, which `_decode` limits."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", pillow.DecompressionBombWarning)
-        try:
-            return pillow.open(path, formats=FORMATS)
-        except pillow.UnidentifiedImageError:
-            raise ValueError(f"it is none of {', '.join(FORMATS)} and npy") from None
 
 
 def _limit(text: str) -> tuple[str, float]:
