@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tconvjax import analysis
+from tconvjax._analysis import weights as analysis
 from tconvjax._geometry import Geometry
 from tconvjax._program.convolutions import Convolution, convolution_of
 from tconvjax._program.finding import Cost, Finding, Severity
