@@ -1,5 +1,7 @@
 """Properties of a layer's output that follow from its integers and weights, before any image is made.
 
+`traced_field` alone is of whole networks, as JAX traces them.
+
 Phases are counted on the kernel as it is *painted*: w[a] lands on pixel `s·i + a`, so phase p of the full output,
 before any crop, is fed by the taps w[p], w[p + s], .. A crop by o pixels shifts which pixel shows which phase and
 changes nothing else. Kernels are in the layouts of `tconvjax.conv_transpose`.
@@ -21,3 +23,5 @@ from tconvjax._analysis.weights import balance as balance
 from tconvjax._analysis.weights import harmonic_share as harmonic_share
 from tconvjax._analysis.weights import phase_gains as phase_gains
 from tconvjax._analysis.weights import zero_order as zero_order
+from tconvjax._program.fields import TracedField as TracedField
+from tconvjax._program.fields import traced_field as traced_field

@@ -1,0 +1,266 @@
+"""Fields of traced networks against what a change of every input pixel changes, and against inference on tiles."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import each
+from flax import linen
+from jax import lax
+
+import tconvjax
+from tconvjax._program.fields import _flat, _run_of
+from tconvjax._program.following import Follower, Track
+from tconvjax._program.program import Context, traced
+from tconvjax._program.sights import first_sight
+from tconvjax.analysis import traced_field
+
+pytestmark = pytest.mark.usefixtures("x64", "promotion")
+IMAGE = jax.ShapeDtypeStruct((1, 48, 40, 2), "float64")
+
+
+def weights(*shape):
+    """Positive, so that nothing cancels."""
+    return jnp.asarray(np.random.default_rng(sum(shape)).uniform(0.5, 1.5, shape))
+
+
+def conv(x, k=3, s=1, padding="SAME", d=1, up=1, features=2, groups=1):
+    """A convolution of an image with channels last, of any rank."""
+    rank = x.ndim - 2
+    letters = "HWD"[:rank]
+    spec = ("N" + letters + "C", letters + "IO", "N" + letters + "C")
+    if isinstance(padding, int):
+        padding = [(padding, padding)] * rank
+    return lax.conv_general_dilated(
+        x, weights(*(k,) * rank, x.shape[-1] // groups, features), (s,) * rank, padding, (up,) * rank, (d,) * rank,
+        dimension_numbers=spec, feature_group_count=groups,
+    )  # fmt: skip
+
+
+def up(x, k, s, padding, output_padding=None):
+    w = weights(k, k, x.shape[-1], 2)
+    return tconvjax.conv_transpose(x, w, s, padding=padding, output_padding=output_padding)
+
+
+def pool(x, k=2, s=2, padding="VALID"):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, k, k, 1), (1, s, s, 1), padding)
+
+
+def resized(x, scale, method):
+    shape = (x.shape[0], *(int(n * scale) for n in x.shape[1:-1]), x.shape[-1])
+    return jax.image.resize(x, shape, method)
+
+
+def cropped(x, y):
+    """Cuts x to the size of y, about its center."""
+    starts = [(a - b) // 2 for a, b in zip(x.shape, y.shape, strict=True)]
+    return lax.slice(x, [max(s, 0) for s in starts[:-1]] + [0], [
+        max(s, 0) + n for s, n in zip(starts[:-1], y.shape[:-1], strict=True)
+    ] + [x.shape[-1]])  # fmt: skip
+
+
+def unet(x, levels=2):
+    if not levels:
+        return conv(x)
+    y = unet(conv(pool(conv(x))), levels - 1)
+    y = up(y, 2, 2, 0)[:, : x.shape[1], : x.shape[2]]
+    y = jnp.pad(
+        y, [(0, 0), *((0, n - m) for n, m in zip(x.shape[1:3], y.shape[1:3], strict=True)), (0, 0)]
+    )
+    return jax.nn.relu(conv(jnp.concatenate([x, y], -1)))
+
+
+def valid_unet(x):
+    inside = conv(x, 3, padding="VALID")
+    deep = up(conv(pool(inside), 3, padding="VALID"), 2, 2, 0)
+    return conv(jnp.concatenate([cropped(inside, deep), deep], -1), 3, padding="VALID")
+
+
+def shuffled(x):
+    return tconvjax.pixel_shuffle(conv(x, 3, features=8), (2, 2))
+
+
+def shuffled_first_channels(x):  # PyTorch's order, on NCHW
+    y = jnp.moveaxis(conv(x, 3, features=8), -1, 1)
+    n, c, h, w = y.shape
+    y = y.reshape(n, c // 4, 2, 2, h, w).transpose(0, 1, 4, 2, 5, 3)
+    return y.reshape(n, c // 4, 2 * h, 2 * w)
+
+
+def interleaved(x):
+    """Four convolutions, stacked and reshaped."""
+    a, b = conv(x, 3), conv(x, 5)
+    rows = jnp.stack([a, b], 2).reshape(x.shape[0], -1, x.shape[2], 2)
+    return jnp.stack([rows, conv(rows, 1)], 3).reshape(x.shape[0], rows.shape[1], -1, 2)
+
+
+def in_windows(x, size=4):
+    """Attention within windows."""
+    n, h, w, c = x.shape
+    parts = x.reshape(n, h // size, size, w // size, size, c).transpose(0, 1, 3, 2, 4, 5)
+    tokens = parts.reshape(-1, size * size, c)
+    mixed = jax.nn.softmax(tokens @ tokens.mT / 100) @ tokens
+    mixed = mixed.reshape(n, h // size, w // size, size, size, c).transpose(0, 1, 3, 2, 4, 5)
+    return mixed.reshape(x.shape)
+
+
+def scanned(x):
+    kernels = weights(3, 3, 3, 2, 2)
+    body = lambda y, w: (tconvjax.conv(y, w, padding="SAME"), None)
+    return lax.scan(jax.checkpoint(body), x, kernels)[0]
+
+
+@jax.custom_vjp
+def custom(x):
+    return jnp.tanh(x / 1e3)
+
+
+custom.defvjp(lambda x: (custom(x), None), lambda _, g: (g,))
+
+
+NETWORKS = {
+    "one convolution": conv,
+    "chain": lambda x: conv(conv(conv(x, 5), 3, 2), 4, 1),
+    "dilations": lambda x: conv(conv(x, 3, d=2), 3, d=4, padding=3),
+    "even kernel, explicit padding": lambda x: conv(conv(x, 4, 2, padding=1), 2, padding=1),
+    "no padding": lambda x: conv(conv(x, 3, 2, "VALID"), 3, 1, "VALID"),
+    "negative padding": lambda x: conv(x, 3, padding=-2),
+    "groups": lambda x: conv(conv(x, 5, groups=2, features=4), 3, groups=4, features=4),
+    "different channels": lambda x: conv(jnp.concatenate([conv(x, 7), x], -1), 3, groups=2),
+    "dilated image": lambda x: conv(x, 3, up=2, padding=2),
+    "transposed 4 2 1": lambda x: up(x, 4, 2, 1),
+    "transposed 3 2 1": lambda x: up(conv(x), 3, 2, 1, 1),
+    "transposed 5 3 0": lambda x: up(x, 5, 3, 0),
+    "transposed 2 3": lambda x: up(x, 2, 3, 0),
+    "transposed SAME": lambda x: conv(up(conv(x, 3, 2), 5, 2, "SAME")),
+    "of lax": lambda x: lax.conv_transpose(x, weights(3, 3, 2, 2), (2, 2), "SAME"),
+    "nearest": lambda x: conv(resized(x, 2, "nearest")),
+    "linear": lambda x: conv(resized(x, 2, "linear")),
+    "cubic": lambda x: resized(x, 2, "cubic"),
+    "lanczos": lambda x: resized(x, 2, "lanczos3"),
+    "linear by 3": lambda x: resized(x, 3, "linear"),
+    "linear by 5/4": lambda x: resized(x, 1.25, "linear"),
+    "linear down": lambda x: conv(resized(x, 0.5, "linear")),
+    "cubic down": lambda x: resized(x, 0.25, "cubic"),
+    "nearest down": lambda x: resized(conv(x), 0.5, "nearest"),
+    "resize of this library": lambda x: tconvjax.resize(x, (2, 2), method="cubic"),
+    "resize-convolution": lambda x: tconvjax.resize_conv(x, weights(3, 3, 2, 2), 2),
+    "blur pool": lambda x: tconvjax.blur_pool(conv(x), (2, 2)),
+    "pixel shuffle": shuffled,
+    "pixel shuffle, channels first": shuffled_first_channels,
+    "pixel unshuffle": lambda x: conv(tconvjax.pixel_unshuffle(conv(x), (2, 2))),
+    "interleaved": interleaved,
+    "repeated": lambda x: conv(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)),
+    "maximum pool": lambda x: pool(conv(x), 3, 2, "SAME"),
+    "mean pool": lambda x: linen.avg_pool(conv(x), (3, 3), (1, 1), "SAME"),
+    "pool by reshape": lambda x: conv(x).reshape(1, 12, 4, 10, 4, 2).mean((2, 4)),
+    "strided slice": lambda x: conv(conv(x)[:, 1::2, ::2]),
+    "zeros by pad": lambda x: conv(lax.pad(x, 0.0, ((0, 0, 0), (1, 2, 1), (0, -1, 2), (0, 0, 0)))),
+    "zeros by scatter": lambda x: conv(jnp.zeros((1, 96, 40, 2)).at[:, ::2].set(x)),
+    "gather": lambda x: jnp.take(conv(x), np.arange(1, 47, 3), axis=1),
+    "reflected border": lambda x: conv(jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), "reflect"), 5, padding="VALID"),
+    "residual": lambda x: jax.nn.relu(x + conv(conv(x))),
+    "strided residual": lambda x: conv(x, 1, 2) + conv(conv(x, 3, 2, padding=1)),
+    "wide skip over pairs": lambda x: conv(x, 9) + up(conv(x, 2, 2), 2, 2, 0),
+    "U-Net": unet,
+    "U-Net without padding": valid_unet,
+    "windows of attention": lambda x: in_windows(conv(x)),
+    "normalized channels": lambda x: jax.nn.standardize(conv(x), axis=-1, epsilon=1.0),
+    "scan": scanned,
+    "scan over rows": lambda x: lax.map(lambda row: row * 2, jnp.moveaxis(conv(x), 1, 0)),
+    "while": lambda x: lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * 2), (0, conv(x)))[1],
+    "cond": lambda x: lax.cond(jnp.arange(3).sum() > 2, conv, lambda x: conv(x, 5), x),
+    "vmap": lambda x: jax.vmap(lambda image: conv(image[None], 3)[0])(x),
+    "vmap over kernels": lambda x: jax.vmap(lambda w: tconvjax.conv(x, w))(weights(2, 3, 3, 2, 2)).sum(0),
+    "custom rules": lambda x: jax.nn.relu(custom(jax.jit(conv)(x))),
+    "gradient of a convolution": lambda x: jax.vjp(lambda y: conv(y, 3, 2), jnp.zeros((1, 96, 80, 2)))[1](x)[0],
+}  # fmt: skip
+SHAPES = {"U-Net": (1, 75, 61, 2), "U-Net without padding": (1, 46, 37, 2)}  # odd sizes
+ONLY_BOUNDED = {"cond"}  # the branch that does not run may see more
+
+
+def reaches(fn, x, axis):
+    """Returns whether output n of the row along an axis changes with the line of input pixels m, as `[n, m]`."""
+    before = fn(x)
+    lines = jnp.eye(x.shape[axis]).reshape(
+        -1, *(n if i == axis else 1 for i, n in enumerate(x.shape))
+    )
+    change = np.asarray(lax.map(lambda line: abs(fn(x + 10 * line) - before), lines))
+    return change > 1e-11 * change.max()
+
+
+def followed(fn, x, axis):
+    """Returns what the result sees along an axis, and which of its axes runs along it."""
+    program, values = traced(fn, (x,))
+    (result,) = Follower().run(
+        program, [Track(values[0], (first_sight(x.shape, axis),))], Context()
+    )
+    (sight,) = result.seen
+    assert not isinstance(sight, str), sight
+    run = _run_of(sight)
+    return _flat(sight, [i for i in range(sight.ndim - 1) if i != run]), run
+
+
+@each("axis", (1, 2))
+@each("name", NETWORKS)
+def test_sees_the_pixels_whose_change_is_seen(name, axis):
+    fn, x = NETWORKS[name], weights(*SHAPES.get(name, IMAGE.shape))
+    (low, high, _), run = followed(fn, x, axis)
+    change = reaches(fn, x, axis)
+    change = change.any(tuple(i for i in range(1, change.ndim) if i != run + 1)).T
+    first = np.where(change.any(1), change.argmax(1), 1)
+    last = np.where(change.any(1), change.shape[1] - 1 - change[:, ::-1].argmax(1), 0)
+    blind = low > high
+    assert (blind <= ~change.any(1)).all()
+    if name in ONLY_BOUNDED:
+        assert (low <= first).all()
+        assert (last <= high).all()
+        return
+    np.testing.assert_array_equal(np.where(blind, 1, low), first)
+    np.testing.assert_array_equal(np.where(blind, 0, high), last)
+    # Away from the borders the size is that of the widest output, and centers lie where the law says, on average.
+    field = traced_field(fn, x)[axis - 1]
+    middle = np.arange(len(first) * 3 // 8, len(first) * 5 // 8)
+    assert field.size == (last - first)[middle].max() + 1
+    seeing = middle[~blind[middle]]
+    centers = (first + last)[seeing] / 2 - np.float64(field.stride) * seeing
+    assert (abs(centers - np.float64(field.offset)) <= max(field.period, field.size) / 2).all()
+    repeats = int(field.period / field.stride)
+    np.testing.assert_array_equal(
+        low[middle + repeats] - low[middle], np.where(blind[middle], 0, field.period)
+    )
+
+
+def on_tiles(fn, x, field, overlap, size):
+    """Runs a network on tiles along the first spatial axis, and puts them together."""
+    n, parts = x.shape[1], []
+    for a in range(0, n, size):
+        b = min(a + size, n)
+        first, last = max(a - overlap, 0), min(b + overlap, n)
+        start, stop = (int((end - first) / field.stride) for end in (a, b))
+        parts.append(fn(x[:, first:last])[:, start : stop if b < n else None])
+    return np.concatenate(parts, 1)
+
+
+FIXED = {
+    "pool by reshape",
+    "zeros by scatter",
+    "gather",
+    "gradient of a convolution",
+    "scan over rows",
+}
+FIXED |= {"cond", "pixel shuffle, channels first"}  # other axes
+
+
+@each("name", [name for name in NETWORKS if name not in FIXED])
+def test_tiles_with_the_overlap_are_the_whole_and_with_less_are_not(name):
+    fn, x = NETWORKS[name], weights(1, 96, 12, 2)
+    (field,) = traced_field(fn, x, spatial_axes=[1])
+    assert not field.reason
+    size = field.period * -(-20 // field.period)
+    whole = np.asarray(fn(x))
+    tiles = on_tiles(fn, x, field, field.overlap, size)
+    np.testing.assert_allclose(tiles, whole, rtol=1e-11)
+    if field.overlap:
+        less = on_tiles(fn, x, field, field.overlap - field.period, size)
+        assert less.shape != whole.shape or abs(less - whole).max() > 1e-6
