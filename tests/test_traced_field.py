@@ -1,14 +1,19 @@
 """Fields of traced networks against what a change of every input pixel changes, and against inference on tiles."""
 
+from fractions import Fraction
+from math import inf
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import each
-from flax import linen
+from flax import linen, nnx
 from jax import lax
 
 import tconvjax
+from tconvjax import analysis
+from tconvjax import nnx as tnn
 from tconvjax._program.fields import _flat, _run_of
 from tconvjax._program.following import Follower, Track
 from tconvjax._program.program import Context, traced
@@ -264,3 +269,255 @@ def test_tiles_with_the_overlap_are_the_whole_and_with_less_are_not(name):
     if field.overlap:
         less = on_tiles(fn, x, field, field.overlap - field.period, size)
         assert less.shape != whole.shape or abs(less - whole).max() > 1e-6
+
+
+# Figures of the literature.
+
+
+def chain(*layers):
+    """A network of rank 1 from layers (kernel, stride, padding)."""
+
+    def network(x):
+        for k, s, p in layers:
+            x = conv(x, k, s, p, features=1)
+        return x
+
+    return network
+
+
+def resnet18(x):
+    block = lambda x, s: conv(x, 1, s, 0) + conv(conv(x, 3, s, 1), 3, 1, 1)
+    x = conv(conv(x, 7, 2, 3), 3, 2, 1)  # the pool as a convolution of its window
+    for stride in (1, 1, 2, 1, 2, 1, 2, 1):
+        x = block(x, stride)
+    return x
+
+
+C3, POOL = (3, 1, 1), (2, 2, 0)
+KNOWN = {  # size and stride, up to the last pool; AlexNet and VGG in the table of Araujo, Norris & Sim 2019
+    "AlexNet": (chain((11, 4, 0), (3, 2, 0), (5, 1, 2), (3, 2, 0), C3, C3, C3, (3, 2, 0)), 195, 32),
+    "VGG16": (chain(C3, C3, POOL, C3, C3, POOL, *(C3, C3, C3, POOL) * 3), 212, 32),
+    "ResNet-18": (resnet18, 435, 32),
+}
+
+
+@each("name", KNOWN)
+def test_has_the_size_that_the_literature_computed(name):
+    network, size, stride = KNOWN[name]
+    (field,) = traced_field(network, jax.ShapeDtypeStruct((1, 1024, 1), "float64"))
+    assert (field.size, field.stride, field.period) == (size, stride, stride)
+    assert field.overlap % stride == 0
+    assert field.overlap >= (size - stride) / 2
+
+
+def test_agrees_with_the_field_of_layers():
+    layers = [
+        analysis.Layer(4, 2, 1, transpose=False),
+        analysis.Layer(3, 1, 2, kernel_dilation=2, transpose=False),
+        analysis.Layer(5, 3, 1),
+    ]
+
+    def network(x):
+        x = tconvjax.conv(x, weights(4, 1, 1), 2, padding=1)
+        x = tconvjax.conv(x, weights(3, 1, 1), padding=2, kernel_dilation=2)
+        return tconvjax.conv_transpose(x, weights(5, 1, 1), 3, padding=1)
+
+    (want,) = analysis.receptive_field((64,), layers)
+    (low, high, _), _ = followed(network, weights(1, 64, 1), 1)
+    np.testing.assert_array_equal(np.stack([low, high + 1], 1), want)
+    (field,) = traced_field(network, weights(1, 64, 1))
+    assert field.stride == Fraction(2, 3)
+    scale, offset = 1.0, 0.0
+    for layer in layers:
+        where = analysis.center_map(
+            layer.kernel_size, layer.strides, layer.padding, kernel_dilation=layer.kernel_dilation,
+            transpose=layer.transpose,
+        )  # fmt: skip
+        scale, offset = scale * where.scale[0], offset * where.scale[0] + where.offset[0]
+    # Phases of 1 and 2 taps are centered within a pixel of the kernel's center.
+    assert abs(float(field.offset) + offset / scale) <= 1
+
+
+# Layouts, ranks and models.
+
+
+def test_ranks_and_layouts():
+    for rank in (1, 2, 3):
+        fields = traced_field(lambda x: conv(conv(x, 3, 2), 5), jnp.ones((2, *(32,) * rank, 3)))
+        assert [(f.size, f.stride) for f in fields] == [(11, 2)] * rank
+    channels_first = lambda x: lax.conv(x, weights(4, 3, 5, 3), (2, 1), "SAME")
+    tall, wide = traced_field(channels_first, jax.ShapeDtypeStruct((2, 3, 30, 20), "float64"))
+    assert (tall.size, tall.stride, wide.size, wide.stride) == (5, 2, 3, 1)
+    by_number = traced_field(lambda x: x[:, ::2], jnp.ones((16, 12)), spatial_axes=(-1, 0))
+    assert [(f.size, f.stride) for f in by_number] == [(1, 2), (1, 1)]
+    (plain, _) = traced_field(
+        lambda x: x[:, 1::2], jnp.ones((1, 16, 12, 3))
+    )  # without convolutions
+    assert (plain.stride, plain.offset, plain.overlap) == (2, 1, 0)
+
+
+class Generator(nnx.Module):
+    def __init__(self, rngs):
+        self.down = nnx.Conv(3, 4, (3, 3), 2, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, rngs=rngs)
+        self.up = tnn.ConvTranspose(4, 3, (4, 4), 2, padding=1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.up(jax.nn.gelu(self.norm(self.down(x))))
+
+
+class Twin(linen.Module):
+    normalize: bool = False
+
+    @linen.compact
+    def __call__(self, x):
+        y = linen.Conv(4, (3, 3), 2)(x)
+        y = linen.GroupNorm(2)(y) if self.normalize else linen.LayerNorm()(y)
+        return linen.ConvTranspose(3, (4, 4), (2, 2))(jax.nn.swish(y)) + linen.Dense(3)(x)
+
+
+def test_models_of_flax():
+    image = jax.ShapeDtypeStruct((2, 32, 24, 3), "float32")
+    model = Generator(nnx.Rngs(0))
+    model.eval()
+    for field in traced_field(model, image):
+        assert (field.size, field.stride, field.period) == (5, 1, 2)
+    assert traced_field(model.__call__, image) == traced_field(model, image)
+    twin = Twin()
+    variables = jax.eval_shape(twin.init, jax.random.key(0), image)
+    fields = traced_field(twin.apply, variables, image)
+    assert [f.size for f in fields] == [5, 5]
+    first = lambda images, variables: twin.apply(variables, images["image"])
+    assert traced_field(first, {"image": image}, variables, argnum=0) == fields
+    # In training, batch statistics are sums over space.
+    model.train()
+    assert [f.size for f in traced_field(model, image)] == [inf, inf]
+    assert "reduce_" in traced_field(model, image)[0].reason
+
+
+# What sees everything.
+
+
+def flat_attention(x):
+    tokens = conv(x).reshape(x.shape[0], -1, 2)
+    return (jax.nn.softmax(tokens @ tokens.mT) @ tokens).reshape(x.shape)
+
+
+def drift(x):
+    places = jnp.clip(jnp.arange(48) + x[0, :, 0, 0].astype(int), 0, 47)
+    return x[:, places]
+
+
+def totals(x, axis):
+    """Running sums, line by line."""
+    rows = jnp.moveaxis(x, axis, 0)
+    return jnp.moveaxis(
+        lax.scan(lambda s, row: (s + row,) * 2, jnp.zeros(rows.shape[1:]), rows)[1], 0, axis
+    )
+
+
+GLOBAL = {
+    "reduce_sum": lambda x: conv(x) - conv(x).mean((1, 2), keepdims=True),
+    "reduce_max": lambda x: x / x.max((1, 2), keepdims=True),
+    "cumsum": lambda x: x.cumsum(1).cumsum(2),
+    "sort": lambda x: jnp.sort(jnp.sort(x, 1), 2),
+    "fft": lambda x: jnp.fft.ifft2(jnp.fft.fft2(conv(x), axes=(1, 2)), axes=(1, 2)).real,
+    "dot_general": lambda x: jnp.einsum("nhwc,hk,wl->nklc", x, weights(48, 48), weights(40, 40)),
+    "reduce_window_sum": lambda x: x + linen.avg_pool(x, x.shape[1:3]),
+    "attention": flat_attention,
+    "scan": lambda x: totals(totals(x, 1), 2),
+    "while": lambda x: lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, conv(s[1])), (0, x))[1],
+    "cholesky": lambda x: jnp.linalg.cholesky(jnp.moveaxis(x[:, :40], -1, 1)),
+    "pure_callback": lambda x: jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x),
+}  # fmt: skip
+
+
+@each("name", GLOBAL)
+def test_names_what_sees_everything(name):
+    fn = GLOBAL[name]
+    for field in traced_field(fn, IMAGE, spatial_axes=(1, 2)):
+        assert (field.size, field.overlap) == (inf, inf)
+        assert (field.stride, field.offset, field.period) == (None, None, None)
+        assert "attention" in name or name in field.reason
+        assert "test_traced_field.py:" in field.reason
+
+
+def test_places_that_depend_on_the_image_see_everything():
+    field = traced_field(drift, IMAGE, spatial_axes=[1])[0]
+    assert field.size == inf
+    assert "gather" in field.reason
+    assert "depend on the image" in field.reason
+    turn = jnp.asarray(3)
+    roll = lambda turn, x: lax.dynamic_slice_in_dim(x, turn, 16, 1)
+    assert traced_field(roll, turn, IMAGE, spatial_axes=[1])[0].size == 1  # a number that is given
+    unknown = jax.ShapeDtypeStruct((), "int64")
+    field = traced_field(roll, unknown, IMAGE, spatial_axes=[1])[0]
+    assert "dynamic_slice" in field.reason
+    assert "not known" in field.reason
+
+
+def test_a_wide_field_is_not_everything():
+    """Sums over parts of an axis are local, however they are written."""
+    parts = lambda x: x.reshape(1, 6, 8, 40, 2).mean(2)
+    assert traced_field(parts, IMAGE)[0].size == 8
+    assert traced_field(lambda x: in_windows(x, 8), IMAGE)[1].size == 8
+    sharp = lambda x: jnp.einsum("nhwc,hk->nkwc", x, jnp.eye(48, k=2) + jnp.eye(48, k=-1))
+    field = traced_field(sharp, IMAGE)[0]
+    assert (field.size, field.stride, field.overlap) == (4, 1, 2)
+
+
+# What no tile can do.
+
+
+def test_a_border_that_is_the_other_end_has_no_overlap():
+    round_ = lambda x: tconvjax.conv(x, weights(3, 3, 2, 2), padding_mode="circular")
+    field = traced_field(round_, IMAGE)[0]
+    assert (field.size, field.stride, field.overlap) == (3, 1, inf)
+    assert field.reason == "outputs at one end of axis 1 see the other end of the image"
+
+
+def test_a_mirrored_image_has_no_overlap():
+    field = traced_field(lambda x: conv(x)[:, ::-1], IMAGE)[0]
+    assert (field.size, field.stride, field.offset, field.overlap) == (3, -1, 47, inf)
+    assert "backwards" in field.reason
+
+
+def test_results_without_the_axis():
+    row = traced_field(lambda x: conv(x)[:, 20], IMAGE)
+    assert (row[0].size, row[0].stride, row[0].overlap) == (3, None, inf)
+    assert row[0].reason == "no axis of the result runs along axis 1 of the image"
+    assert (row[1].size, row[1].overlap) == (3, 1)
+    for field in traced_field(lambda x: conv(x).reshape(1, -1, 2), IMAGE):
+        assert (field.size, field.stride, field.overlap) == (3, None, inf)
+        assert "axis 1, as others do, of the result" in field.reason
+
+
+# Refusals.
+
+
+@pytest.mark.refuses
+def test_refuses_with_the_rule_and_the_values():
+    wrong = {
+        "fn must be callable; got an object of type int": lambda: traced_field(3, IMAGE),
+        "got argnum=2 and 1 arguments": lambda: traced_field(conv, IMAGE, argnum=2),
+        "argnum must be an integer; got 'x'": lambda: traced_field(conv, IMAGE, argnum="x"),
+        "must hold an array; got one of type int as argument 1": lambda: traced_field(
+            lambda x, k: conv(x, k), IMAGE, 3
+        ),
+        r"spatial_axes must be different axes of the image; got \(1, 5\)": lambda: traced_field(
+            conv, IMAGE, spatial_axes=(1, 5)
+        ),
+        r"got \[1, -3\] for shape": lambda: traced_field(conv, IMAGE, spatial_axes=[1, -3]),
+        "one array that depends on the image; got 2": lambda: traced_field(lambda x: (x, conv(x)), IMAGE),
+        "one array that depends on the image; got 0": lambda: traced_field(jnp.zeros_like, IMAGE),
+        r"must have spatial axes; got shape \(9, 9\)": lambda: traced_field(jnp.sin, jnp.ones((9, 9))),
+        "axis 1 with 8 pixels and 8 outputs does not. Give a larger image": lambda: traced_field(
+            lambda x: conv(x, 9), jnp.ones((1, 8, 8, 2))
+        ),
+        "axis 1 with 37 pixels and 50 outputs": lambda: traced_field(
+            lambda x: jax.image.resize(x, (1, 50, 50, 1), "linear"), jnp.ones((1, 37, 37, 1))
+        ),
+    }  # fmt: skip
+    for message, call in wrong.items():
+        with pytest.raises((TypeError, ValueError), match="^traced_field: .*" + message):
+            call()

@@ -83,7 +83,7 @@ def traced_field(
     Raises:
       ValueError: if the image is too small to show its field, if not one result depends on it, or for axes that
         it does not have.
-      ValueError: if the image is too small to show its field, if not one result depends on it, or for axes that it
+      TypeError: if `fn` is not callable, or the argument holds no array. Errors of `fn` while it is traced pass.
 
     Example:
       >>> import jax, jax.numpy as jnp
