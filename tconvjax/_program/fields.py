@@ -60,10 +60,11 @@ def traced_field(
 
     The program is traced, not run, and every value of it followed back to the pixels that it depends on: through
     convolutions, pools, resizes, pixel shuffles, skip connections, branches, loops, and any reshape, slice, pad or
-    gather at fixed places. The field is that of the structure: a kernel counts as full whatever its weights. Where the
-    structure is not exactly known, the field is larger, never smaller. Sums over a whole axis (a global mean,
-    attention, the statistics of a GroupNorm), gathers at places that depend on the image, and operations that are not
-    understood see everything: `size` is inf and `reason` names them.
+    gather at fixed places. The field is that of the structure: a kernel counts as full whatever its weights, and of the
+    matrix of a resize what exceeds its rounding. Where the structure is not exactly known, the field is larger, never
+    smaller. Sums over a whole axis (a global mean, attention, the statistics of a GroupNorm), gathers at places that
+    depend on the image, and operations that are not understood see everything: `size` is inf and `reason` names them.
+    Running sums by halves (`jax.lax.associative_scan`) are refused as if the image were too small.
 
     For inference on tiles, cut `[a − overlap, b + overlap)` from the image, with a and b multiples of `period`, or ends
     of the image; what the tile says of the outputs `[a/stride, b/stride)` of the whole is right. The image has to be a
@@ -174,7 +175,7 @@ def _fields(result: Track, axes: Sequence[int], image: tuple[int, ...]) -> tuple
         if isinstance(sight, str):
             fields.append(TracedField(inf, None, None, None, inf, sight))
         elif run is None or runs.count(run) > 1:
-            size = int((sight[1] - sight[0]).max()) + 1
+            size = max(0, int((sight[1] - sight[0]).max()) + 1)
             how = "no axis" if run is None else f"axis {run}, as others do,"
             reason = f"{how} of the result runs along axis {axis} of the image"
             fields.append(TracedField(size, None, None, None, inf, reason))
@@ -260,7 +261,10 @@ def _law(sight: Sight) -> Law | None:
             stop = int(min(breaks[breaks > base], default=len(same)))
             elsewhere = same & ~blind
             elsewhere[start:stop] = False
-            if stop - start >= max(outputs, 2) and _longest(elsewhere) < max(outputs, 4):
+            most = max(
+                outputs, 4, (stop - start) // 4
+            )  # of outputs that borders give a law of their own
+            if stop - start >= max(outputs, 2) and _longest(elsewhere) <= most:
                 return Law(outputs, inputs, start, stop + outputs)
     return None
 

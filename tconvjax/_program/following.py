@@ -314,8 +314,10 @@ def _known(sights: Operands) -> list[Sight]:
 
 def _elementwise(eqn: Any, sights: Operands, _: Any) -> Sequence[Sight]:
     rank = len(_shape(eqn.outvars[0]))
-    parts = [s if s.ndim == 1 + rank else s.reshape(3, *(1,) * rank) for s in _known(sights)]
-    return [look.joined(parts)]
+    parts = _known(sights)
+    if any(s.ndim not in {1, 1 + rank} for s in parts):  # a cast to parts of numbers
+        raise Everywhere("is not understood")
+    return [look.joined(s.reshape(3, *(1,) * rank) if s.ndim == 1 else s for s in parts)]
 
 
 def _same(eqn: Any, sights: Operands, _: Any) -> Sequence[Sight]:
