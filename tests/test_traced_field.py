@@ -529,7 +529,7 @@ def test_refuses_with_the_rule_and_the_values():
             lambda x: conv(x, 9), jnp.ones((1, 8, 8, 2))
         ),
         "axis 1 with 63 pixels and 64 outputs": lambda: traced_field(
-            lambda x: resized(x, 64 / 63, "nearest"), jnp.ones((1, 63, 63, 1))
+            lambda x: jax.image.resize(x, (1, 64, 64, 1), "nearest"), jnp.ones((1, 63, 63, 1))
         ),
         "axis 1 with 37 pixels and 50 outputs": lambda: traced_field(
             lambda x: jax.image.resize(x, (1, 50, 50, 1), "linear"), jnp.ones((1, 37, 37, 1))

@@ -206,16 +206,16 @@ def _field(sight: Sight, axis: int, size: int) -> TracedField:
     law = _law(sight)
     if law is None:
         raise ValueError(
-            f"{WHO}: the image must hold its field and two periods of it besides the borders; axis {axis} with {size} "
-            f"pixels and {sight.shape[1]} outputs does not. Give a larger image, as jax.ShapeDtypeStruct it costs "
-            "nothing, of a size that resizes change in a simple ratio."
+            f"{WHO}: the image must hold its field and three periods of it besides the borders; axis {axis} with "
+            f"{size} pixels and {sight.shape[1]} outputs does not. Give a larger image, as jax.ShapeDtypeStruct it "
+            "costs nothing, of a size that resizes change in a simple ratio."
         )
     low, high, _ = sight
     stride = Fraction(law.inputs, law.outputs)
     inner = np.arange(law.start, law.stop)
     inner = inner[low[inner] <= high[inner]]
     width = int((high - low)[inner].max()) + 1
-    one = inner[inner < law.start + law.outputs]  # period
+    one = inner[inner < law.start + law.outputs]  # of every phase
     centers = [Fraction(int(low[o] + high[o]), 2) - stride * int(o) for o in one]
     offset = sum(centers, Fraction(0)) / len(centers)
     if law.inputs <= 0:
@@ -261,15 +261,8 @@ def _law(sight: Sight) -> Law | None:
             stop = int(min(breaks[breaks > base], default=len(same)))
             elsewhere = same & ~blind
             elsewhere[start:stop] = False
-            most = max(
-                outputs, 4, (stop - start) // 4
-            )  # of outputs that borders give a law of their own
-            if stop - start >= max(outputs, 2) and _longest(elsewhere) <= most:
+            # Borders may follow the law by themselves, as where one branch alone reaches them; others are chance.
+            most = max(4, (stop - start) // 2)
+            if stop - start >= 2 * outputs and elsewhere.sum() <= most:
                 return Law(outputs, inputs, start, stop + outputs)
     return None
-
-
-def _longest(flags: np.ndarray) -> int:
-    """Returns the length of the longest run of True."""
-    ends = np.flatnonzero(np.diff(np.concatenate([[0], flags, [0]]).astype(int)))
-    return int(max(ends[1::2] - ends[::2], default=0))

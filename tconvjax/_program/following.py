@@ -139,12 +139,17 @@ class Follower:
     def scan(self, eqn: Any, operands: list[Track], context: Context) -> list[Track]:
         """Runs a loop turn by turn, until no further turn can see anything else."""
         params, length = eqn.params, eqn.params["length"]
-        body, fixed = params["jaxpr"], params["num_consts"]
-        stacks = fixed + params["num_carry"]
+        body = params["jaxpr"]
+        inner = opened(body)[0]
+        whole = lambda pairs: sum(
+            _shape(a) == _shape(b) for a, b in pairs
+        )  # not entries of a stack
+        stacks = whole(zip(eqn.invars, inner.invars, strict=True))
+        fixed = stacks - whole(zip(eqn.outvars, inner.outvars, strict=True))
         even = not any(_differs(t.seen) for t in operands[stacks:])
         if length > MOST_TURNS and not even:
             return self._everything(eqn, operands, f"makes {length} turns", context)
-        inputs = [Value(*shaped(v)) for v in opened(body)[0].invars]
+        inputs = [Value(*shaped(v)) for v in inner.invars]
         values = [entering(t.value, v) for t, v in zip(operands[:fixed], inputs, strict=False)]
         values += inputs[fixed:]
         state = [t.seen for t in operands[fixed:stacks]]
