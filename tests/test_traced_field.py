@@ -408,6 +408,18 @@ def test_models_of_flax():
     assert "reduce_" in traced_field(model, image)[0].reason
 
 
+def test_works_while_another_function_is_traced():
+    inner = lambda x: conv(resized(x, 2, "linear")[:, jnp.arange(90)])
+    want = traced_field(inner, IMAGE)
+
+    @jax.jit
+    def outer(x):
+        assert traced_field(inner, IMAGE) == want
+        return x
+
+    outer(weights(*IMAGE.shape))
+
+
 # What sees everything.
 
 
@@ -528,6 +540,10 @@ def test_refuses_with_the_rule_and_the_values():
         "axis 1 with 8 pixels and 8 outputs does not. Give a larger image": lambda: traced_field(
             lambda x: conv(x, 9), jnp.ones((1, 8, 8, 2))
         ),
+        "axis 1 with 48 pixels and 48 outputs": lambda: traced_field(
+            lambda x: lax.associative_scan(jnp.add, x, axis=1), IMAGE
+        ),
+        "got argnum=-1 and 0 arguments": lambda: traced_field(conv),
         "axis 1 with 63 pixels and 64 outputs": lambda: traced_field(
             lambda x: jax.image.resize(x, (1, 64, 64, 1), "nearest"), jnp.ones((1, 63, 63, 1))
         ),

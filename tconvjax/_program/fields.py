@@ -105,14 +105,15 @@ def traced_field(
     """
     if not callable(fn):
         raise TypeError(f"{WHO}: fn must be callable; got an object of type {type(fn).__name__}.")
-    program, inputs = traced(fn, args)
     index = _first_array(fn, args, argnum)
+    program, inputs = traced(fn, args)
     image = inputs[index].shape
     axes = _checked(spatial_axes, image)
     follower = Follower()
     seen: Seen = tuple(look.first_sight(image, axis) for axis in axes)
     tracks = [Track(value, seen if i == index else None) for i, value in enumerate(inputs)]
-    results = [t for t in follower.run(program, tracks, Context()) if t.seen is not None]
+    with jax.ensure_compile_time_eval():  # places and matrices are numbers, under jit too
+        results = [t for t in follower.run(program, tracks, Context()) if t.seen is not None]
     if len(results) != 1:
         raise ValueError(
             f"{WHO}: fn must return one array that depends on the image; got {len(results)}, of the shapes "
@@ -175,7 +176,8 @@ def _fields(result: Track, axes: Sequence[int], image: tuple[int, ...]) -> tuple
         if isinstance(sight, str):
             fields.append(TracedField(inf, None, None, None, inf, sight))
         elif run is None or runs.count(run) > 1:
-            size = max(0, int((sight[1] - sight[0]).max()) + 1)
+            pixels = max(0, int((sight[1] - sight[0]).max()) + 1)
+            size = inf if pixels == image[axis] else pixels
             how = "no axis" if run is None else f"axis {run}, as others do,"
             reason = f"{how} of the result runs along axis {axis} of the image"
             fields.append(TracedField(size, None, None, None, inf, reason))

@@ -172,12 +172,13 @@ def selected(sight: Sight, axis: int, matrix: np.ndarray) -> Sight:
 
 
 def span(sight: Sight, axis: int) -> int:
-    """Returns how far the first pixels seen along an axis lie apart."""
+    """Returns how far the pixels lie apart that are seen first, or last, along an axis."""
     if sight.shape[1 + axis] == 1:
         return 0
-    first = sight[0].min(tuple(i for i in range(sight.ndim - 1) if i != axis))
-    seen = first[first < FAR]
-    return int(np.ptp(seen)) if len(seen) else 0
+    others = tuple(i for i in range(sight.ndim - 1) if i != axis)
+    low, high = sight[0].min(others), sight[1].max(others)
+    seen = low <= high
+    return max(int(np.ptp(low[seen])), int(np.ptp(high[seen]))) if seen.any() else 0
 
 
 def full(sight: Sight, axis: int, size: int) -> Sight:
