@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tconvjax import _geometry as geo
+from tconvjax._analysis.counts import resolved
 from tconvjax._geometry import Geometry, Ints, Padding
 from tconvjax._ops import phases
-from tconvjax.analysis._counts import resolved
 
 
 class Layer(NamedTuple):

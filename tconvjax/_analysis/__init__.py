@@ -1,0 +1,1 @@
+"""The parts of `tconvjax.analysis` below the reader of programs."""
