@@ -364,10 +364,6 @@ LEFT_ALONE = {
         image().reshape(12, 5),
     ),
     "empty": (lambda x: SAME_2(x[:0], jnp.ones((3, 3, 2, 4))), image()),
-    "weak types": (
-        lambda x: jnp.sum(x) + SAME_2(*(lax.full(s, 2.0) for s in ((1, 5, 3, 2), (3, 3, 2, 4)))),
-        image(),
-    ),
     "an algorithm": (
         lambda x: SAME_2(x, jnp.ones((3, 3, 2, 4)), precision="F32_F32_F32"),
         image(),
@@ -386,6 +382,28 @@ def test_left_alone(why):
     assert "conv_general_dilated" in found
     assert not any(name.startswith("tconv") for name in found)
     assert_close(jnp.float32(accelerate(fn)(x)), jnp.float32(fn(x)))
+
+
+@each("name", ["alone", "in a loop", "in a scan"])
+def test_weakly_typed_arrays_stay_so(name):
+    x, w = jnp.full((1, 5, 6, 2), 0.5), jnp.full((3, 3, 2, 2), 0.25)
+    program = {
+        "alone": SAME_2,
+        "in a loop": lambda x, w: lax.fori_loop(0, 2, lambda _, c: (SAME_2(*c), c[1]), (x, w)),
+        "in a scan": lambda x, w: lax.scan(lambda c, _: (SAME_2(c, w), c), x, length=2),
+    }[name]
+    assert x.weak_type
+    assert w.weak_type
+    assert_close(accelerate(program)(x, w), program(x, w))
+    assert "conv_general_dilated" not in names(accelerate(program), x, w)
+    loss = lambda fn: lambda w: sum(jnp.sum(y**2) for y in jax.tree.leaves(fn(x, w)))
+    derivatives = lambda fn: (jax.jvp(loss(fn), (w,), (w,)), jax.grad(loss(fn))(w))
+    assert_close(derivatives(accelerate(program)), derivatives(program))
+
+
+def test_one_weakly_typed_array_is_as_the_other():
+    x, w = jnp.full((1, 5, 6, 2), 0.5), normal(3, 3, 2, 2).astype(jnp.float32)
+    assert_close(accelerate(SAME_2)(x, w), SAME_2(x, w))
 
 
 def test_static_arguments_and_other_leaves_pass_as_they_are():

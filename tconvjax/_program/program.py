@@ -199,22 +199,10 @@ def _walk(
     outputs: list[Value],
 ) -> Iterator[Place]:
     """As `walk`; appends the results of the program to `outputs`."""
-    jaxpr, consts = _opened(program)
-    values: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
-    values |= dict(zip(jaxpr.invars, inputs, strict=True))
-
-    def value(atom: Any) -> Value:
-        if isinstance(atom, core.Literal):
-            return Value(np.shape(atom.val), np.result_type(atom.val), atom.val)
-        return values[atom]
-
+    jaxpr, values = _entered(program, inputs)
     for eqn in jaxpr.eqns:
-        given = tuple(map(value, eqn.invars))
-        turns = max((v.turns for v in given), default=1)
-        results = [
-            Value(*_shaped(v), None, eqn, given, index, turns=turns)
-            for index, v in enumerate(eqn.outvars)
-        ]
+        given = tuple(value_of(v, values) for v in eqn.invars)
+        results = _results(eqn, given)
         where = _own_line(eqn) or context.where
         names = f"{context.names}/{eqn.source_info.name_stack}"
         if "rematted_computation" not in names:
@@ -223,10 +211,53 @@ def _walk(
         for inner, inner_inputs, same_results in _inner_programs(eqn, given):
             inner_results: list[Value] = []
             yield from _walk(inner, inner_inputs, Context(where, names), images, inner_results)
-            if same_results and len(inner_results) == len(results):
+            ranks, inner_ranks = ([len(v.shape) for v in r] for r in (results, inner_results))
+            if same_results and ranks == inner_ranks:  # not the sum of two numbers of a scatter
                 results = inner_results
         values |= dict(zip(eqn.outvars, results, strict=True))
-    outputs.extend(map(value, jaxpr.outvars))
+    outputs.extend(value_of(v, values) for v in jaxpr.outvars)
+
+
+def values_of(program: Any, inputs: Sequence[Value] | None = None) -> dict[Any, Value]:
+    """Returns the values of a program by their variables, without those of its inner programs.
+
+    Inputs that are not given are known by shape alone.
+    """
+    if inputs is None:
+        inputs = [Value(*_shaped(v)) for v in _opened(program)[0].invars]
+    jaxpr, values = _entered(program, inputs)
+    for eqn in jaxpr.eqns:
+        given = tuple(value_of(v, values) for v in eqn.invars)
+        values |= dict(zip(eqn.outvars, _results(eqn, given), strict=True))
+    return values
+
+
+def results_of(program: Any, inputs: Sequence[Value]) -> list[Value]:
+    """Returns the results of a program."""
+    values = values_of(program, inputs)
+    return [value_of(v, values) for v in _opened(program)[0].outvars]
+
+
+def value_of(atom: Any, values: dict[Any, Value]) -> Value:
+    """Returns the value of a variable or a literal."""
+    if isinstance(atom, core.Literal):
+        return Value(np.shape(atom.val), np.result_type(atom.val), atom.val)
+    return values[atom]
+
+
+def _entered(program: Any, inputs: Sequence[Value]) -> tuple[Any, dict[Any, Value]]:
+    """Returns the jaxpr of a program, and its constants and inputs by their variables."""
+    jaxpr, consts = _opened(program)
+    values: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+    return jaxpr, values | dict(zip(jaxpr.invars, inputs, strict=True))
+
+
+def _results(eqn: Any, given: tuple[Value, ...]) -> list[Value]:
+    turns = max((v.turns for v in given), default=1)
+    return [
+        Value(*_shaped(v), None, eqn, given, index, turns=turns)
+        for index, v in enumerate(eqn.outvars)
+    ]
 
 
 def _shaped(atom: Any) -> tuple[tuple[int, ...], Any]:
@@ -235,8 +266,9 @@ def _shaped(atom: Any) -> tuple[tuple[int, ...], Any]:
 
 def _opened(program: Any) -> tuple[Any, list[Value]]:
     """Returns the jaxpr of a program and its constants."""
-    consts = [Value(np.shape(c), jnp.result_type(c), c) for c in getattr(program, "consts", ())]
-    return getattr(program, "jaxpr", program), consts
+    jaxpr = getattr(program, "jaxpr", program)
+    consts = zip(jaxpr.constvars, getattr(program, "consts", ()), strict=True)
+    return jaxpr, [Value(*_shaped(v), c) for v, c in consts]
 
 
 def _inner_programs(
