@@ -7,7 +7,7 @@ training loops stay unchanged. Gradients that the function takes itself are conv
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from itertools import chain, product
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -24,7 +24,7 @@ from tconvjax import _faces as faces
 from tconvjax._arguments import Call, flip_and_swap
 from tconvjax._program.convolutions import without_rest, without_zeros
 from tconvjax._program.program import Value, value_of, values_of
-from tconvjax._program.reading import Reading, read
+from tconvjax._program.reading import Groups, Reading, groups_apart, read
 from tconvjax._program.zeros import Spread, Thinned, spread, thinned, whole
 
 PROGRAMS: Any = (Jaxpr, getattr(core, "ClosedJaxpr"))  # noqa: B009  # one class since jax-ml/jax#39009
@@ -277,17 +277,16 @@ def _convolution(
     shape = result.shape
     if thin:
         shape = tuple(size for _, _, size in thin.along_axes())
-    for images in product(*(_images(scope.value(v), scope) for v in convolution.invars)):
-        undilated = params and without_zeros(params, *images)
-        reading = undilated and read(images[0].shape, images[1].shape, shape, undilated)
-        if reading:
-            break
-    else:
+    choices = [_images(scope.value(v), scope) for v in convolution.invars]
+    readings = (_faces(images, shape, params) for images in product(*choices)) if params else ()
+    found = next(filter(None, readings), None)
+    if found is None:
         return []
+    images, groups, reading = found
 
     def compute(*operands: jax.Array) -> jax.Array:
-        arranged = (image.arrange(x) for image, x in zip(images, operands, strict=True))
-        pixels = _compute(reading, *arranged, **options)
+        arranged = [image.arrange(x) for image, x in zip(images, operands, strict=True)]
+        pixels = _compute(reading, groups, arranged, **options)
         return thin.arrange(pixels) if thin else pixels
 
     (out,) = map(_aval, eqn.outvars)
@@ -330,8 +329,28 @@ def _images(value: Value, scope: _Scope) -> list[Spread]:
     return [*([small] if small and small.image in scope.variables else []), whole(value)]
 
 
-def _compute(reading: Reading, lhs: jax.Array, rhs: jax.Array, **options: Any) -> jax.Array:
-    """Computes a convolution of XLA by the face of its reading."""
+def _faces(
+    images: Sequence[Spread], shape: tuple[int, ...], params: dict[str, Any]
+) -> tuple[Sequence[Spread], Groups | None, Reading] | None:
+    """Returns the reading of a convolution of two images without zeros, whole or else of each of its groups."""
+    undilated = without_zeros(params, *images)
+    if undilated is None:
+        return None
+    lhs, rhs = (image.shape for image in images)
+    reading = read(lhs, rhs, shape, undilated)
+    if reading:
+        return images, None, reading
+    groups = groups_apart(lhs, rhs, shape, undilated)
+    reading = groups and read(groups.lhs, groups.rhs, groups.out, groups.params)
+    if not reading:
+        return None
+    return images, groups, reading
+
+
+def _compute(
+    reading: Reading, groups: Groups | None, operands: Sequence[jax.Array], **options: Any
+) -> jax.Array:
+    """Computes a convolution of XLA by the face of its reading; groups that were read apart are a stack."""
     arrays, axes, flipped, geometry = reading
     role = {name: role for role, name in arrays.items()}
 
@@ -342,12 +361,37 @@ def _compute(reading: Reading, lhs: jax.Array, rhs: jax.Array, **options: Any) -
             return flip_and_swap(array, geometry.rank, geometry.feature_group_count)
         return lax.rev(array, tuple(range(1, geometry.rank + 1)))
 
-    given = {
-        role[name]: flip(lax.transpose(array, axes[name]), name)[None]
-        for name, array in (("lhs", lhs), ("rhs", rhs))
-    }
+    def arrange(array: jax.Array, name: str) -> jax.Array:
+        return flip(lax.transpose(array, axes[name]), name)
+
+    def back(result: jax.Array) -> jax.Array:
+        permutation = sorted(range(len(axes["out"])), key=axes["out"].__getitem__)
+        return lax.transpose(flip(result, "out"), permutation)
+
+    given = {}
+    for index, (name, array) in enumerate(zip(("lhs", "rhs"), operands, strict=True)):
+        if groups:
+            split = _split_axis(array, groups.axes[index], groups.number)
+            given[role[name]] = jax.vmap(partial(arrange, name=name))(split)
+        else:
+            given[role[name]] = arrange(array, name)[None]
     face, (roles, _) = next((f, spec) for f, spec in faces.FACES.items() if spec[1] == role["out"])
     left, right = (given[r] for r in roles)
     result = faces.bind(face, left, right, Call(geometry, **options))
-    permutation = sorted(range(len(axes["out"])), key=axes["out"].__getitem__)
-    return lax.transpose(flip(result[0], "out"), permutation)
+    if not groups:
+        return back(result[0])
+    return _joined_axis(jax.vmap(back)(result), groups.axes[2])
+
+
+def _split_axis(array: jax.Array, axis: int, number: int) -> jax.Array:
+    """Splits an axis into parts and makes a new first axis of them."""
+    shape = array.shape
+    parts = array.reshape(*shape[:axis], number, shape[axis] // number, *shape[axis + 1 :])
+    return jnp.moveaxis(parts, axis, 0)
+
+
+def _joined_axis(array: jax.Array, axis: int) -> jax.Array:
+    """Undoes `_split_axis`."""
+    number, *shape = array.shape
+    shape[axis] *= number
+    return jnp.moveaxis(array, 0, axis).reshape(shape)

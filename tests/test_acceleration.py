@@ -197,6 +197,55 @@ def test_gradients_and_gradients_written_by_jax(convolution):
     assert faces == ["tconv_correlate", "tconv_gather", "tconv_paint"]
 
 
+def random_convolution(seed):
+    """Returns a grouped convolution of which at most two arrays are spread, and its operands."""
+    draw = np.random.default_rng(seed)
+    pair = lambda low, high: tuple(map(int, draw.integers(low, high, 2)))
+    kind, groups = ("feature_group_count", "batch_group_count")[seed % 2], int(draw.integers(2, 4))
+    spread = {name: pair(1, 4) for name in (S, D, T)}
+    spread[(S, D, T)[seed // 2 % 3]] = (1, 1)
+    i, o = (int(n) for n in draw.integers(1, 3, 2))
+    n, c = (groups, 1) if kind == "batch_group_count" else (1, groups)
+    layout = tuple("".join(draw.permutation([*letters])) for letters in ("NCHW", "OIHW", "NCHW"))
+    lhs = {"N": 2 * n, "C": c * i, "H": 6, "W": 5}
+    rhs = {"O": groups * o, "I": i, "H": 3, "W": 2}
+    padding = (pair(1, 5), pair(-1, 4))
+    shapes = (
+        [sizes[a] for a in letters] for sizes, letters in zip((lhs, rhs), layout[:2], strict=True)
+    )
+    return row(f"{seed}", "", *shapes, padding, layout, **spread, **{kind: groups})
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("seed", range(24))
+def test_groups_of_any_steps(seed):
+    convolution = random_convolution(seed)
+    lhs, rhs = normal(*convolution.lhs), normal(*convolution.rhs, seed=1)
+    value = lambda fn: jax.value_and_grad(lambda lhs, rhs: jnp.sum(jnp.sin(fn(lhs, rhs))), (0, 1))
+    expected = jax.jit(value(convolution))(lhs, rhs)
+    within = accelerate(value(convolution))
+    assert_close(jax.jit(value(accelerate(convolution)))(lhs, rhs), expected)
+    assert_close(jax.jit(within)(lhs, rhs), expected)
+    assert "conv_general_dilated" not in names(within, lhs, rhs)
+
+
+SINGLE_PIXELS = {
+    "of the image": ((2, 1, 7, 3), (3, 3, 3, 4), {T: (2, 1), S: (1, 2), D: (1, 2)}),
+    "of the kernel": ((2, 6, 7, 3), (1, 3, 3, 4), {T: (1, 2), S: (1, 2), D: (2, 1)}),
+    "of the result": ((2, 3, 7, 3), (3, 3, 3, 4), {T: (1, 2), S: (9, 1), D: (1, 2)}),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@each("where", SINGLE_PIXELS)
+def test_single_pixels_are_not_spread(where):
+    lhs, rhs, options = SINGLE_PIXELS[where]
+    convolution = row(where, "", lhs, rhs, ((1, 1), (2, 2)), **options)
+    lhs, rhs = normal(*lhs), normal(*rhs, seed=1)
+    assert_close(accelerate(convolution)(lhs, rhs), convolution(lhs, rhs))
+    assert "conv_general_dilated" not in names(accelerate(convolution), lhs, rhs)
+
+
 STRIDED = row("strided", "gather", (2, 7, 6, 3), (3, 3, 3, 3), "SAME", **{S: (2, 2)})
 INSERTED = row(
     "zeros inserted", "paint", (2, 7, 6, 3), (3, 3, 3, 3), ((1, 2), (2, 1)), **{T: (2, 2)}
