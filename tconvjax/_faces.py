@@ -181,7 +181,8 @@ def _define(face: str) -> Primitive:
 
     def abstract(lhs: Any, rhs: Any, *, call: Call) -> Any:
         shape = result_shape(face, lhs.shape, rhs.shape, call.geometry)
-        return lhs.update(shape=shape, dtype=call.dtype, weak_type=False)
+        weak = lhs.weak_type and rhs.weak_type
+        return lhs.update(shape=shape, dtype=call.dtype, weak_type=weak)
 
     def lower(
         platform: str | None, context: mlir.LoweringRuleContext, *operands: Any, call: Call

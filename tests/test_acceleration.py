@@ -197,6 +197,55 @@ def test_gradients_and_gradients_written_by_jax(convolution):
     assert faces == ["tconv_correlate", "tconv_gather", "tconv_paint"]
 
 
+def random_convolution(seed):
+    """Returns a grouped convolution of which at most two arrays are spread, and its operands."""
+    draw = np.random.default_rng(seed)
+    pair = lambda low, high: tuple(map(int, draw.integers(low, high, 2)))
+    kind, groups = ("feature_group_count", "batch_group_count")[seed % 2], int(draw.integers(2, 4))
+    spread = {name: pair(1, 4) for name in (S, D, T)}
+    spread[(S, D, T)[seed // 2 % 3]] = (1, 1)
+    i, o = (int(n) for n in draw.integers(1, 3, 2))
+    n, c = (groups, 1) if kind == "batch_group_count" else (1, groups)
+    layout = tuple("".join(draw.permutation([*letters])) for letters in ("NCHW", "OIHW", "NCHW"))
+    lhs = {"N": 2 * n, "C": c * i, "H": 6, "W": 5}
+    rhs = {"O": groups * o, "I": i, "H": 3, "W": 2}
+    padding = (pair(1, 5), pair(-1, 4))
+    shapes = (
+        [sizes[a] for a in letters] for sizes, letters in zip((lhs, rhs), layout[:2], strict=True)
+    )
+    return row(f"{seed}", "", *shapes, padding, layout, **spread, **{kind: groups})
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("seed", range(24))
+def test_groups_of_any_steps(seed):
+    convolution = random_convolution(seed)
+    lhs, rhs = normal(*convolution.lhs), normal(*convolution.rhs, seed=1)
+    value = lambda fn: jax.value_and_grad(lambda lhs, rhs: jnp.sum(jnp.sin(fn(lhs, rhs))), (0, 1))
+    expected = jax.jit(value(convolution))(lhs, rhs)
+    within = accelerate(value(convolution))
+    assert_close(jax.jit(value(accelerate(convolution)))(lhs, rhs), expected)
+    assert_close(jax.jit(within)(lhs, rhs), expected)
+    assert "conv_general_dilated" not in names(within, lhs, rhs)
+
+
+SINGLE_PIXELS = {
+    "of the image": ((2, 1, 7, 3), (3, 3, 3, 4), {T: (2, 1), S: (1, 2), D: (1, 2)}),
+    "of the kernel": ((2, 6, 7, 3), (1, 3, 3, 4), {T: (1, 2), S: (1, 2), D: (2, 1)}),
+    "of the result": ((2, 3, 7, 3), (3, 3, 3, 4), {T: (1, 2), S: (9, 1), D: (1, 2)}),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@each("where", SINGLE_PIXELS)
+def test_single_pixels_are_not_spread(where):
+    lhs, rhs, options = SINGLE_PIXELS[where]
+    convolution = row(where, "", lhs, rhs, ((1, 1), (2, 2)), **options)
+    lhs, rhs = normal(*lhs), normal(*rhs, seed=1)
+    assert_close(accelerate(convolution)(lhs, rhs), convolution(lhs, rhs))
+    assert "conv_general_dilated" not in names(accelerate(convolution), lhs, rhs)
+
+
 STRIDED = row("strided", "gather", (2, 7, 6, 3), (3, 3, 3, 3), "SAME", **{S: (2, 2)})
 INSERTED = row(
     "zeros inserted", "paint", (2, 7, 6, 3), (3, 3, 3, 3), ((1, 2), (2, 1)), **{T: (2, 2)}
@@ -364,10 +413,6 @@ LEFT_ALONE = {
         image().reshape(12, 5),
     ),
     "empty": (lambda x: SAME_2(x[:0], jnp.ones((3, 3, 2, 4))), image()),
-    "weak types": (
-        lambda x: jnp.sum(x) + SAME_2(*(lax.full(s, 2.0) for s in ((1, 5, 3, 2), (3, 3, 2, 4)))),
-        image(),
-    ),
     "an algorithm": (
         lambda x: SAME_2(x, jnp.ones((3, 3, 2, 4)), precision="F32_F32_F32"),
         image(),
@@ -386,6 +431,28 @@ def test_left_alone(why):
     assert "conv_general_dilated" in found
     assert not any(name.startswith("tconv") for name in found)
     assert_close(jnp.float32(accelerate(fn)(x)), jnp.float32(fn(x)))
+
+
+@each("name", ["alone", "in a loop", "in a scan"])
+def test_weakly_typed_arrays_stay_so(name):
+    x, w = jnp.full((1, 5, 6, 2), 0.5), jnp.full((3, 3, 2, 2), 0.25)
+    program = {
+        "alone": SAME_2,
+        "in a loop": lambda x, w: lax.fori_loop(0, 2, lambda _, c: (SAME_2(*c), c[1]), (x, w)),
+        "in a scan": lambda x, w: lax.scan(lambda c, _: (SAME_2(c, w), c), x, length=2),
+    }[name]
+    assert x.weak_type
+    assert w.weak_type
+    assert_close(accelerate(program)(x, w), program(x, w))
+    assert "conv_general_dilated" not in names(accelerate(program), x, w)
+    loss = lambda fn: lambda w: sum(jnp.sum(y**2) for y in jax.tree.leaves(fn(x, w)))
+    derivatives = lambda fn: (jax.jvp(loss(fn), (w,), (w,)), jax.grad(loss(fn))(w))
+    assert_close(derivatives(accelerate(program)), derivatives(program))
+
+
+def test_one_weakly_typed_array_is_as_the_other():
+    x, w = jnp.full((1, 5, 6, 2), 0.5), normal(3, 3, 2, 2).astype(jnp.float32)
+    assert_close(accelerate(SAME_2)(x, w), SAME_2(x, w))
 
 
 def test_static_arguments_and_other_leaves_pass_as_they_are():

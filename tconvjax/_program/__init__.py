@@ -90,10 +90,8 @@ def _audited(
     differentiated: bool = False,
 ) -> tuple[list[Finding], bool]:
     """Returns the findings of a program, or of its gradients, and whether it takes gradients itself."""
-    program, inputs, leaves = traced(fn, args, gradients=differentiated)
     names = naming.of_arguments(fn, args)
-    for value, leaf in zip(inputs, leaves, strict=True):
-        value.name = names[leaf]
+    program, inputs = traced(fn, args, names, gradients=differentiated)
     reader = Reader(inputs, backward=gradients)
     places: list[Place] = []
     for place in walk(program, inputs, naming.of_closure(fn)):

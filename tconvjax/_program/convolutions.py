@@ -8,8 +8,9 @@ import numpy as np
 
 from tconvjax._arguments import flip_and_swap
 from tconvjax._geometry import Geometry
-from tconvjax._program.program import Unknown, Value
+from tconvjax._program.program import Value
 from tconvjax._program.reading import read
+from tconvjax._program.zeros import Side, Spread, Thinned, spread, whole
 
 MOST_VALUES = 256  # visited in the search for the convolutions that made an image
 
@@ -56,7 +57,11 @@ def _of_this_library(equation: Any, inputs: tuple[Value, ...]) -> Convolution:
 
 
 def _of_xla(equation: Any, inputs: tuple[Value, ...]) -> Convolution | None:
-    image, params = _undilated(inputs[0], equation.params)
+    params, image = equation.params, whole(inputs[0])
+    within = spread(inputs[0])
+    undilated = within and without_zeros(params, within, whole(inputs[1]))
+    if within and undilated:
+        image, params = within, undilated
     # Kernel gradients with strides dilate rhs. Undilated, rhs is the kernel of a layer, even if the image is smaller.
     plain = max(params["rhs_dilation"], default=1) == 1
     out = equation.outvars[0].aval.shape
@@ -68,40 +73,60 @@ def _of_xla(equation: Any, inputs: tuple[Value, ...]) -> Convolution | None:
     kernel_name = arrays["w"]
 
     def canonical(w: np.ndarray) -> np.ndarray:
+        if kernel_name == "lhs":
+            w = np.asarray(image.arrange(jnp.asarray(w)))
         w = w.transpose(axes[kernel_name])
         turned = flip_and_swap(jnp.asarray(w), geometry.rank, geometry.feature_group_count)
         return (np.asarray(turned) if flipped == kernel_name else w)[None]
 
     _, features, *space = params["dimension_numbers"].out_spec
     face = {"y": "gather", "x": "paint", "w": "correlate"}[role]
-    source, kernel = (inputs[1], image) if kernel_name == "lhs" else (image, inputs[1])
+    source, kernel = image.image, inputs[1]
+    if kernel_name == "lhs":
+        source, kernel = kernel, source
     return Convolution(face, geometry, source, kernel, canonical, tuple(space), features)
 
 
-def _undilated(image: Value, params: dict[str, Any]) -> tuple[Value, dict[str, Any]]:
-    """Replaces a `pad` that puts zeros between pixels by a dilation of the convolution."""
-    if image.made_by != "pad" or not _is_zero(image.inputs[1]):
-        return image, params
-    batch, features, *space = params["dimension_numbers"].lhs_spec
-    config = image.equation.params["padding_config"]
-    if any(config[axis] != (0, 0, 0) for axis in (batch, features)):
-        return image, params
-    lows, highs, inner = zip(*(config[axis] for axis in space), strict=True)
-    if max(inner) == 0:
-        return image, params
-    old = params["lhs_dilation"]
-    sides = zip(params["padding"], old, lows, highs, strict=True)
-    return image.inputs[0], params | {
-        "lhs_dilation": tuple(t * (n + 1) for t, n in zip(old, inner, strict=True)),
-        "padding": tuple((a + t * low, b + t * high) for (a, b), t, low, high in sides),
+def without_zeros(params: dict[str, Any], lhs: Spread, rhs: Spread) -> dict[str, Any] | None:
+    """Returns the parameters of a convolution that reads two images without the zeros between their pixels.
+
+    None if there are zeros along other axes than those of space. An index s·a + d·o − low = t·m of `reading` with
+    m = (interior + 1)·m' + side.low has the low padding low + t·side.low; the same for o, with the other sign.
+    """
+    numbers, padding = params["dimension_numbers"], params["padding"]
+    dilations = {}
+    for name, sign, image in (("lhs", 1, lhs), ("rhs", -1, rhs)):
+        batch, features, *space = (image.pads[axis] for axis in getattr(numbers, f"{name}_spec"))
+        if batch != Side() or features != Side():
+            return None
+        old = params[f"{name}_dilation"]
+        dilations[f"{name}_dilation"] = tuple(
+            n * (side.interior + 1) for n, side in zip(old, space, strict=True)
+        )
+        padding = tuple(
+            (low + sign * n * side.low, high + sign * n * side.high)
+            for (low, high), n, side in zip(padding, old, space, strict=True)
+        )
+    return params | dilations | {"padding": padding}
+
+
+def without_rest(params: dict[str, Any], thin: Thinned) -> dict[str, Any] | None:
+    """Returns the parameters of a convolution that computes the pixels of a thinned result alone.
+
+    None if pixels are left out along other axes than those of space. Their indices are a = start + step·a'; the high
+    padding, which follows from the sizes, is not changed.
+    """
+    batch, features, *space = params["dimension_numbers"].out_spec
+    picks = thin.along_axes()
+    for axis in (batch, features):
+        if picks[axis][:3] != (0, 1, thin.result.shape[axis]):
+            return None
+    strides = params["window_strides"]
+    sides = zip(params["padding"], strides, (picks[axis] for axis in space), strict=True)
+    return params | {
+        "window_strides": tuple(s * picks[axis][1] for s, axis in zip(strides, space, strict=True)),
+        "padding": tuple((low - s * start, high) for (low, high), s, (start, _, _) in sides),
     }
-
-
-def _is_zero(value: Value) -> bool:
-    try:
-        return not value.compute()
-    except Unknown:
-        return False
 
 
 def _dense(equation: Any, inputs: tuple[Value, ...]) -> Convolution | None:

@@ -14,11 +14,16 @@ import numpy as np
 from jax import lax
 
 from tconvjax._program import sights as look
-from tconvjax._program.program import PROGRAMS, Context, Unknown, Value
-from tconvjax._program.program import _entering as entering
-from tconvjax._program.program import _opened as opened
-from tconvjax._program.program import _own_line as own_line
-from tconvjax._program.program import _shaped as shaped
+from tconvjax._program.program import (
+    PROGRAMS,
+    Context,
+    Unknown,
+    Value,
+    entering,
+    opened,
+    own_line,
+    shaped,
+)  # fmt: skip
 from tconvjax._program.sights import Everywhere, Sight
 
 MOST_TURNS = 4096  # of a loop

@@ -202,9 +202,9 @@ class Context(NamedTuple):
 
 
 def traced(
-    fn: Any, args: tuple[Any, ...], *, gradients: bool = False
-) -> tuple[Any, list[Value], list[int]]:
-    """Returns the jaxpr of a function of pytrees, its inputs and which leaves of `(fn, args)` they are.
+    fn: Any, args: tuple[Any, ...], names: Sequence[str] = (), *, gradients: bool = False
+) -> tuple[Any, list[Value]]:
+    """Returns the jaxpr of a function of pytrees, and its inputs; `names` are those of the leaves of `(fn, args)`.
 
     A model that is a pytree, or whose method is given, becomes an input: changes of its state stay inside. Leaves that
     are no arrays are part of the program. With `gradients`, the program takes gradients of all its results.
@@ -221,8 +221,11 @@ def traced(
         return [leaf for leaf in outputs if isinstance(leaf, jax.Array)]
 
     shapes = [_like(a) for a in arrays.values()]
-    inputs = [Value(a.shape, a.dtype, a if _has_numbers(a) else None) for a in arrays.values()]
-    return jax.make_jaxpr(_pulled_back(run) if gradients else run)(*shapes), inputs, [*arrays]
+    inputs = [
+        Value(a.shape, a.dtype, a if _has_numbers(a) else None, name=names[i] if names else "")
+        for i, a in arrays.items()
+    ]
+    return jax.make_jaxpr(_pulled_back(run) if gradients else run)(*shapes), inputs
 
 
 def unbound(fn: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
@@ -289,23 +292,11 @@ class _Walk:
         self, program: Any, inputs: Sequence[Value], context: Context, outputs: list[Value]
     ) -> Iterator[Place]:
         """Yields the places of a program, and appends its results to `outputs`."""
-        jaxpr, consts = self._opened(program)
-        values: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
-        values |= dict(zip(jaxpr.invars, inputs, strict=True))
-
-        def value(atom: Any) -> Value:
-            if isinstance(atom, core.Literal):
-                return Value(np.shape(atom.val), np.result_type(atom.val), atom.val)
-            return values[atom]
-
+        jaxpr, values = _entered(program, inputs, self._names)
         for eqn in jaxpr.eqns:
-            given = tuple(map(value, eqn.invars))
-            turns = max((v.turns for v in given), default=1)
-            results = [
-                Value(*_shaped(v), None, eqn, given, index, turns=turns)
-                for index, v in enumerate(eqn.outvars)
-            ]
-            where = _own_line(eqn) or context.where
+            given = tuple(value_of(v, values) for v in eqn.invars)
+            results = _results(eqn, given)
+            where = own_line(eqn) or context.where
             names = f"{context.names}/{eqn.source_info.name_stack}"
             if "rematted_computation" not in names:
                 backward = "transpose(jvp(" in names
@@ -322,15 +313,7 @@ class _Walk:
                 elif len(inner_results) == len(results):
                     results = inner_results
             values |= dict(zip(eqn.outvars, results, strict=True))
-        outputs.extend(map(value, jaxpr.outvars))
-
-    def _opened(self, program: Any) -> tuple[Any, list[Value]]:
-        """Returns the jaxpr of a program and its constants."""
-        consts = [
-            Value(np.shape(c), jnp.result_type(c), c, name=self._names.get(id(c), ""))
-            for c in getattr(program, "consts", ())
-        ]
-        return getattr(program, "jaxpr", program), consts
+        outputs.extend(value_of(v, values) for v in jaxpr.outvars)
 
 
 def _scope(names: str) -> str:
@@ -342,8 +325,61 @@ def _scope(names: str) -> str:
     )
 
 
-def _shaped(atom: Any) -> tuple[tuple[int, ...], Any]:
+def values_of(program: Any, inputs: Sequence[Value] | None = None) -> dict[Any, Value]:
+    """Returns the values of a program by their variables, without those of its inner programs.
+
+    Inputs that are not given are known by shape alone.
+    """
+    if inputs is None:
+        inputs = [Value(*shaped(v)) for v in opened(program)[0].invars]
+    jaxpr, values = _entered(program, inputs)
+    for eqn in jaxpr.eqns:
+        given = tuple(value_of(v, values) for v in eqn.invars)
+        values |= dict(zip(eqn.outvars, _results(eqn, given), strict=True))
+    return values
+
+
+def results_of(program: Any, inputs: Sequence[Value]) -> list[Value]:
+    """Returns the results of a program."""
+    values = values_of(program, inputs)
+    return [value_of(v, values) for v in opened(program)[0].outvars]
+
+
+def value_of(atom: Any, values: dict[Any, Value]) -> Value:
+    """Returns the value of a variable or a literal."""
+    if isinstance(atom, core.Literal):
+        return Value(np.shape(atom.val), np.result_type(atom.val), atom.val)
+    return values[atom]
+
+
+def _entered(
+    program: Any, inputs: Sequence[Value], names: dict[int, str] | None = None
+) -> tuple[Any, dict[Any, Value]]:
+    """Returns the jaxpr of a program, and its constants, with their names by identity, and inputs by variables."""
+    jaxpr, consts = opened(program)
+    for value in consts:
+        value.name = (names or {}).get(id(value.given), "")
+    values: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+    return jaxpr, values | dict(zip(jaxpr.invars, inputs, strict=True))
+
+
+def _results(eqn: Any, given: tuple[Value, ...]) -> list[Value]:
+    turns = max((v.turns for v in given), default=1)
+    return [
+        Value(*shaped(v), None, eqn, given, index, turns=turns)
+        for index, v in enumerate(eqn.outvars)
+    ]
+
+
+def shaped(atom: Any) -> tuple[tuple[int, ...], Any]:
     return tuple(getattr(atom.aval, "shape", ())), getattr(atom.aval, "dtype", None)
+
+
+def opened(program: Any) -> tuple[Any, list[Value]]:
+    """Returns the jaxpr of a program and its constants."""
+    jaxpr = getattr(program, "jaxpr", program)
+    consts = zip(jaxpr.constvars, getattr(program, "consts", ()), strict=True)
+    return jaxpr, [Value(*shaped(v), c) for v, c in consts]
 
 
 def _inner_programs(
@@ -353,27 +389,27 @@ def _inner_programs(
     name, params = eqn.primitive.name, eqn.params
     if name == "jit" and params.get("name") in RESIZES:
         return  # one operation
-    entering: list[Sequence[Value]]
+    read: list[Sequence[Value]]
     if name == "while":  # the values of the first turn, as for scan
         conds, consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
         programs = [params["cond_jaxpr"], params["body_jaxpr"]]
-        entering = [[*given[:conds], *given[consts:]], given[conds:]]
+        read = [[*given[:conds], *given[consts:]], given[conds:]]
     elif name == "cond":
         programs = list(params["branches"])
-        entering = [given[1:]] * len(programs)
+        read = [given[1:]] * len(programs)
     elif name.startswith(("scatter", "reduce", "select_and")):
         return  # how two numbers are combined
     else:
         programs = [p for p in params.values() if isinstance(p, PROGRAMS)]
-        entering = [given] * len(programs)
-    for program, values in zip(programs, entering, strict=True):
-        inputs = [Value(*_shaped(v)) for v in getattr(program, "jaxpr", program).invars]
+        read = [given] * len(programs)
+    for program, values in zip(programs, read, strict=True):
+        inputs = [Value(*shaped(v)) for v in getattr(program, "jaxpr", program).invars]
         if len(inputs) == len(values):
-            inputs = [_entering(v, inner) for v, inner in zip(values, inputs, strict=True)]
+            inputs = [entering(v, inner) for v, inner in zip(values, inputs, strict=True)]
         yield program, inputs, name not in {"scan", "while", "cond"}
 
 
-def _entering(value: Value, inner: Value) -> Value:
+def entering(value: Value, inner: Value) -> Value:
     """Returns a value as an inner program reads it: whole, as an entry of a stack, or by its shape alone."""
     if value.shape == inner.shape:
         return value
@@ -384,7 +420,7 @@ def _entering(value: Value, inner: Value) -> Value:
     return inner
 
 
-def _own_line(eqn: Any) -> tuple[str, int] | None:
+def own_line(eqn: Any) -> tuple[str, int] | None:
     """Returns the innermost line that belongs to no library of layers."""
     traceback = eqn.source_info.traceback
     libraries = _library_files()

@@ -33,6 +33,45 @@ class Reading(NamedTuple):
     geometry: Geometry
 
 
+class Groups(NamedTuple):
+    """Groups of a convolution, as that many convolutions without groups.
+
+    Attributes:
+      number: of groups.
+      axes: axis of lhs, rhs and out that is split among them; the groups are its slow part.
+      lhs: shape of lhs in one group, as also `rhs` and `out`.
+      params: parameters of the convolution of one group.
+    """
+
+    number: int
+    axes: tuple[int, int, int]
+    lhs: tuple[int, ...]
+    rhs: tuple[int, ...]
+    out: tuple[int, ...]
+    params: dict[str, Any]
+
+
+def groups_apart(
+    lhs: tuple[int, ...], rhs: tuple[int, ...], out: tuple[int, ...], params: dict[str, Any]
+) -> Groups | None:
+    """Returns the groups of a convolution as problems of their own, in which any array may be the kernel.
+
+    None if it has none. The arguments are those of `read`.
+    """
+    numbers = params["dimension_numbers"]
+    of_features, of_batch = params["feature_group_count"], params["batch_group_count"]
+    number = of_features * of_batch
+    if number == 1:
+        return None
+    axes = (numbers.lhs_spec[int(of_features > 1)], numbers.rhs_spec[0], numbers.out_spec[1])
+    lhs, rhs, out = (
+        (*shape[:axis], shape[axis] // number, *shape[axis + 1 :])
+        for shape, axis in zip((lhs, rhs, out), axes, strict=True)
+    )
+    one = {"feature_group_count": 1, "batch_group_count": 1}
+    return Groups(number, axes, lhs, rhs, out, params | one)
+
+
 def read(
     lhs: tuple[int, ...],
     rhs: tuple[int, ...],
@@ -79,7 +118,15 @@ def read(
         kernels = ["rhs"]
     if params["batch_group_count"] > 1:
         kernels = ["out"]
-    bigs = [name for name in ("lhs", "out", "rhs") if set(step[name]) == {1} and [name] != kernels]
+
+    def unspread() -> list[str]:
+        return [n for n in ("lhs", "out", "rhs") if set(step[n]) == {1} and [n] != kernels]
+
+    bigs = unspread()
+    if not bigs:  # a single pixel is not spread, whatever its step
+        for name, sizes in size.items():
+            step[name] = tuple(1 if n == 1 else s for n, s in zip(sizes, step[name], strict=True))
+        bigs = unspread()
     if not bigs:
         return None
     big = max(bigs, key=extent)
