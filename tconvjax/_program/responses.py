@@ -837,6 +837,7 @@ class Reader:
         space = frozenset(layout.out_space)
         begun: tuple[Enlargement, ...] = ()
         if not _enlargements(signal):
+            signal = _without_single(signal, image, layout.space)
             periods = self._inserted(image, layout.space, signal)
             if periods is None:
                 signal, periods = _begin(image), [1] * len(layout.space)
@@ -1101,6 +1102,16 @@ def _sum(signals: Iterable[Signal]) -> Signal:
             old = result.get(source)
             result[source] = r if old is None else _added(old, r)
     return result
+
+
+def _without_single(signal: Signal, image: Value, axes: Iterable[int]) -> Signal:
+    """Takes what is not periodic along an axis, such as a single row among zeros, for constant along it."""
+    for axis in axes:
+        whole = [r for r in signal.values() if 1 < r.gain.shape[1 + axis] == image.shape[axis]]
+        if whole and not any(r.mixed for r in whole):
+            largest = functools.partial(np.max, axis=1 + axis, keepdims=True)
+            signal = {s: r.each(largest) for s, r in signal.items()}
+    return signal
 
 
 def _merged(signal: Signal) -> Signal:
