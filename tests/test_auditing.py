@@ -762,3 +762,276 @@ def test_only_functions_are_audited():
         TypeError, match=r"^audit: fn must be callable; got an object of type int\.$"
     ):
         audit(3)
+
+
+# Wholes: what is linear between two nonlinear operations.
+
+FIR = np.outer([1, 3, 3, 1], [1, 3, 3, 1]).astype(np.float32) / 16
+
+
+def filtered(x, taps=FIR, padding="SAME"):
+    """Convolves every channel with a filter."""
+    c = x.shape[-1]
+    kernel = jnp.asarray(np.tile(taps[:, :, None, None], (1, 1, 1, c)), x.dtype)
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), padding, dimension_numbers=NHWC, feature_group_count=c
+    )
+
+
+def inserted(x):
+    return lax.pad(x, 0.0, ((0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)))
+
+
+def response(fn, x=IMAGE):
+    """The share of a random constant's energy, in each channel, that fn puts on period 2, away from the borders."""
+    rng = np.random.default_rng(3)
+    flat = jnp.float32(rng.normal(size=(1, 1, 1, x.shape[-1])))
+    y = np.asarray(fn(jnp.broadcast_to(flat, (1, 16, 16, x.shape[-1]))), np.float32)
+    y = y[0, 4:-4, 4:-4]
+    phases = np.stack([y[i::2, j::2].mean((0, 1)) for i in range(2) for j in range(2)])
+    return ((phases - phases.mean(0)) ** 2).sum() / (phases**2).sum()
+
+
+def down(x):
+    return strided(x, drawn(1, 1, 4, 4))
+
+
+CHAINS = {
+    "transposed, filter": lambda x: filtered(transposed(x, drawn(3, 3, 4, 4))),
+    "scaled on the way": lambda x: filtered(transposed(x, drawn(3, 3, 4, 4)) * drawn(1, 1, 1, 4)),
+    "in bfloat16": lambda x: filtered(transposed(x, drawn(3, 3, 4, 4)).astype(jnp.bfloat16)),
+    "zeros, filter": lambda x: filtered(inserted(x)),
+    "even taps, box": lambda x: filtered(transposed(x, drawn(4, 4, 4, 4)), np.ones((2, 2), "f")),
+    "two branches": lambda x: filtered(transposed(x, drawn(3, 3, 4, 4)) + inserted(x)),
+    "back to the grid": lambda x: down(transposed(x, drawn(3, 3, 4, 4))),
+    "shuffle, blur": lambda x: filtered(shuffle(strided(x, drawn(3, 3, 4, 16), 1)), np.ones((2, 2), "f")),
+    "too short a filter": lambda x: filtered(transposed(x, drawn(3, 3, 4, 4)), np.array([[1, 2], [1, 2]], "f")),
+    "a nonlinear operation between": lambda x: filtered(jnp.tanh(transposed(x, drawn(3, 3, 4, 4)))),
+    "two images": lambda x: transposed(x, drawn(3, 3, 4, 4)) + inserted(x),
+}  # fmt: skip
+
+
+@each("how", CHAINS)
+def test_a_chain_is_clean_if_a_constant_stays_constant(how):
+    found = audit(CHAINS[how], IMAGE)
+    linear = how != "a nonlinear operation between"
+    share = response(CHAINS[how]) if linear else 1.0
+    assert bool(found) == (share > 1e-3), share
+    if found and linear:
+        assert found[0].harmonic_share == pytest.approx(share, rel=0.5)
+
+
+def test_the_filter_behind_a_statistic_counts():
+    """A BatchNorm in training reads the pattern, and keeps it from no picture."""
+
+    def normalized(x):
+        y = transposed(x, drawn(3, 3, 4, 4))
+        mean, variance = (f(y, (0, 1, 2), keepdims=True) for f in (jnp.mean, jnp.var))
+        y = (y - mean) * lax.rsqrt(variance + 1e-5)
+        return jax.nn.relu(filtered(y))
+
+    assert not audit(normalized, IMAGE)
+    assert one(lambda x: normalized(x) + transposed(x, drawn(3, 3, 4, 4)), IMAGE)
+
+
+def doubled(x, mask):
+    return jnp.repeat(jnp.repeat(x, 2, 1), 2, 2) * mask
+
+
+MASK = np.zeros((1, 16, 16, 1), np.float32)
+MASK[:, ::2, ::2] = 1
+BY_HAND = {
+    "pad": inserted,
+    "mask": lambda x: doubled(x, MASK),
+    "where": lambda x: jnp.where(MASK > 0, doubled(x, 1), 0),
+    "scatter": lambda x: jnp.zeros((2, 16, 16, 4)).at[:, ::2, ::2].set(x),
+    "scatter-add": lambda x: jnp.zeros((2, 16, 16, 4)).at[:, ::2, ::2].add(x),
+    "kron": lambda x: jax.vmap(jax.vmap(lambda a: jnp.kron(a, MASK[0, :2, :2, 0]), -1, -1))(x),
+    "stack": lambda x: jnp.stack(
+        [jnp.stack([x, 0 * x], 3).reshape(2, 8, 16, 4), jnp.zeros((2, 8, 16, 4))], 2
+    ).reshape(2, 16, 16, 4),
+    "matrix": lambda x: jnp.einsum("nhwc,hi,wj->nijc", x, np.eye(16, dtype="f")[::2], np.eye(16, dtype="f")[::2]),
+    "insert": lambda x: jnp.insert(jnp.insert(x, np.arange(1, 9), 0, 1), np.arange(1, 9), 0, 2),
+    "reshape": lambda x: jnp.pad(
+        x.reshape(2, 8, 1, 8, 1, 4), ((0, 0), (0, 0), (0, 1), (0, 0), (0, 1), (0, 0))
+    ).reshape(2, 16, 16, 4),
+    "relu": lambda x: jax.nn.relu(inserted(x)),
+    "one axis after the other": lambda x: lax.pad(
+        lax.pad(x, 0.0, ((0, 0, 0), (0, 1, 1), (0, 0, 0), (0, 0, 0))),
+        0.0, ((0, 0, 0), (0, 0, 0), (0, 1, 1), (0, 0, 0)),
+    ),
+}  # fmt: skip
+
+
+@each("how", BY_HAND)
+def test_zeros_inserted_by_hand_are_found(how):
+    w = drawn(3, 3, 4, 5)
+    found = one(lambda x: strided(BY_HAND[how](x), w, 1), IMAGE)
+    assert (found.kind, found.severity) == ("transposed_convolution", "high")
+    assert (found.strides, found.kernel_size) == ((2, 2), (3, 3))
+    want = one(lambda x: strided(inserted(x), w, 1), IMAGE).harmonic_share
+    assert found.harmonic_share == pytest.approx(want, rel=1e-5)
+    if how != "relu":
+        bare = one(BY_HAND[how], IMAGE)
+        assert (bare.kind, bare.severity, bare.strides) == ("resize", "high", (2, 2))
+
+
+def test_images_are_interleaved():
+    """Four convolutions, one for each phase: a transposed convolution of five taps has nine, six, six and four."""
+    kernels = [drawn(a, b, 4, 4, seed=a * b) for a in (3, 2) for b in (3, 2)]
+
+    def fill(x):
+        y = jnp.zeros((2, 16, 16, 4))
+        for i, w in enumerate(kernels):
+            y = y.at[:, i // 2 :: 2, i % 2 :: 2].set(strided(x, w, 1))
+        return y
+
+    def stacked(x):
+        a, b, c, d = (strided(x, w, 1) for w in kernels)
+        rows = [jnp.stack([a, b], 3), jnp.stack([c, d], 3)]
+        return jnp.stack(rows, 2).reshape(2, 16, 16, 4)
+
+    sums = np.stack([w.sum((0, 1)) for w in kernels])
+    want = 1 - 4 * (sums.mean(0) ** 2).sum() / (sums**2).sum()
+    for function in (fill, stacked):
+        found = one(function, IMAGE)
+        assert (found.kind, found.severity, found.strides) == ("pixel_shuffle", "high", (2, 2))
+        assert found.harmonic_share == pytest.approx(want, rel=1e-5)
+    kernels[:] = [kernels[0]] * 4
+    assert not audit(stacked, IMAGE)
+    assert not audit(fill, IMAGE)
+
+
+def test_patches_of_a_product():
+    w = drawn(4, 2, 2, 3)
+    patches = lambda x: jnp.einsum("nhwc,cijd->nhiwjd", x, w).reshape(2, 16, 16, 3)
+    found = one(patches, IMAGE)
+    assert (found.kind, found.severity, found.strides) == ("pixel_shuffle", "medium", (2, 2))
+    want = 1 - 4 * (w.mean((1, 2)) ** 2).sum() / (w**2).sum()
+    assert found.harmonic_share == pytest.approx(want, rel=1e-5)
+
+
+@each("k", (2, 3, 4, 5))
+def test_severity_is_that_of_the_layer(k):
+    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
+    found = [one(transposed, shape(1, 8, 8, 32), w) for w in (shape(k, k, 32, 32), drawn(k, k, 32, 32))]  # fmt: skip
+    assert [f.severity for f in found] == ["high" if k % 2 else "medium"] * 2
+
+
+def test_periods_are_products_of_strides():
+    w = drawn(3, 3, 4, 4)
+    valid = lambda x: lax.conv_transpose(x, w, (2, 2), "VALID", dimension_numbers=NHWC)
+    assert [f.period for f in audit(lambda x: valid(valid(valid(x))), IMAGE)] == [(8, 8), (4, 4), (2, 2)]  # fmt: skip
+    cropped = lambda x: jnp.tanh(transposed(x, w))[:, 1:-1, 3:9].transpose(0, 3, 2, 1)
+    assert one(cropped, IMAGE).period == (2, 2)
+    pooled = lambda x: nnx.max_pool(jax.nn.relu(transposed(x, w, 4)), (2, 2), (2, 2))
+    assert one(pooled, IMAGE).period == (2, 2)
+    start = lambda z: (z @ drawn(6, 64)).reshape(1, 4, 4, 4)
+    generator = lambda z: jnp.tanh(transposed(jax.nn.relu(transposed(start(z), w)), w))
+    periods = [f.period for f in audit(generator, jax.ShapeDtypeStruct((1, 6), jnp.float32))]
+    assert periods == [(4, 4), (2, 2)]
+
+
+def test_a_single_pixel_has_no_pattern():
+    pixel = jax.ShapeDtypeStruct((2, 1, 1, 4), jnp.float32)
+    assert not audit(lambda x: transposed(x, drawn(3, 3, 4, 4)), pixel)
+    line = jax.ShapeDtypeStruct((2, 1, 8, 4), jnp.float32)
+    assert one(lambda x: transposed(x, drawn(3, 3, 4, 4)), line).strides == (1, 2)
+
+
+# Names.
+
+
+def test_layers_have_names():
+    model = Planted(nnx.Rngs(0))
+    up, _ = audit(model, IMAGE)
+    assert up.layer == "up.kernel"
+    assert audit(lambda x: model(x), IMAGE)[0].layer == "model.up.kernel"
+    linen_model = PlantedLinen()
+    shapes = jax.eval_shape(linen_model.init, jax.random.key(0), IMAGE)
+    assert audit(linen_model.apply, shapes, IMAGE)[0].layer == "PlantedLinen/ConvTranspose_0"
+    params = {"up": {"kernel": drawn(3, 3, 4, 4)}}
+    assert one(lambda params, x: transposed(x, params["up"]["kernel"]), params, IMAGE).layer == (
+        "params['up']['kernel']"
+    )
+    state = {"m.6.weight": drawn(3, 3, 4, 4)}
+    normed = lambda state, x: transposed(x, sums_to_one(state["m.6.weight"]))
+    assert one(normed, state, IMAGE).layer == "m.6.weight"
+
+
+def test_a_layer_that_is_called_again_is_counted():
+    w = drawn(3, 3, 4, 4)
+
+    def twice(x):
+        for _ in range(3):
+            x = jax.nn.relu(transposed(x, w))[:, :8, :8]
+        return x
+
+    assert one(twice, IMAGE).count == 3
+
+
+# Gradients.
+
+
+def test_gradients_are_judged_by_the_sum_of_branches():
+    half = lambda x, k: strided(x, drawn(k, k, 4, 4))
+    holes = lambda x: half(x, 1)
+    block = lambda x: jax.nn.relu(half(x, 1) + strided(jax.nn.relu(half(x, 3)), drawn(3, 3, 4, 4), 1))  # fmt: skip
+    blurred = lambda x: half(filtered(x, FIR / 4), 1)
+    assert one(holes, IMAGE, gradients=True).severity == "medium"
+    assert {f.severity for f in audit(block, IMAGE, gradients=True)} == {"low"}
+    assert not audit(blurred, IMAGE, gradients=True)
+    merged = lambda x: jnp.concatenate([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], -1)
+    assert not audit(lambda x: merged(x) @ drawn(16, 8), IMAGE, gradients=True)
+
+
+# What hides.
+
+
+def test_what_hides_is_said():
+    def called(x):
+        return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((2, 16, 16, 4), "float32"), x)
+
+    found = one(called, IMAGE)
+    assert (found.kind, found.severity, found.primitive) == ("not_understood", "low", "pure_callback")  # fmt: skip
+    assert found.line == here(test_what_hides_is_said, "jax.pure_callback(")
+
+
+# On data.
+
+
+def test_a_resampler_is_measured_on_data():
+    """Twice the pattern has twice the rms; a filter in front of a layer takes nothing from it."""
+    i, j = np.mgrid[:32, :32] / 32
+    x = np.float32(np.broadcast_to(1 + np.sin(2 * np.pi * (i + j))[..., None] / 4, (2, 32, 32, 4)))
+    even = np.tile(FIR[..., None, None] / 4, (1, 1, 4, 4))
+    ripple = np.zeros((4, 4, 4, 4), np.float32)
+    ripple[::2, ::2] = 0.02
+
+    def found(scale):
+        return one(lambda x: transposed(x, even + scale * ripple), x, run=True)
+
+    weak, strong = found(1), found(2)
+    assert strong.measured.rms == pytest.approx(2 * weak.measured.rms, rel=0.1)
+    assert strong.measured.share > 2 * weak.measured.share > 0
+    assert strong.measured.contrast > weak.measured.contrast > 3
+    clean = audit(lambda x: transposed(x, even), x, run=True, everything=True)[0]
+    assert clean.severity == "none"
+    assert clean.measured.rms < weak.measured.rms / 4
+
+
+def test_what_the_network_cancels_is_not_severe():
+    """The layer behind filters the pattern away, behind a nonlinear operation that bends it little."""
+    w = drawn(3, 3, 4, 4) / 50
+    x = 3 + np.float32(np.random.default_rng(0).normal(size=(1, 32, 32, 4)))
+    cancelled = lambda x: filtered(jnp.tanh(transposed(x, w) / 10))
+    by_weights, by_effect = one(cancelled, x), one(cancelled, x, run=True)
+    assert by_weights.severity == "high"
+    assert by_effect.measured.share > 0.1
+    assert by_effect.severity in {"low", "medium"}
+
+
+@pytest.mark.refuses
+def test_only_numbers_are_measured():
+    with pytest.raises(ValueError, match=r"^audit: args must be arrays with numbers for run=True"):
+        audit(transposed, IMAGE, drawn(3, 3, 4, 4), run=True)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tconvjax._program import tiles
 from tconvjax._program.layouts import layout_of
 from tconvjax._program.program import RESIZES, Place, Value
@@ -48,19 +50,29 @@ class LaneBook:
             self._lanes[value] = self.of(value.stacked)[1:] if value.stacked else begun
         return self._lanes[value]
 
-    def read(self, place: Place, along: Callable[[Value], frozenset[int]]) -> None:
+    def read(
+        self,
+        place: Place,
+        along: Callable[[Value], frozenset[int]],
+        is_image: Callable[[Value], bool],
+    ) -> None:
         """Follows lanes through one equation; `along` tells along which axes a value varies."""
         if not place.results or not place.inputs:
             return
         name = place.equation.primitive.name
-        lanes = self._through(place, name.replace("_add", "").replace("-add", ""), along)
+        name = name.replace("_add", "").replace("-add", "")
+        lanes = self._through(place, name, along, is_image)
         if lanes is not None:
             for result in place.results:
                 if len(result.shape) == len(lanes):
                     self._lanes[result] = lanes
 
     def _through(
-        self, place: Place, name: str, along: Callable[[Value], frozenset[int]]
+        self,
+        place: Place,
+        name: str,
+        along: Callable[[Value], frozenset[int]],
+        is_image: Callable[[Value], bool],
     ) -> Lanes | None:
         params, image = place.equation.params, place.inputs[0]
         old, shape, before = self.of(image), place.shape, image.shape
@@ -99,7 +111,8 @@ class LaneBook:
             return _gathered(old, place)
         if name == "dot_general":
             return None
-        same = [v for v in place.inputs if v.shape == shape]
+        same = [v for v in place.inputs if v.shape == shape and v.dtype != np.bool_]
+        same.sort(key=is_image, reverse=True)
         if not same:
             return None
         # A bias that is broadcast begins no lane.

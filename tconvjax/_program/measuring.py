@@ -47,7 +47,7 @@ def measured(
 
     arrays = [jnp.asarray(v.given) for v in given]
     whole, shares = runs(arrays, np.ones(len(found), np.float32))
-    extent = float(whole.max() - whole.min())
+    extent = float(jnp.ptp(whole.real))
     result = {}
     for i, e in enumerate(found):
         without, _ = runs(
@@ -57,6 +57,11 @@ def measured(
         powers = [
             float(jnp.mean(abs(periodic_part(y, at_output[e])) ** 2)) for y in (whole, without)
         ]
+        if not at_output[e]:  # no image comes out
+            result[e] = Measured(
+                float(shares[i]), rms, float("nan"), rms / extent if extent else 0.0
+            )
+            continue
         floor = 1e-12 * float(jnp.mean(abs(whole) ** 2)) + 1e-37
         ratio = 10 * np.log10((powers[0] + floor) / (powers[1] + floor))
         result[e] = Measured(float(shares[i]), rms, float(ratio), rms / extent if extent else 0.0)

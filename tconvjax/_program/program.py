@@ -390,8 +390,12 @@ def _inner_programs(
     if name == "jit" and params.get("name") in RESIZES:
         return  # one operation
     read: list[Sequence[Value]]
-    if name == "while":  # the values of the first turn, as for scan
+    if name == "while":  # the values of the first turn, as for scan, but for counters
         conds, consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        given = (
+            *given[:consts],
+            *(Value(v.shape, v.dtype) if v.shape == () else v for v in given[consts:]),
+        )
         programs = [params["cond_jaxpr"], params["body_jaxpr"]]
         read = [[*given[:conds], *given[consts:]], given[conds:]]
     elif name == "cond":

@@ -30,7 +30,7 @@ MOST_TURNS = 256  # of a loop over layers whose weights are judged
 MOST_SEEN = 256  # values in the search for the convolution before a reshape
 FLAT = 1e-3  # harmonic share up to which a constant counts as constant
 
-Means = Literal["convolution", "shuffle", "interleaving", "zeros", "pool"]
+Means = Literal["convolution", "shuffle", "interleaving", "matrix", "zeros", "pool"]
 Origin = Literal["given", "drawn", "none"]
 Tiled = Callable[[np.ndarray], np.ndarray]
 
@@ -55,6 +55,7 @@ class Enlargement:
       overlap: largest over smallest number of taps of a phase there.
       known: whether all weights in the responses are known.
       drawn: whether weights took part in the responses at all, random ones for unknown ones included.
+      used: whether anything reads an image that has it.
       last: the last signal that has it.
       result: the value of that signal.
     """
@@ -74,6 +75,7 @@ class Enlargement:
     overlap: float = 1.0
     known: bool = True
     drawn: bool = False
+    used: bool = False
     last: "Signal | None" = None
     result: Value | None = None
 
@@ -130,12 +132,14 @@ class Source:
       linear: responses of the value to what was before it, with nonlinear operations taken for the identity.
       pending: signals whose enlargements end here, unless only statistics are taken of the value.
       coarse: the value before zeros were inserted, if they were inserted before the linear part begins.
+      weights: the weights that a product of matrices made it with.
     """
 
     value: Value
     linear: "Callable[[], list[Signal]] | None" = None
     pending: "tuple[Signal, ...]" = ()
     coarse: Value | None = None
+    weights: Value | None = None
 
 
 Signal = dict[Source, Response]
@@ -189,6 +193,7 @@ class Reader:
         self._free = set(inputs)  # values that depend on the arguments
         self._made: set[Value] = set()  # values that a convolution or a product of matrices made
         self._axes: dict[Value, frozenset[int]] = {}
+        self._made_at: dict[Value, Place] = {}
         self._zeros: dict[
             Source, Place
         ] = {}  # where the pixels of a source first have others between them
@@ -224,13 +229,17 @@ class Reader:
         if place.equation is None:  # the results of a program
             for value in place.inputs:
                 if value in self._signals or self._is_free(value):
+                    self._complete(value)
                     self._bare(value)
                     self._end(self._signal(value))
             return
         name, params = place.equation.primitive.name, place.equation.params
         self._vary(place)
         if place.backward == self._backward:
-            self.lanes.read(place, self._along)
+            self.lanes.read(place, self._along, self._made.__contains__)
+        for value in place.inputs:
+            for event in _enlargements(self._signals.get(value, {})):
+                event.used = True
         if name not in PRODUCTS and not any(map(self._is_free, place.inputs)):
             return
         self._free.update(place.results)
@@ -245,7 +254,8 @@ class Reader:
             return  # its results begin linear parts
         if name == "split":
             self._split(place)
-        elif _is_inexact(place.results[0].dtype):
+        elif _is_inexact(place.results[0].dtype) or name in PRODUCTS:
+            self._made_at[place.results[0]] = place
             signal = self._signals[place.results[0]] = self._result(place, name)
             for event in _enlargements(signal):
                 event.last, event.result = signal, place.results[0]
@@ -256,7 +266,7 @@ class Reader:
     def finish(self) -> None:
         """Judges enlargements that the program uses for statistics alone, such as a loss, where it last has them."""
         for event in self.enlargements:
-            if not event.ended and event.last is not None:
+            if event.used and not event.ended and event.last is not None:
                 _judge(event.last)
 
     def _result(self, place: Place, name: str) -> Signal:
@@ -309,7 +319,7 @@ class Reader:
             if any(r.gain.shape[1 + a] > 1 for r in signal.values() if not r.mixed)
         ]
         place = next((self._zeros[s] for s in signal if s in self._zeros), None)
-        if place is None or not axes or _enlargements(signal) or place.backward:
+        if place is None or not axes or _enlargements(signal) or place.backward != self._backward:
             return
         if sum(tiles.matched(*(r.taps for r in signal.values())), np.zeros(())).min() > 0:
             return
@@ -332,8 +342,12 @@ class Reader:
         """Begins a linear part behind an operation; zeros that were inserted stay, and so do phases of a stack."""
         name, result = place.equation.primitive.name, place.results[0]
         images = [v for v in place.inputs if _is_inexact(v.dtype) and self._is_free(v)]
+        for value in images:
+            self._complete(value)
         if name in STATISTICS:
-            return _begin(result, pending=tuple(map(self._signal, images)))
+            signal = self._signal(place.inputs[0])
+            over = {*place.equation.params.get("axes", ())}
+            return _begin(result, pending=() if _space(signal) <= over else (signal,))
         signals = [self._signal(v) for v in images if v.shape == result.shape]
         if name in ALONG or not signals:
             for value in images:
@@ -403,10 +417,12 @@ class Reader:
         if shuffle is None:
             return None
         channels = self.lanes.of(shuffle.source)[shuffle.channel]
-        if channels and channels.part:
-            return signal  # pixels of a window that a matrix mixes: no new ones
+        made = any(_linearized(s, r) for s, r in signal.items())
+        if channels and channels.part and not made:
+            return signal  # pixels of windows, which return to their places
         event = self._enlarged(place, "shuffle", shuffle.axes, shuffle.factors, shuffle.source)
-        self._filled(event, next(iter(shuffle.convolutions), None))
+        before = next(iter(shuffle.convolutions), None)
+        self._filled(event, before or (_convolution_before(shuffle.source) if made else None))
         linear: list[tuple[Source, Response]] = []
         for source, response in signal.items():
             if response.enlargements:
@@ -435,23 +451,36 @@ class Reader:
             for axis, group in enumerate(groups)
             if len(group) == 2
             and all(p.size == p.parent for p in group)
-            and any(group[1].axis in r.phases and group[0].axis in r.space for r in before.values())
+            and any(_grows(r, group[0].axis, group[1].axis) for r in before.values())
         ]
         if not axes:
             return signal
         merged = _merged(signal)
-        if not any(r.gain.shape[1 + a] > 1 for r in merged.values() for a in axes):
-            return signal  # repeated pixels
+        taps = sum(tiles.matched(*(r.taps for r in merged.values())), np.zeros(()))
+        uneven = any(tiles.share(r.gain, axes) > FLAT**2 for r in merged.values())
+        if not uneven or taps.min() <= 0:
+            return signal  # repeated pixels, or zeros between them
         for source, response in before.items():
             self._end({source: response})
-        return self._joint(place, axes, [groups[a][1].size for a in axes], merged)
+        weights = next((s.weights for s in before if s.weights is not None), None)
+        return self._joint(place, axes, [groups[a][1].size for a in axes], merged, weights)
 
     def _joint(
-        self, place: Place, axes: Sequence[int], factors: Sequence[int], merged: Signal
+        self,
+        place: Place,
+        axes: Sequence[int],
+        factors: Sequence[int],
+        merged: Signal,
+        weights: Value | None = None,
     ) -> Signal:
         """Begins an enlargement of several images between whose pixels those of the others lie."""
         event = self._enlarged(place, "interleaving", axes, factors, place.inputs[-1])
-        self._filled(event, _convolution_before(place.inputs[-1]))
+        before = None if weights is not None else _convolution_before(place.inputs[-1])
+        self._filled(event, before)
+        if weights is not None:
+            event.kernel = weights
+        if event.kernel is not None:
+            event.origin, event.drawn = _origin(event.kernel), True
         return {
             Source(s.value): replace(
                 r, mixed=True, path=None, space=r.space | {*axes}, enlargements=(event,)
@@ -459,22 +488,21 @@ class Reader:
             for s, r in merged.items()
         }
 
-    def _completed(self, place: Place, signal: Signal) -> Signal:
-        """Begins an enlargement where a sum fills the zeros between the pixels of one image with those of others."""
-        result = place.results[0]
-        axes = [
-            a
-            for a in range(len(place.shape))
-            if any(r.gain.shape[1 + a] > 1 for r in signal.values())
-        ]
+    def _complete(self, value: Value) -> None:
+        """Begins an enlargement where a sum has filled the zeros between pixels of one image with those of others."""
+        signal, place = self._signal(value), self._made_at.get(value)
         responses = signal.values()
-        if len(signal) < 2 or not axes or _enlargements(signal) or any(r.mixed for r in responses):
-            return signal
-        periods = self._inserted(result, axes, signal)
+        if len(signal) < 2 or place is None or any(r.mixed or r.enlargements for r in responses):
+            return
+        axes = [
+            a for a in range(len(value.shape)) if any(r.gain.shape[1 + a] > 1 for r in responses)
+        ]
+        periods = self._inserted(value, axes, signal) if axes else None
         total = sum(tiles.matched(*(r.taps for r in responses)), np.zeros(()))
-        if periods is None or total.min() <= 0:
-            return signal
-        return self._joint(place, axes, periods, _merged(signal))
+        if periods is None or max(periods) == 1 or total.min() <= 0:
+            return
+        weights = next((s.weights for s in signal if s.weights is not None), None)
+        self._signals[value] = self._joint(place, axes, periods, _merged(signal), weights)
 
     def _slice(self, place: Place) -> Signal:
         params = place.equation.params
@@ -643,7 +671,7 @@ class Reader:
             return above
         hit = written(np.ones((1,) * (1 + len(image.shape))))
         kept = 1.0 - hit * (place.equation.primitive.name == "scatter")
-        return self._completed(place, _sum([above, _scaled(self._used(base), kept)]))
+        return _sum([above, _scaled(self._used(base), kept)])
 
     # Sums and products.
 
@@ -654,7 +682,7 @@ class Reader:
                 sign = -1.0 if place.equation.primitive.name == "sub" and len(signals) else 1.0
                 signal = self._signal(value)
                 signals.append(signal if sign > 0 else _scaled(signal, np.array(-1.0)))
-        return self._completed(place, _sum(signals)) if signals else _begin(place.results[0])
+        return _sum(signals) if signals else _begin(place.results[0])
 
     def _is_offset(self, value: Value, other: Value) -> bool:
         """Whether a value is a bias: the same along some axes of the image that it is added to."""
@@ -701,7 +729,7 @@ class Reader:
             for value, part in zip(choices, (1 - chosen, chosen), strict=True)
             if self._is_free(value)
         ]
-        return self._completed(place, _sum(signals))
+        return _sum(signals)
 
     # Products of matrices.
 
@@ -723,6 +751,7 @@ class Reader:
             [*kept, *(None for _ in made)] if side == 0 else [*(None for _ in made), *kept]
         )
         new = frozenset(a for a, old in enumerate(axes) if old is None)
+        self._complete(image)
         signal = self._used(image)
         moved = lambda old: frozenset(axes.index(a) for a in old if a in kept)
         resampling = self._resampling(image, matrix, mine, theirs)
@@ -738,12 +767,12 @@ class Reader:
             taps = lambda tile: along(tile, 1.0 * (resampling != 0))
             if _enlargements(signal) and resampling.shape[0] != resampling.shape[1]:
                 signal = self._ended(image)  # a pattern is resampled
-            return {
+            signal = {
                 s: r.each(along, taps, space=moved(r.space) | new, phases=moved(r.phases))
                 for s, r in signal.items()
             }
-        cut = (lane := self.lanes.of(image)[mine[0]]) is not None and lane.part
-        self.lanes.product(place, image, [mine[0] if a is None and cut else a for a in axes])
+            return self._repeated(place, at, matrix, signal)
+        self.lanes.product(place, image, axes)
         apply = functools.partial(
             self._mixed_channels, image=image, matrix=matrix, mine=mine, theirs=theirs, side=side
         )
@@ -752,10 +781,23 @@ class Reader:
             return _begin(
                 place.results[0],
                 linear=lambda: [apply(signal)],
+                weights=matrix,
                 space=moved(_space(signal)),
                 phases=moved(_phases(signal)) | phases,
             )
         return apply(signal)
+
+    def _repeated(self, place: Place, axis: int, matrix: Value, signal: Signal) -> Signal:
+        """Begins an enlargement by a matrix along space whose rows repeat with a period and leave no holes."""
+        period = max(r.gain.shape[1 + axis] for r in signal.values())
+        filled = all(r.taps.min() > 0 for r in signal.values())
+        if period == 1 or not filled or _enlargements(signal):
+            return signal
+        if self._inserted(place.results[0], [axis], signal) is None:
+            return signal
+        event = self._enlarged(place, "matrix", [axis], [period], place.inputs[0])
+        event.kernel, event.origin, event.drawn = matrix, _origin(matrix), True
+        return {s: replace(r, enlargements=(event,)) for s, r in signal.items()}
 
     def _mixed_channels(
         self, signal: Signal, *, image: Value, matrix: Value, mine: Any, theirs: Any, side: int
@@ -811,11 +853,11 @@ class Reader:
 
     def _resampling(self, image: Value, matrix: Value, mine: Any, theirs: Any) -> np.ndarray | None:
         """Returns a matrix that acts along an axis of space: a convolution has told the axis, or most of it is zero."""
-        if len(mine) != 1 or len(matrix.shape) != 2 or self._is_free(matrix):
+        told = bool(mine) and mine[0] in _space(self._signal(image))
+        if len(mine) != 1 or len(matrix.shape) != 2 or (self._is_free(matrix) and not told):
             return None
         numbers = _wide(np.asarray(matrix.compute()))
         numbers = numbers if theirs[0] == 0 else numbers.T
-        told = mine[0] in _space(self._signal(image))
         sparse = min(numbers.shape) > 2 and (numbers == 0).mean() >= 0.5
         return numbers if told or sparse else None
 
@@ -833,11 +875,12 @@ class Reader:
         grows = any(
             t > 1 and image.shape[a] != 1 for a, t in zip(layout.space, layout.steps.t, strict=True)
         )
+        self._complete(image)
         signal = self._ended(image) if grows else self._used(image)
         space = frozenset(layout.out_space)
         begun: tuple[Enlargement, ...] = ()
         if not _enlargements(signal):
-            signal = _without_single(signal, image, layout.space)
+            signal = _without_single(signal, image, layout.space) or _begin(image)
             periods = self._inserted(image, layout.space, signal)
             if periods is None:
                 signal, periods = _begin(image), [1] * len(layout.space)
@@ -940,6 +983,7 @@ class Reader:
         reached = [a for a in axes if window[a] > 1 or base[a] > 1]
         begun: tuple[Enlargement, ...] = ()
         if not _enlargements(signal):
+            signal = signal or _begin(image)
             periods = self._inserted(image, reached, signal) or [1] * len(reached)
             strides = [
                 p * (base[a] if image.shape[a] != 1 else 1)
@@ -979,12 +1023,7 @@ class Reader:
             return
         event.convolution, event.kernel = convolution, convolution.kernel
         event.kernel_size = convolution.geometry.kernel_size
-        event.drawn = True
-        try:
-            convolution.kernel.compute()
-            event.origin = "drawn" if convolution.kernel.drawn else "given"
-        except Unknown:
-            event.origin = "none"
+        event.origin, event.drawn = _origin(convolution.kernel), True
 
     # Axes along which values vary, as far as broadcasts tell.
 
@@ -1029,11 +1068,12 @@ def _begin(
     linear: Callable[[], list[Signal]] | None = None,
     pending: tuple[Signal, ...] = (),
     coarse: Value | None = None,
+    weights: Value | None = None,
     **options: Any,
 ) -> Signal:
     one = _constant(value)
     response = Response(one, one, path=lambda tile: tile)
-    return {Source(value, linear, pending, coarse): replace(response, **options)}
+    return {Source(value, linear, pending, coarse, weights): replace(response, **options)}
 
 
 def _pixels(shape: Sequence[Any]) -> int:
@@ -1102,6 +1142,12 @@ def _sum(signals: Iterable[Signal]) -> Signal:
             old = result.get(source)
             result[source] = r if old is None else _added(old, r)
     return result
+
+
+def _grows(response: Response, slow: int, fast: int) -> bool:
+    """Whether entries along an axis become pixels between those of another: of space, or none that is known else."""
+    spatial = slow in response.space or (slow > 0 and slow not in response.phases)
+    return fast in response.phases and spatial and response.gain.shape[1 + slow] == 1
 
 
 def _without_single(signal: Signal, image: Value, axes: Iterable[int]) -> Signal:
@@ -1206,6 +1252,14 @@ def _convolution_before(value: Value) -> Convolution | None:
         seen.update(new)
         waiting += new
     return None
+
+
+def _origin(weights: Value) -> Origin:
+    try:
+        weights.compute()
+    except Unknown:
+        return "none"
+    return "drawn" if weights.drawn else "given"
 
 
 def _unevenness(kernel: np.ndarray, layout: Layout) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from math import inf, isfinite, prod
 from typing import Any
 
@@ -15,7 +16,7 @@ from tconvjax._program.layouts import layout_of
 from tconvjax._program.naming import leaf_of
 from tconvjax._program.program import RESIZES, Place, Unknown, Value
 from tconvjax._program.responses import FLAT, MOST_TURNS, Enlargement
-from tconvjax._program.tiles import convolved, dilated
+from tconvjax._program.tiles import MOST_PERIOD, convolved, dilated
 
 VISIBLE = (
     0.5 / 255
@@ -45,10 +46,10 @@ def findings_of(
 
 def _with_effect(finding: Finding, effect: Measured) -> Finding:
     """Judges a finding by what it does on data instead of by its weights."""
-    severity: Severity = "high" if effect.visible >= VISIBLE else "low"
-    if finding.severity == "none":
-        severity = "none"
-    elif effect.contrast >= MEASURABLE:
+    severity: Severity = "none" if finding.severity == "none" else "low"
+    if not isfinite(effect.contrast):
+        severity = finding.severity
+    elif severity == "low" and effect.contrast >= MEASURABLE:
         severity = "high" if effect.visible >= VISIBLE else "medium"
     said = (
         f"On these data it puts {effect.share:.2g} of its own energy on the pattern, which is {effect.rms:.3g} rms "
@@ -78,7 +79,7 @@ def _finding_of(e: Enlargement, images: Sequence[Value], lanes: LaneBook) -> Fin
         return _phases(e, period)
     if e.convolution is not None:
         return _transposed_convolution(e, e.convolution, period)
-    return _zeros(e, period)
+    return _matrix(e, period) if e.means == "matrix" else _zeros(e, period)
 
 
 def _transposed_convolution(e: Enlargement, convolution: Convolution, period: Any) -> Finding:
@@ -152,6 +153,28 @@ def _phases(e: Enlargement, period: Any) -> Finding:
     )
 
 
+def _matrix(e: Enlargement, period: Any) -> Finding:
+    share = _share(e)
+    return _finding(
+        e.place,
+        layer=_layer(e),
+        kind="resize",
+        severity=_severity(e, uneven=e.overlap > 1),
+        what=f"product with a matrix along space, by {_by(e.strides)}",
+        why="its rows do not add up to the same" + _energy_clause(share, e.origin),
+        remedy="resize, or rows of equal sums",
+        kernel_size=None,
+        strides=e.strides,
+        overlap_ratio=e.overlap,
+        variance_ratio=e.overlap,
+        harmonic_share=share,
+        weights=e.origin,
+        center_shift=(0.0,) * len(e.strides),
+        period=period,
+        image=e.image,
+    )
+
+
 def _zeros(e: Enlargement, period: Any) -> Finding:
     return _finding(
         e.place,
@@ -179,6 +202,8 @@ def _gradient(e: Enlargement, period: Any) -> Finding:
     k, s = e.kernel_size or (1,) * len(e.strides), e.strides
     kind: Kind = "strided_convolution" if convolution else "strided_pool"
     what = f"input gradient of a {'strided convolution' if convolution else 'sum over windows'}"
+    if e.means == "zeros":
+        what = "input gradient of a slice"
     options: dict[str, Any] = {}
     center = (0.0,) * len(s)
     even = _whole(k, s)
@@ -358,11 +383,19 @@ def _at_output(
         at = {lane.begin: lane.pixels for lane in lanes.of(image) if lane}
         if all(lane and lane.begin in at for lane in begun):
             return tuple(
-                max(1, round(t * at[lane.begin] / lane.pixels))
+                _whole_period(t * at[lane.begin] / lane.pixels)
                 for t, lane in zip(strides, begun, strict=True)
                 if lane
             )
     return tuple(strides)
+
+
+def _whole_period(period: Fraction) -> int:
+    """Returns the number of pixels in which a period repeats; sizes that do not divide give it up to rounding."""
+    close = max(1, round(period))
+    return (
+        close if abs(period - close) < 0.1 or period.numerator > MOST_PERIOD else period.numerator
+    )
 
 
 def _geometry(e: Enlargement, convolution: Convolution) -> Geometry:
