@@ -184,7 +184,9 @@ def _pads(options: Options) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def _load_convolution(options: Options, reader: Reader) -> dict[str, np.ndarray]:
     out, (h, w) = options[0], _pair(options, 1)
-    kernel = reader.tagged(options[6]).reshape(out, -1, h, w)  # of both kinds: out, in, height, width
+    kernel = reader.tagged(options[6]).reshape(
+        out, -1, h, w
+    )  # of both kinds: out, in, height, width
     return {"kernel": kernel.transpose(2, 3, 1, 0)} | _bias(options[5], out, reader)
 
 
@@ -299,9 +301,7 @@ def _concat(options: Options, _: None, *inputs: Any) -> Any:
 
 
 def _shuffle(options: Options, _: None, x: Any) -> Any:
-    return tconvjax.pixel_shuffle(
-        x, (options[0], options[0]), order="DCR" if options[1] else "CRD"
-    )
+    return tconvjax.pixel_shuffle(x, (options[0], options[0]), order="DCR" if options[1] else "CRD")
 
 
 def _interp(options: Options, _: None, x: Any) -> Any:
