@@ -1,12 +1,12 @@
 """Repair of whole trained networks: weights change as little as the data allow, so that no pattern reaches the output.
 
 Weights alone mislead: a trained network cancels most of what they predict, for the features that occur. So the network
-runs, and its output y is what counts. With J, the derivative of y by the kernels of layers that enlarge, the change d of
-these kernels minimizes
+runs, and its output y is what counts. With J, the derivative of y by the kernels of layers that enlarge, the change d
+of these kernels minimizes
 
     |J d|² / (pixels · ε²)  +  strength · Σ_b |B_b (y + J d)|² / (number of b · P_b)
 
-where B_b is the Hann-windowed spectrum of a patch within one bin of a stride harmonic, P_b the power around that bin, and
+where B_b is the Hann-windowed spectrum of a patch within one bin of a stride harmonic, P_b the power around it, and
 ε a hundredth of the output's standard deviation: Gauss-Newton, exact where the layer makes the output. Conjugate
 gradients solve it; they go first along what the data determine, and stop early.
 """
@@ -30,6 +30,7 @@ RADIUS, SURROUND = 1, 4  # bins of a band and of the ring around it, as in `metr
 EPSILON = 0.01  # change that costs as much as a contrast of 1, in standard deviations of the output
 LEAST = 0.5  # dB that a layer must take away to be changed
 RIDGE = 1e-3  # of the preconditioner, relative to the mean power
+ARRAYS = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 PROBES = 8  # random outputs that estimate the covariance of what a kernel reads
 
 
@@ -109,8 +110,8 @@ def repair(
       The repaired params, what happened to each layer, and contrast of the output before and after, on these data.
 
     Raises:
-      ValueError: for a negative strength no iterations, a path that is none, an output without images, or patterns whose period is too
-        long for its size.
+      ValueError: for a negative strength, no iterations, an unknown path, an output without images, or a period that
+        is too long for its size.
       TypeError: if `fn` is not callable. Errors of `fn` pass through.
 
     Example:
@@ -184,12 +185,13 @@ def repair(
         else:
             why = f"{best.path} alone takes as much away"
             skipped |= dict.fromkeys((site.path for site in good if site != best), why)
-    found, repaired = {}, list(leaves)
+    found: dict[str, RepairedLayer] = {}
+    repaired = {id(leaf): leaf for leaf in leaves}
     for site, kernel in zip(chosen, kernels, strict=True):
         old = leaves[site.leaf]
-        repaired[site.leaf] = jnp.asarray(kernel, old.dtype)
+        repaired[id(old)] = jnp.asarray(kernel, old.dtype)
         found[site.path] = RepairedLayer(alone[site.leaf][0], _relative(_wide(old), kernel))
-    new_params = jax.tree.unflatten(tree, repaired)
+    new_params = jax.tree.unflatten(tree, [repaired[id(leaf)] for leaf in leaves])
     return Repaired(new_params, found, skipped, before, after, _relative(y, new))
 
 
@@ -199,18 +201,15 @@ def repair(
 def _sites(fn: Callable[..., Any], params: Any, args: Any) -> tuple[list[Site], dict[str, str]]:
     """Returns the layers that enlarge, and why others cannot be repaired."""
     program, inputs = traced(fn, (params, *args))
-    paths = [
-        (i, path)
-        for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(params))
-        if isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
-    ]
+    paths: dict[int, tuple[int, str]] = {}  # one object in several places is one leaf
+    arrays = []
+    for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(params)):
+        if isinstance(leaf, ARRAYS):
+            arrays.append(paths.setdefault(id(leaf), (i, f"params{jax.tree_util.keystr(path)}")))
     # The arrays of `fn`, if it has any, come before those of the params, those of the arguments behind them.
-    rest = [x for x in jax.tree.leaves(args) if isinstance(x, jax.Array | np.ndarray | jax.ShapeDtypeStruct)]  # fmt: skip
-    first = len(inputs) - len(rest) - len(paths)
-    leaf_of = {
-        id(value): (i, f"params{jax.tree_util.keystr(path)}")
-        for value, (i, path) in zip(inputs[first:], paths, strict=False)
-    }
+    behind = sum(isinstance(leaf, ARRAYS) for leaf in jax.tree.leaves(args))
+    first = len(inputs) - behind - len(arrays)
+    leaf_of = {id(v): leaf for v, leaf in zip(inputs[first:], arrays, strict=False)}
     shape = _largest([tuple(v.aval.shape) for v in program.jaxpr.outvars])
     sites: dict[int, Site] = {}
     skipped: dict[str, str] = {}
@@ -218,7 +217,7 @@ def _sites(fn: Callable[..., Any], params: Any, args: Any) -> tuple[list[Site], 
         for kernel, axes, strides in _upsampling(place):
             period = _period(place.shape, axes, strides, shape)
             found = _source(kernel, leaf_of)
-            where = "{}:{}".format(*place.where)
+            where = f"{place.where[0]}:{place.where[1]}"
             if found is None:
                 skipped[where] = "a kernel that is not made of the params"
             elif period is None:
@@ -289,7 +288,8 @@ def _largest(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 def _image(outputs: Any) -> jax.Array:
     """Returns the largest array of an output, in float32 or wider."""
-    arrays = [x for x in jax.tree.leaves(outputs) if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)]  # fmt: skip
+    leaves = [x for x in jax.tree.leaves(outputs) if isinstance(x, jax.Array)]
+    arrays = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
     shape = _largest([x.shape for x in arrays])
     if len(shape) < 2:
         raise ValueError(f"repair: fn must return an image; got shapes {[x.shape for x in arrays]}.")  # fmt: skip
@@ -314,8 +314,8 @@ class Bands:
         surround = min([SURROUND, *(y.shape[a] // (2 * p) for a, p in zip(self.axes, s, strict=True))])  # fmt: skip
         if surround <= RADIUS:
             raise ValueError(
-                f"repair: the output must have at least {2 * (RADIUS + 1)} periods along each axis; got shape {y.shape}, "
-                f"periods {s} along axes {self.axes}. Give larger images."
+                f"repair: the output must have at least {2 * (RADIUS + 1)} periods along each axis; got shape "
+                f"{y.shape}, periods {s} along axes {self.axes}. Give larger images."
             )
         self.tones = [
             [_tones(y.shape[a], p, half) for a, p in zip(self.axes, s, strict=True)]
@@ -370,7 +370,8 @@ def _tones(n: int, s: int, half: int) -> np.ndarray:
     waves = np.zeros((len(starts), *bins.shape, n), np.complex64)
     for i, start in enumerate(starts):
         phase = np.outer(bins.ravel(), np.arange(patch)) / patch
-        waves[i, ..., start : start + patch] = (window * np.exp(-2j * np.pi * phase)).reshape(*bins.shape, -1)  # fmt: skip
+        wave = window * np.exp(-2j * np.pi * phase)
+        waves[i, ..., start : start + patch] = wave.reshape(*bins.shape, patch)
     return waves
 
 
@@ -382,12 +383,18 @@ def _problem(
 ) -> Problem:
     """Returns the output as a function of some leaves, in float32 or wider; other arrays are arguments, too."""
     given, tree = jax.tree.flatten((list(leaves), args))
-    arrays = {i: x for i, x in enumerate(given) if isinstance(x, jax.Array | np.ndarray) and i not in chosen}  # fmt: skip
+    place = {id(leaves[i]): n for n, i in enumerate(chosen)}
+    arrays = {
+        i: x
+        for i, x in enumerate(given)
+        if isinstance(x, jax.Array | np.ndarray) and id(x) not in place
+    }
 
     def run(kernels: list[jax.Array], others: list[Any]) -> jax.Array:
         merged = dict(enumerate(given)) | dict(zip(arrays, others, strict=True))
-        for i, kernel in zip(chosen, kernels, strict=True):
-            merged[i] = kernel.astype(given[i].dtype)
+        for i, leaf in enumerate(given):
+            if id(leaf) in place:
+                merged[i] = kernels[place[id(leaf)]].astype(leaf.dtype)
         new_leaves, new_args = jax.tree.unflatten(tree, merged.values())
         return output(new_leaves, new_args)
 
@@ -457,7 +464,8 @@ def _preconditioner(gradients: jax.Array) -> Callable[[jax.Array], jax.Array]:
     rows = jnp.moveaxis(gradients, axis, -1).reshape(-1, gradients.shape[axis])
     covariance = jnp.matmul(rows.T, rows, precision="highest") / len(rows)
     mean = jnp.trace(covariance) / len(covariance) + 1e-30
-    factor = jax.scipy.linalg.cho_factor(covariance + RIDGE * mean * jnp.eye(len(covariance), dtype=rows.dtype))  # fmt: skip
+    ridge = RIDGE * mean * jnp.eye(len(covariance), dtype=rows.dtype)
+    factor = jax.scipy.linalg.cho_factor(covariance + ridge)
 
     def apply(r: jax.Array) -> jax.Array:
         moved = jnp.moveaxis(r, axis - 1, 0)

@@ -1,6 +1,6 @@
 """Reads networks of ncnn, a `.param` file of layers and a `.bin` file of weights, as functions of JAX.
 
-A `.param` file has one layer per line: kind, name, numbers of inputs and outputs, their names, and options as `id=value`;
+A `.param` file has one layer per line: kind, name, numbers of inputs and outputs, their names, and options `id=value`;
 the id of a list is −23300 − id. A `.bin` file has the weights of all layers in their order, as float32 or as float16
 behind a tag. What this reader does not know, a layer or an option, it refuses by name.
 

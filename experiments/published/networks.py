@@ -1,7 +1,7 @@
 """Networks of super-resolution that packages ship, by name: three families of upsampling.
 
     upconv_7_photo, upconv_7_anime   six convolutions, then a transposed convolution k4 s2 makes the image
-    cunet                            two U-Nets with transposed convolutions k2 s2; one k4 s2 makes the image between them
+    cunet                            two U-Nets with transposed convolutions k2 s2, and one k4 s2 between them
     animevideov3                     a convolution, then a pixel shuffle by 4
     x4plus                           pixels repeated twice, each time with a convolution after it
 

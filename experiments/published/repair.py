@@ -85,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         h, v, d = found.orientations
         cost = f"{plain.psnr - found.psnr:8.3f}" if plain else f"{'':8}"
         flat = flat_pattern(run, params)
-        print(f"{label:34}{found.contrast:7.2f}{h:7.1f}{v:6.1f}{d:6.1f}{found.psnr:9.3f}{cost}{flat:7.3f}", flush=True)  # fmt: skip
+        numbers = f"{found.contrast:7.2f}{h:7.1f}{v:6.1f}{d:6.1f}{found.psnr:9.3f}{cost}{flat:7.3f}"
+        print(f"{label:34}{numbers}", flush=True)
         return found
 
     print(f"{'':34}{'largest':>7}{'H':>7}{'V':>6}{'D':>6}{'PSNR':>9}{'cost':>8}{'flat':>7}")
