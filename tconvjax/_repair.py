@@ -25,11 +25,11 @@ from tconvjax._program.convolutions import Convolution, convolution_of
 from tconvjax._program.program import Place, Value, traced, walk
 from tconvjax._program.shuffles import pixel_shuffle
 
-PATCH = 256  # pixels of a patch along an axis: a pattern is coherent over many
+PATCH = 128  # pixels of a patch along an axis: a pattern is coherent over many
 RADIUS, SURROUND = 1, 4  # bins of a band and of the ring around it, as in `metrics.band_contrast`
 EPSILON = 0.01  # change that costs as much as a contrast of 1, in standard deviations of the output
 LEAST = 0.5  # dB that a layer must take away to be changed
-RIDGE = 1e-3  # of the preconditioner, relative to the mean power
+RIDGE = 1e-4  # of the preconditioner, relative to the mean power
 ARRAYS = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 PROBES = 8  # random outputs that estimate the covariance of what a kernel reads
 
@@ -87,7 +87,7 @@ def repair(
     fn: Callable[..., Any],
     params: Any,
     *args: Any,
-    strength: float = 1.0,
+    strength: float = 10.0,
     iterations: int = 20,
     layers: Sequence[str] | None = None,
 ) -> Repaired:
@@ -225,9 +225,9 @@ def _sites(fn: Callable[..., Any], params: Any, args: Any) -> tuple[list[Site], 
             elif not jnp.issubdtype(kernel.dtype, jnp.floating):
                 skipped[found[1]] = f"a kernel of {kernel.dtype}"
             else:
-                i, path = found
+                i, name = found
                 old = sites[i].period if i in sites else {}
-                sites[i] = Site(path, i, old | period)
+                sites[i] = Site(name, i, old | period)
     return list(sites.values()), skipped
 
 
@@ -242,8 +242,9 @@ def _upsampling(place: Place) -> Iterator[tuple[Value, Sequence[int], Sequence[i
             yield convolution.kernel, convolution.space, strides
     elif place.equation.primitive.name == "reshape":
         shuffle = pixel_shuffle(place)
-        for before in shuffle.convolutions if shuffle else ():
-            yield before.kernel, shuffle.axes, shuffle.factors
+        if shuffle is not None:
+            for before in shuffle.convolutions:
+                yield before.kernel, shuffle.axes, shuffle.factors
 
 
 def _source(kernel: Value, leaf_of: dict[int, tuple[int, str]]) -> tuple[int, str] | None:
@@ -414,7 +415,7 @@ def _solved(
     tones = bands.tones[0]
 
     def push(consts: Any, kernels: Any) -> jax.Array:
-        opened = getattr(program, "jaxpr", program)
+        opened: Any = getattr(program, "jaxpr", program)
         (dy,) = core.jaxpr_as_fun(core.ClosedJaxpr(opened, consts))(*kernels)
         out: jax.Array = dy
         return out

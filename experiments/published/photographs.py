@@ -21,14 +21,14 @@ def measured() -> np.ndarray:
     """Returns eight crops of 320 x 320 pixels, the upper left and the lower right corner of four photographs."""
     pictures = [_picture(name) for name in MEASURED]
     corners = [(p[:SIZE, :SIZE], p[-SIZE:, -SIZE:]) for p in pictures]
-    return np.stack([crop for pair in corners for crop in pair])
+    crops: list[Any] = [crop for pair in corners for crop in pair]
+    return np.stack(crops)
 
 
 def others(size: int, count: int) -> np.ndarray:
     """Returns crops of pictures that are not measured, at half their size and random places.
 
-    One of the pictures after the other; from the second round on with permuted channels and less contrast, so that
-    colors of all kinds occur.
+    One of the pictures after the other.
 
     Args:
       size: pixels along each axis.
@@ -44,12 +44,8 @@ def others(size: int, count: int) -> np.ndarray:
     for i in range(count):
         picture = pictures[i % len(pictures)]
         y, x = (int(random.integers(n - size + 1)) for n in picture.shape[:2])
-        crop = picture[y : y + size, x : x + size]
-        if i >= len(pictures):
-            gain = random.uniform(0.3, 1, 3)
-            crop = crop[..., random.permutation(3)] * gain + (1 - gain) * random.uniform(0, 1, 3)
-        crops.append(np.clip(crop, 0, 1))
-    return np.float32(np.stack(crops))
+        crops.append(picture[y : y + size, x : x + size])
+    return np.stack(crops).astype(np.float32)
 
 
 def halved(images: Any) -> jax.Array:
@@ -60,6 +56,6 @@ def halved(images: Any) -> jax.Array:
 
 def _picture(name: str) -> np.ndarray:
     found = getattr(skimage.data, name)()
-    picture = np.float32(found[0] if isinstance(found, tuple) else found) / 255
+    picture = np.asarray(found[0] if isinstance(found, tuple) else found, np.float32) / 255
     rgb = picture[..., :3] if picture.ndim == 3 else np.repeat(picture[..., None], 3, -1)
     return np.ascontiguousarray(rgb)

@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--packages", type=Path, help="folder of the wheels (installed packages)")
     parser.add_argument("--crops", type=int, default=24, help="to repair with (24)")
-    parser.add_argument("--size", type=int, default=128, help="of these crops, in pixels (128)")
-    parser.add_argument("--strength", type=float, nargs="+", default=[1.0], help="(1)")
+    parser.add_argument("--size", type=int, default=96, help="of these crops, in pixels (96)")
+    parser.add_argument("--strength", type=float, nargs="+", default=[10.0], help="(10)")
     parser.add_argument("--iterations", type=int, default=20, help="(20)")
     parser.add_argument("--layers", nargs="+", help="names of layers to repair (all that enlarge)")
     options = parser.parse_args(arguments)
@@ -109,6 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             strength=strength, iterations=options.iterations, layers=paths,
         )  # fmt: skip
         row(f"repair, strength {strength:g}", found.params, plain)
+        for share in (0.3, 0.5):
+            names = [path.split("'")[1] for path in found.layers]
+            flat = balanced(found.params, names)
+            mixed = jax.tree.map(lambda a, b, share=share: a + share * (b - a), found.params, flat)
+            row(f"and {share:g} of the way to balance", mixed, plain)
         print(
             f"    {time.perf_counter() - start:.0f} s; on its own data {found.before:.2f} to {found.after:.2f} dB, "
             f"output changed by {found.change:.5f}; {found.layers}; skipped {found.skipped}",
