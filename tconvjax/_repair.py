@@ -329,7 +329,7 @@ class Bands:
 
     def spectrum(self, y: jax.Array, tones: Sequence[Any]) -> jax.Array:
         """Returns the windowed spectra near harmonics: `(*bins, *rest, *patches, harmonics without 0)`."""
-        z = y.astype(jnp.result_type(y.dtype, jnp.complex64))
+        z = y.astype(np.promote_types(y.dtype, np.complex64))
         for done, (axis, waves) in enumerate(reversed(list(zip(self.axes, tones, strict=True)))):
             waves = jnp.asarray(waves, z.dtype)
             z = jnp.tensordot(waves, z, (3, axis + 3 * done), precision="highest")
@@ -341,7 +341,8 @@ class Bands:
     def penalty(self, y: jax.Array, weight: jax.Array, tones: Any) -> jax.Array:
         """Returns the mean contrast of images, a quadratic form; 1 is as much power as around the harmonics."""
         z = self.spectrum(y, tones)
-        return jnp.sum((z.real**2 + z.imag**2) * weight)
+        same = weight.reshape((1,) * (z.ndim - weight.ndim) + weight.shape)
+        return jnp.sum((z.real**2 + z.imag**2) * same)
 
     def contrast(self, y: jax.Array) -> float:
         """Returns the contrast in dB: mean over images of the strongest harmonic."""

@@ -10,7 +10,6 @@ from cases import each
 
 from tconvjax import conv, conv_transpose, metrics, pixel_shuffle, repair
 
-pytestmark = pytest.mark.usefixtures("promotion")
 RNG = np.random.default_rng(0)
 
 
