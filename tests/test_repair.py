@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import each
+from flax import nnx
 
+import tconvjax.linen
+import tconvjax.nnx
 from tconvjax import conv, conv_transpose, metrics, pixel_shuffle, repair
 
 RNG = np.random.default_rng(0)
@@ -203,3 +206,30 @@ def test_refuses_with_the_rule_and_the_values(call, message):
     error = TypeError if "callable" in message else ValueError
     with pytest.raises(error, match=message):
         call()
+
+
+def test_an_nnx_model_is_repaired_in_place():
+    layer = tconvjax.nnx.ConvTranspose(4, 2, (4, 4), 2, padding=1, rngs=nnx.Rngs(0))
+    layer.kernel[...] = planted(4, 2)
+    bias, x = layer.bias, images()
+    before = layer(x)
+    found = tconvjax.nnx.repair(layer, x, strength=10)
+    assert found.before - found.after > 5
+    assert contrast(before) - contrast(layer(x)) > 5
+    assert layer.bias is bias
+
+
+def test_linen_variables_are_repaired():
+    layer = tconvjax.linen.ConvTranspose(2, (4, 4), 2, padding=1)
+    variables = {"params": {"kernel": planted(4, 2), "bias": jnp.zeros(2)}}
+    found = tconvjax.linen.repair(layer, variables, images(), strength=10)
+    assert list(found.layers) == ["params['params']['kernel']"]
+    assert found.before - found.after > 5
+    assert found.params["params"]["bias"] is variables["params"]["bias"]
+
+
+@pytest.mark.refuses
+@each("peer, other", [("nnx", "linen"), ("linen", "nnx")])
+def test_models_of_the_other_kind_are_refused(peer, other):
+    with pytest.raises(TypeError, match=rf"got int. For .*: tconvjax\.{other}\.repair"):
+        getattr(tconvjax, peer).repair(3, {})

@@ -11,8 +11,7 @@ import skimage.data
 
 MEASURED = ("astronaut", "coffee", "rocket", "immunohistochemistry")
 OTHERS = (
-    "chelsea", "hubble_deep_field", "retina", "colorwheel", "camera", "coins", "moon", "brick", "grass", "gravel",
-    "cell", "stereo_motorcycle",
+    "chelsea", "hubble_deep_field", "retina", "colorwheel", "camera", "coins", "moon", "stereo_motorcycle",
 )  # fmt: skip
 SIZE = 320  # of a measured crop
 
