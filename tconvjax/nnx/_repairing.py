@@ -100,10 +100,10 @@ def repair(module: nnx.Module, *args: Any, **options: Any) -> Repaired:
         raise TypeError(
             f"repair: module must be an nnx.Module; got {type(module).__name__}. For Linen: tconvjax.linen.repair."
         )
-    definition, params, rest = nnx.split(module, nnx.Param, ...)
+    definition, params, *rest = nnx.split(module, nnx.Param, ...)
 
     def fn(params: Any, *args: Any) -> Any:
-        return nnx.merge(definition, params, rest, copy=True)(*args)
+        return nnx.merge(definition, params, *rest, copy=True)(*args)
 
     found = repair_params(fn, params, *args, **options)
     nnx.update(module, found.params)
