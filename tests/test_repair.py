@@ -148,6 +148,8 @@ def test_tied_weights_stay_tied():
     fn = lambda params, x: conv_transpose(x, params["a"] / 2 + params["b"] / 2, 2)
     found = repair(fn, {"a": kernel, "b": kernel}, images(), strength=10)
     assert found.params["a"] is found.params["b"]
+    again = repair(fn, found.params, images(), strength=0)
+    assert again.before == pytest.approx(found.after, abs=0.01)
     assert found.before - found.after > 5
 
 
