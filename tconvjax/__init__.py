@@ -28,6 +28,7 @@ from tconvjax._ops.subpixel import pixel_shuffle as pixel_shuffle
 from tconvjax._ops.subpixel import pixel_unshuffle as pixel_unshuffle
 from tconvjax._ops.subpixel import subpixel_conv as subpixel_conv
 from tconvjax._program import audit as audit
+from tconvjax._repair import repair as repair
 from tconvjax._version import __version__ as __version__
 
 # Imported on first use: `import tconvjax` imports no Flax.

@@ -18,3 +18,4 @@ from tconvjax.linen._fixed import BlurPool as BlurPool
 from tconvjax.linen._fixed import Hold as Hold
 from tconvjax.linen._fixed import MaxBlurPool as MaxBlurPool
 from tconvjax.linen._repairing import balance as balance
+from tconvjax.linen._repairing import repair as repair

@@ -9,6 +9,8 @@ from flax import linen as nn
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from tconvjax import _repairs as repairs
+from tconvjax._repair import Repaired
+from tconvjax._repair import repair as repair_params
 from tconvjax._repairs import Report
 from tconvjax.linen._convolution import ConvTranspose
 
@@ -56,6 +58,39 @@ def balance(module: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> tup
         before, after = (module.apply(v, *args, **kwargs)[0] for v in (variables, new))
         report = report._replace(output_change=repairs.relative_change(before, after))
     return new, report
+
+
+def repair(module: nn.Module, variables: Any, *args: Any, **options: Any) -> Repaired:
+    """Repairs a trained model on data: patterns that its upsampling leaves in the output fade.
+
+    Args:
+      module: any Linen module.
+      variables: of the module; not changed.
+      *args: of the call: data as varied as those to come.
+      **options: `strength`, `iterations` and `layers` of `tconvjax.repair`.
+
+    Returns:
+      As `tconvjax.repair`; `params` are the variables, in which only the kernels that make the pattern are new.
+
+    Raises:
+      TypeError: if `module` is not a Linen module.
+      ValueError: as `tconvjax.repair`.
+
+    Example:
+      >>> layer = ConvTranspose(1, (4, 4), 2, padding=1)
+      >>> x = jax.random.normal(jax.random.key(0), (16, 16, 16, 4)) + 1
+      >>> found = repair(layer, layer.init(jax.random.key(1), x), x)
+      >>> list(found.layers), found.after < found.before
+      (["params['params']['kernel']"], True)
+
+    References:
+      See `tconvjax.repair`.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"repair: module must be a linen.Module; got {type(module).__name__}. For NNX: tconvjax.nnx.repair."
+        )
+    return repair_params(module.apply, variables, *args, **options)
 
 
 def _candidates(

@@ -22,3 +22,4 @@ from tconvjax.nnx._fixed import Hold as Hold
 from tconvjax.nnx._fixed import MaxBlurPool as MaxBlurPool
 from tconvjax.nnx._repairing import artifact_free as artifact_free
 from tconvjax.nnx._repairing import balance as balance
+from tconvjax.nnx._repairing import repair as repair

@@ -6,6 +6,8 @@ from flax import nnx
 
 from tconvjax import _layers as layers
 from tconvjax import _repairs as repairs
+from tconvjax._repair import Repaired
+from tconvjax._repair import repair as repair_params
 from tconvjax._repairs import Report
 from tconvjax.nnx._convolution import ConvTranspose, ResizeConv
 
@@ -65,6 +67,47 @@ def balance(module: nnx.Module, *args: Any, **kwargs: Any) -> Report:
         candidates[path].module.kernel[...] = kernel
     change = repairs.relative_change(before, output()) if measured else None
     return report._replace(output_change=change)
+
+
+def repair(module: nnx.Module, *args: Any, **options: Any) -> Repaired:
+    """Repairs a trained model in place, on data: patterns that its upsampling leaves in the output fade.
+
+    Args:
+      module: any NNX module; only the kernels that make the pattern are changed.
+      *args: of the module: data as varied as those to come.
+      **options: `strength`, `iterations` and `layers` of `tconvjax.repair`.
+
+    Returns:
+      As `tconvjax.repair`; `params` is the state of the model's `nnx.Param`.
+
+    Raises:
+      TypeError: if `module` is not an NNX module.
+      ValueError: as `tconvjax.repair`.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> layer = ConvTranspose(4, 1, (4, 4), 2, padding=1, rngs=nnx.Rngs(0))
+      >>> x = jax.random.normal(jax.random.key(0), (16, 16, 16, 4)) + 1
+      >>> found = repair(layer, x)
+      >>> len(found.layers), found.after < found.before
+      (1, True)
+
+    References:
+      See `tconvjax.repair`.
+    """
+    if not isinstance(module, nnx.Module):
+        raise TypeError(
+            f"repair: module must be an nnx.Module; got {type(module).__name__}. For Linen: tconvjax.linen.repair."
+        )
+    definition, params, *rest = nnx.split(module, nnx.Param, ...)
+
+    def fn(params: Any, *args: Any) -> Any:
+        return nnx.merge(definition, params, *rest, copy=True)(*args)
+
+    found = repair_params(fn, params, *args, **options)
+    nnx.update(module, found.params)
+    return found
 
 
 def artifact_free(layer: ConvTranspose) -> ResizeConv:

@@ -1,0 +1,1 @@
+"""Published networks as JAX functions, to measure what trained upsampling leaves in photographs."""
