@@ -188,7 +188,7 @@ def test_a_kernel_that_is_none_of_the_params_is_named_by_its_line():
 
 
 @pytest.mark.refuses
-@each(
+@pytest.mark.parametrize(
     "call, message",
     [
         (partial(repair, 3, {}), "fn must be callable; got an object of type int"),

@@ -6,6 +6,7 @@ value where the lane begins: twice as many behind a transposed convolution of st
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,8 +31,8 @@ class Lane(NamedTuple):
 
     def times(self, new: Any, old: Any = 1) -> "Lane":
         """Returns the lane of a grid that is `new / old` times as fine."""
-        known = isinstance(new, int) and isinstance(old, int) and new and old
-        return self._replace(pixels=self.pixels * Fraction(new, old)) if known else self
+        known = isinstance(new, Integral) and isinstance(old, Integral) and new and old
+        return self._replace(pixels=self.pixels * Fraction(int(new), int(old))) if known else self
 
 
 Lanes = tuple[Lane | None, ...]
@@ -105,6 +106,10 @@ class LaneBook:
         if name == "scatter":
             image = place.inputs[2]
             return _resized(self.of(image), image.shape, shape)
+        if name == "tile" or (name == "dynamic_update_slice" and is_image(image)):
+            return old
+        if name == "dynamic_update_slice":
+            return _resized(self.of(place.inputs[1]), place.inputs[1].shape, shape)
         if name == "jit" and params.get("name") in RESIZES:
             return _resized(old, before, shape)
         if name == "gather":

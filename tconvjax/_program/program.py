@@ -39,9 +39,8 @@ MARKS = {"pvary", "pcast"}
 
 
 TRANSFORMED = re.compile(r"\b(jvp|transpose|vmap|jit|pjit|remat|checkpoint|shard_map)\(([^()]*)\)")
-OF_CLASSES = re.compile(
-    r"\.|::"
-)  # 'eqx.nn.Conv', 'aten::convolution', 'Module.method': no path of a module
+# 'eqx.nn.Conv', 'aten::convolution', 'Module.method', 'nhwc,cd->nhwd': no paths of modules.
+OF_CLASSES = re.compile(r"\.|::|,|->")
 INNER = {"while", "body", "cond", "scan", "closed_call", "core_call", "rematted_computation"}
 
 

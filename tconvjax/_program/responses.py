@@ -27,6 +27,7 @@ from tconvjax._program.shuffles import pixel_shuffle
 from tconvjax._program.tiles import Steps, Unread
 
 MOST_TURNS = 256  # of a loop over layers whose weights are judged
+FEW = 4  # indices along an axis that are no pattern yet
 MOST_SEEN = 256  # values in the search for the convolution before a reshape
 FLAT = 1e-3  # harmonic share up to which a constant counts as constant
 
@@ -211,6 +212,8 @@ class Reader:
             "gather": self._gather,
             "scatter": self._scatter,
             "scatter-add": self._scatter,
+            "dynamic_update_slice": self._update_slice,
+            "tile": self._tile,
             "add": self._add,
             "add_any": self._add,
             "sub": self._add,
@@ -634,44 +637,110 @@ class Reader:
         return self._reordered(place, function, place_of.get)
 
     def _scatter(self, place: Place) -> Signal:
-        """Writes an image between pixels, at known indices along each axis."""
+        """Writes or adds an image at known indices, those along each axis by axes of the image of their own."""
         base, indices, image = place.inputs
         numbers = place.equation.params["dimension_numbers"]
         axes = tuple(numbers.scatter_dims_to_operand_dims)
-        if (
-            self._is_free(indices)
-            or not self._is_free(image)
-            or tuple(numbers.inserted_window_dims) != axes
-            or len(indices.shape) != len(axes) + 1
-        ):
+        points = tuple(numbers.inserted_window_dims) == tuple(sorted(axes))
+        if self._is_free(indices) or not self._is_free(image) or not points:
             raise Unread
-        lines = _lines(np.asarray(indices.compute()))
+        where = np.asarray(indices.compute())
         window = list(numbers.update_window_dims)
         loose = [a for a in range(len(image.shape)) if a not in window]
         others = [a for a in range(len(base.shape)) if a not in axes]
-        order = [0] * len(base.shape)
-        for a, b in (*zip(others, window, strict=True), *zip(axes, loose, strict=True)):
-            order[a] = b
-        if any(base.shape[a] != image.shape[order[a]] for a in others):
+        if any(base.shape[a] != image.shape[w] for a, w in zip(others, window, strict=True)):
+            raise Unread
+        spread = [_spread(where[..., j], base.shape[a]) for j, a in enumerate(axes)]
+        used = [b for _, along in spread for b in along]
+        if len(set(used)) < len(used):
             raise Unread
 
         def written(tile: np.ndarray) -> np.ndarray:
+            for b in loose:
+                tile = tiles.expanded(tile, 1 + b, image.shape[b])
+            tile = _transposed(tile, [*window, *loose])
+            left = list(range(len(loose)))
+            first = 1 + len(window)
+            for places, along in spread:
+                at = [first + left.index(b) for b in along]
+                tile = np.tensordot(tile, places, (at, range(1, 1 + len(at))))
+                left = [b for b in left if b not in along]
+            tile = tile.sum(tuple(range(first, first + len(left))))
+            order = [[*others, *axes].index(a) for a in range(len(base.shape))]
             tile = _transposed(tile, order)
-            for a, line in zip(axes, lines, strict=True):
-                tile = tiles.expanded(tile, 1 + a, len(line))
-                tile = tiles.shortened(_placed(tile, 1 + a, line, base.shape[a]), 1 + a)
+            for a, (places, _) in zip(axes, spread, strict=True):
+                tile = tiles.shortened(tile, 1 + a, exact=places[0].size < FEW)
             return tile
 
-        moved = lambda old: frozenset(map(order.index, old))
+        place_of = {w: a for a, w in zip(others, window, strict=True)}
+        for a, (_, along) in zip(axes, spread, strict=True):
+            place_of |= {loose[b]: a for b in along}
+        phases = _phases(self._signal(image))
+        signal = self._over(place, base, image, written, place_of, frozenset(axes))
+        grows = [
+            a
+            for a, (_, along) in zip(axes, spread, strict=True)
+            if len(along) > 1 and any(loose[b] in phases for b in along)
+        ]
+        if not grows or _enlargements(signal):
+            return signal
+        merged = _merged(signal)  # patches that overlap, as `fold` of PyTorch adds them
+        periods = [max(r.gain.shape[1 + a] for r in merged.values()) for a in grows]
+        weights = next((s.weights for s in signal if s.weights is not None), None)
+        return self._joint(place, grows, periods, merged, weights)
+
+    def _update_slice(self, place: Place) -> Signal:
+        """Writes an image into another at a known place."""
+        base, image, *starts = place.inputs
+        if not self._is_free(image) or any(map(self._is_free, starts)):
+            raise Unread
+        axes = [a for a, n in enumerate(image.shape) if n != base.shape[a]]
+        first = {a: int(starts[a].compute()) for a in axes}
+
+        def written(tile: np.ndarray) -> np.ndarray:
+            for a in axes:
+                tile = tiles.expanded(tile, 1 + a, image.shape[a])
+                indices = first[a] + np.arange(image.shape[a])
+                tile = _placed(tile, 1 + a, indices, base.shape[a])
+            return tile
+
+        place_of = {a: a for a in range(len(base.shape))}
+        return self._over(place, base, image, written, place_of, frozenset(axes))
+
+    def _over(
+        self,
+        place: Place,
+        base: Value,
+        image: Value,
+        written: Tiled,
+        place_of: dict[int, int],
+        axes: frozenset[int],
+    ) -> Signal:
+        """Adds what is written to what was there, which a scatter replaces."""
+        moved = lambda old: frozenset(place_of[a] for a in old if a in place_of)
         above = {
-            s: r.each(written, space=moved(r.space) | {*axes}, phases=moved(r.phases))
+            s: r.each(written, space=moved(r.space) | axes, phases=moved(r.phases))
             for s, r in self._ended(image).items()
         }
         if not self._is_free(base):
             return above
         hit = written(np.ones((1,) * (1 + len(image.shape))))
-        kept = 1.0 - hit * (place.equation.primitive.name == "scatter")
-        return _sum([above, _scaled(self._used(base), kept)])
+        adds = place.equation.primitive.name == "scatter-add"
+        below = self._used(base)
+        return _sum([below if adds else _scaled(below, 1.0 - np.minimum(hit, 1)), above])
+
+    def _tile(self, place: Place) -> Signal:
+        old, reps = place.inputs[0].shape, place.equation.params["reps"]
+
+        def function(tile: np.ndarray) -> np.ndarray:
+            for axis, n in enumerate(reps):
+                if n > 1 and tile.shape[1 + axis] > 1:
+                    tile = np.concatenate([tiles.expanded(tile, 1 + axis, old[axis])] * n, 1 + axis)
+            return tile
+
+        if len(reps) != len(old):
+            raise Unread
+        return self._reordered(place, function)
 
     # Sums and products.
 
@@ -1172,6 +1241,9 @@ def _merged(signal: Signal) -> Signal:
 def _added(a: Response, b: Response) -> Response:
     gain, taps = (np.add(*tiles.matched(x, y)) for x, y in ((_probes(a, b)), (a.taps, b.taps)))
     paths = a.path, b.path
+    if not (a.mixed or b.mixed):  # what is written row by row
+        for axis in range(1, gain.ndim):
+            gain, taps = (tiles.shortened(t, axis, exact=True) for t in (gain, taps))
     both: Any = lambda tile: np.add(*tiles.matched(paths[0](tile), paths[1](tile)))  # type: ignore[misc]
     return Response(
         gain,
@@ -1211,7 +1283,7 @@ def _scaled(signal: Signal, numbers: np.ndarray) -> Signal:
     if mask.ndim != rank:
         raise Unread
     for axis in range(1, rank):
-        mask = tiles.shortened(mask, axis)
+        mask = tiles.shortened(mask, axis, exact=True)
     times: Tiled = lambda t: np.multiply(*tiles.matched(t, mask))
     holes = 1.0 * (mask != 0)
 
@@ -1316,17 +1388,16 @@ def _placed(tile: np.ndarray, axis: int, indices: np.ndarray, size: int) -> np.n
     return wide
 
 
-def _lines(indices: np.ndarray) -> list[np.ndarray]:
-    """Returns the indices along each axis, of an array that has one of them in each entry of its last axis."""
-    rank = indices.shape[-1]
-    lines = []
-    for axis in range(rank):
-        line = indices[(*(slice(None) if a == axis else 0 for a in range(rank)), axis)]
-        spread = line.reshape([-1 if a == axis else 1 for a in range(rank)])
-        if (indices[..., axis] != spread).any():
-            raise Unread
-        lines.append(line)
-    return lines
+def _spread(indices: np.ndarray, size: int) -> tuple[np.ndarray, list[int]]:
+    """Returns for each pixel of an axis whether an index is its own, and the axes along which the indices vary."""
+    along = [
+        a
+        for a in range(indices.ndim)
+        if indices.shape[a] > 1 and (indices != np.take(indices, [0], a)).any()
+    ]
+    varying = indices[tuple(slice(None) if a in along else 0 for a in range(indices.ndim))]
+    pixels = np.arange(size).reshape(-1, *(1 for _ in along))
+    return (pixels == varying[None]).astype(np.float32), along
 
 
 def _along_all(paths: Sequence[Tiled | None], join: Callable[..., np.ndarray]) -> Tiled:

@@ -86,13 +86,13 @@ def matched(*tiles: np.ndarray, apart: int | None = None) -> list[np.ndarray]:
     ]
 
 
-def shortened(tile: np.ndarray, axis: int) -> np.ndarray:
-    """Returns a tile of full length with its period instead, if it has one away from its ends."""
+def shortened(tile: np.ndarray, axis: int, *, exact: bool = False) -> np.ndarray:
+    """Returns a tile of full length cut to its period, if it has one: away from its ends, or `exact` everywhere."""
     n = tile.shape[axis]
     x = np.moveaxis(tile, axis, 0)
     bound = 1e-5 * abs(x).max(initial=0)
     for period in range(1, min(n // 2, MOST_PERIOD) + 1):
-        start = min(n // 4, (n - 2 * period) // 2)
+        start = 0 if exact else min(n // 4, (n - 2 * period) // 2)
         stop = n - start
         if (abs(x[start + period : stop] - x[start : stop - period]) <= bound).all():
             return np.moveaxis(x[start + (np.arange(period) - start) % period], 0, axis)
