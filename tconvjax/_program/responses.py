@@ -727,7 +727,7 @@ class Reader:
         hit = written(np.ones((1,) * (1 + len(image.shape))))
         adds = place.equation.primitive.name == "scatter-add"
         below = self._used(base)
-        return _sum([below if adds else _scaled(below, 1.0 - np.minimum(hit, 1)), above])
+        return _sum([below if adds else _scaled(below, 1.0 - np.minimum(hit, 1), exact=True), above])
 
     def _tile(self, place: Place) -> Signal:
         old, reps = place.inputs[0].shape, place.equation.params["reps"]
@@ -1271,8 +1271,8 @@ def _probes(a: Response, b: Response) -> tuple[np.ndarray, np.ndarray]:
     return (mixed, alone) if a.mixed else (alone, mixed)
 
 
-def _scaled(signal: Signal, numbers: np.ndarray) -> Signal:
-    """Multiplies responses with known numbers, which may be a mask or a tile."""
+def _scaled(signal: Signal, numbers: np.ndarray, *, exact: bool = False) -> Signal:
+    """Multiplies responses with known numbers, which may be a mask or a tile; `exact` up to its borders."""
     if numbers.size == 1:
         factor = numbers.reshape(()).item()
         if factor == 0:
@@ -1283,7 +1283,7 @@ def _scaled(signal: Signal, numbers: np.ndarray) -> Signal:
     if mask.ndim != rank:
         raise Unread
     for axis in range(1, rank):
-        mask = tiles.shortened(mask, axis, exact=True)
+        mask = tiles.shortened(mask, axis, exact=exact)
     times: Tiled = lambda t: np.multiply(*tiles.matched(t, mask))
     holes = 1.0 * (mask != 0)
 
