@@ -256,9 +256,9 @@ def _source(kernel: Value, leaf_of: dict[int, tuple[int, str]]) -> tuple[int, st
 
 def _period(e: Enlargement, image: Value, lanes: LaneBook) -> dict[int, int]:
     """Returns the period of a pattern by axes of the output, empty if the axes are not all there."""
-    at = {lane.begin: (axis, lane.pixels) for axis, lane in enumerate(lanes.of(image)) if lane}
-    period = {}
-    for stride, lane in zip(e.strides, e.lanes, strict=True):
+    at, period = lanes.grids(image), {}
+    for stride, begun in zip(e.strides, e.lanes, strict=True):
+        lane = begun and lanes.root(begun)
         if stride == 1:
             continue
         if lane is None or lane.begin not in at:

@@ -43,6 +43,30 @@ class LaneBook:
 
     def __init__(self) -> None:
         self._lanes: dict[Value, Lanes] = {}
+        self._joined: dict[
+            tuple[Value, int], Lane
+        ] = {}  # lanes that an image made of several has joined
+
+    def root(self, lane: Lane) -> Lane:
+        """Returns a lane by its first beginning: images that are added or stacked as channels share one."""
+        while lane.begin in self._joined:
+            first = self._joined[lane.begin]
+            lane = lane._replace(begin=first.begin, pixels=lane.pixels * first.pixels)
+        return lane
+
+    def grids(self, value: Value) -> dict[tuple[Value, int], tuple[int, Fraction]]:
+        """Returns axis and pixels of a value by the beginnings of its lanes."""
+        roots = [lane and self.root(lane) for lane in self.of(value)]
+        return {lane.begin: (axis, lane.pixels) for axis, lane in enumerate(roots) if lane}
+
+    def _join(self, lanes: Sequence[Lane | None]) -> None:
+        """Takes lanes of one axis for one."""
+        roots = [self.root(lane) for lane in lanes if lane]
+        for lane in roots[1:]:
+            if lane.begin != roots[0].begin:
+                ratio = roots[0].pixels / lane.pixels
+                self._joined[lane.begin] = roots[0]._replace(pixels=ratio)
+                return  # the others may have another root now
 
     def of(self, value: Value) -> Lanes:
         """Returns the lane of each axis of a value."""
@@ -102,6 +126,9 @@ class LaneBook:
         if name == "concatenate":
             sizes = [v.shape[params["dimension"]] for v in place.inputs]
             known = all(isinstance(n, int) for n in sizes)
+            for axis in range(len(shape)):
+                if axis != params["dimension"] and before[axis] != 1:
+                    self._join([self.of(v)[axis] for v in place.inputs if axis in along(v)])
             return self.of(place.inputs[sizes.index(max(sizes)) if known else 0])
         if name == "scatter":
             image = place.inputs[2]
@@ -120,6 +147,8 @@ class LaneBook:
         same.sort(key=is_image, reverse=True)
         if not same:
             return None
+        for axis in range(len(shape)):
+            self._join([self.of(v)[axis] for v in same if axis in along(v)])
         # A bias that is broadcast begins no lane.
         return tuple(
             next((self.of(v)[a] for v in same if a in along(v)), self.of(same[0])[a])
@@ -181,12 +210,17 @@ def _convolved(old: Lanes, place: Place) -> Lanes:
 
 
 def _gathered(old: Lanes, place: Place) -> Lanes | None:
-    numbers = place.equation.params["dimension_numbers"]
+    """Pixels are read along axes whose indices stand at axes of the result, in their order."""
+    numbers, image = place.equation.params["dimension_numbers"], place.inputs[0]
     outside = [a for a in range(len(place.shape)) if a not in numbers.offset_dims]
-    axes = numbers.start_index_map
-    if len(axes) != 1 or tuple(numbers.collapsed_slice_dims) != tuple(axes) or len(outside) != 1:
+    axes = tuple(numbers.start_index_map)
+    if tuple(numbers.collapsed_slice_dims) != axes or len(outside) != len(axes):
         return None
-    lane, (axis,), (at,) = old[axes[0]], axes, outside
-    lanes = [other for a, other in enumerate(old) if a != axis]
-    lanes.insert(at, lane and lane.times(place.shape[at], place.inputs[0].shape[axis]))
+    lanes: list[Lane | None] = [None] * len(place.shape)
+    others = [lane for a, lane in enumerate(old) if a not in axes]
+    for a, lane in zip(numbers.offset_dims, others, strict=True):
+        lanes[a] = lane
+    for a, axis in zip(outside, axes, strict=True):
+        lane = old[axis]
+        lanes[a] = lane and lane.times(place.shape[a], image.shape[axis])
     return tuple(lanes)

@@ -92,9 +92,9 @@ def _filtered(y: jax.Array, axis: int, period: int, *, comb: bool) -> jax.Array:
 
 def _periods(e: Enlargement, value: Value, lanes: LaneBook) -> dict[int, int]:
     """Returns the period of a pattern along the axes of a later image; none if its axes are not all there."""
-    at = {lane.begin: (axis, lane.pixels) for axis, lane in enumerate(lanes.of(value)) if lane}
-    periods = {}
-    for stride, lane in zip(e.strides, e.lanes, strict=True):
+    at, periods = lanes.grids(value), {}
+    for stride, begun in zip(e.strides, e.lanes, strict=True):
+        lane = begun and lanes.root(begun)
         if stride == 1:
             continue
         if lane is None or lane.begin not in at:

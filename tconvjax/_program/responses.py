@@ -279,6 +279,14 @@ class Reader:
             return self._rules[name](place) if name in self._rules else self._nonlinear(place)
         except (Unread, Unknown):
             return self._nonlinear(place)
+        except (
+            ValueError,
+            IndexError,
+            KeyError,
+            TypeError,
+        ):  # an equation in a form that no rule foresees
+            self.hidden.append(place)
+            return _begin(place.results[0])
 
     def _is_free(self, value: Value) -> bool:
         """Whether a value depends on the arguments, or enters an inner program as one turn's or one device's part."""
@@ -727,7 +735,9 @@ class Reader:
         hit = written(np.ones((1,) * (1 + len(image.shape))))
         adds = place.equation.primitive.name == "scatter-add"
         below = self._used(base)
-        return _sum([below if adds else _scaled(below, 1.0 - np.minimum(hit, 1), exact=True), above])
+        return _sum(
+            [below if adds else _scaled(below, 1.0 - np.minimum(hit, 1), exact=True), above]
+        )
 
     def _tile(self, place: Place) -> Signal:
         old, reps = place.inputs[0].shape, place.equation.params["reps"]
@@ -1273,6 +1283,8 @@ def _probes(a: Response, b: Response) -> tuple[np.ndarray, np.ndarray]:
 
 def _scaled(signal: Signal, numbers: np.ndarray, *, exact: bool = False) -> Signal:
     """Multiplies responses with known numbers, which may be a mask or a tile; `exact` up to its borders."""
+    if not signal:
+        return {}
     if numbers.size == 1:
         factor = numbers.reshape(()).item()
         if factor == 0:

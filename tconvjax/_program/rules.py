@@ -380,11 +380,12 @@ def _at_output(
     """Returns the period of a pattern in the largest image that the program returns: strides multiply."""
     known = [image for image in images if all(isinstance(n, int) for n in image.shape)]
     for image in sorted(known, key=lambda v: -prod(v.shape)):
-        at = {lane.begin: lane.pixels for lane in lanes.of(image) if lane}
-        if all(lane and lane.begin in at for lane in begun):
+        at = lanes.grids(image)
+        roots = [lane and lanes.root(lane) for lane in begun]
+        if all(lane and lane.begin in at for lane in roots):
             return tuple(
-                _whole_period(t * at[lane.begin] / lane.pixels)
-                for t, lane in zip(strides, begun, strict=True)
+                _whole_period(t * at[lane.begin][1] / lane.pixels)
+                for t, lane in zip(strides, roots, strict=True)
                 if lane
             )
     return tuple(strides)
