@@ -205,7 +205,7 @@ def _convolved(old: Lanes, place: Place) -> Lanes:
         layout.space, layout.out_space, layout.steps.t, layout.steps.s, strict=True
     ):
         lane = old[a]
-        lanes[b] = lane and lane.times(t, s)
+        lanes[b] = lane.times(t, s) if lane else Lane((place.results[0], b), Fraction(1))
     return tuple(lanes)
 
 
