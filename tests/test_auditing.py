@@ -927,7 +927,11 @@ def test_periods_are_products_of_strides():
     pooled = lambda x: nnx.max_pool(jax.nn.relu(transposed(x, w, 4)), (2, 2), (2, 2))
     assert one(pooled, IMAGE).period == (2, 2)
     start = lambda z: lax.conv_transpose(
-        (z @ drawn(6, 4)).reshape(1, 1, 1, 4), drawn(4, 4, 4, 4), (1, 1), "VALID", dimension_numbers=NHWC
+        (z @ drawn(6, 4)).reshape(1, 1, 1, 4),
+        drawn(4, 4, 4, 4),
+        (1, 1),
+        "VALID",
+        dimension_numbers=NHWC,
     )
     generator = lambda z: jnp.tanh(transposed(jax.nn.relu(transposed(start(z), w)), w))
     periods = [f.period for f in audit(generator, jax.ShapeDtypeStruct((1, 6), jnp.float32))]

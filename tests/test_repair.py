@@ -189,7 +189,7 @@ def test_a_kernel_that_is_none_of_the_params_is_named_by_its_line():
 
 @pytest.mark.refuses
 @pytest.mark.parametrize(
-    "call, message",
+    ("call", "message"),
     [
         (partial(repair, 3, {}), "fn must be callable; got an object of type int"),
         (partial(repair, up, {}, strength=-1), "strength must be >= 0 .*strength=-1"),
