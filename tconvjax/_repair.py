@@ -23,7 +23,8 @@ from jax.extend import core
 
 from tconvjax._program.lanes import LaneBook
 from tconvjax._program.program import Value, traced, walk
-from tconvjax._program.responses import Enlargement, Reader
+from tconvjax._program.responses import reader_of
+from tconvjax._program.signals import Enlargement
 
 PATCH = 128  # pixels of a patch along an axis: a pattern is coherent over many
 RADIUS, SURROUND = 1, 4  # bins of a band and of the ring around it, as in `metrics.band_contrast`
@@ -210,7 +211,7 @@ def _sites(fn: Callable[..., Any], params: Any, args: Any) -> tuple[list[Site], 
     behind = sum(isinstance(leaf, ARRAYS) for leaf in jax.tree.leaves(args))
     first = len(inputs) - behind - len(arrays)
     leaf_of = {id(v): leaf for v, leaf in zip(inputs[first:], arrays, strict=False)}
-    reader = Reader(inputs)
+    reader = reader_of(inputs)
     for place in walk(program, inputs):
         reader.read(place)
     image = next(v for v in place.inputs if v.shape == _largest([v.shape for v in place.inputs]))

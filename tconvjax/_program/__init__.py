@@ -12,7 +12,7 @@ from tconvjax._program.finding import Finding as Finding
 from tconvjax._program.finding import Measured as Measured
 from tconvjax._program.measuring import measured
 from tconvjax._program.program import Place, traced, walk
-from tconvjax._program.responses import Reader
+from tconvjax._program.responses import reader_of
 from tconvjax._program.rules import findings_of, not_understood, resizes_of
 
 
@@ -92,7 +92,7 @@ def _audited(
     """Returns the findings of a program, or of its gradients, and whether it takes gradients itself."""
     names = naming.of_arguments(fn, args)
     program, inputs = traced(fn, args, names, gradients=differentiated)
-    reader = Reader(inputs, backward=gradients)
+    reader = reader_of(inputs, backward=gradients)
     places: list[Place] = []
     for place in walk(program, inputs, naming.of_closure(fn)):
         reader.read(place)

@@ -20,7 +20,7 @@ from jax import lax
 from tconvjax._program.finding import Measured
 from tconvjax._program.lanes import LaneBook
 from tconvjax._program.program import MARKS, Value
-from tconvjax._program.responses import Enlargement
+from tconvjax._program.signals import Enlargement
 
 PERIODS = 8  # half-width of the window
 

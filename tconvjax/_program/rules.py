@@ -10,12 +10,13 @@ import numpy as np
 
 from tconvjax._geometry import Geometry
 from tconvjax._program.convolutions import Convolution
+from tconvjax._program.filters import MOST_TURNS
 from tconvjax._program.finding import Cost, Finding, Kind, Measured, Severity
 from tconvjax._program.lanes import Lane, LaneBook
 from tconvjax._program.layouts import layout_of
 from tconvjax._program.naming import leaf_of
 from tconvjax._program.program import RESIZES, Place, Unknown, Value
-from tconvjax._program.responses import FLAT, MOST_TURNS, Enlargement
+from tconvjax._program.signals import FLAT, Enlargement
 from tconvjax._program.tiles import MOST_PERIOD, convolved, dilated
 
 VISIBLE = (
