@@ -22,7 +22,7 @@ from tconvjax._program.signals import (
     space_of,
     transposed,
     wide,
-)  # fmt: skip
+)
 from tconvjax._program.tiles import Steps
 
 MOST_TURNS = 256  # of a loop over layers whose weights are judged

@@ -23,7 +23,7 @@ from tconvjax._program.program import (
     opened,
     own_line,
     shaped,
-)  # fmt: skip
+)
 from tconvjax._program.sights import Everywhere, Sight
 
 MOST_TURNS = 4096  # of a loop

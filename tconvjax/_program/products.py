@@ -21,7 +21,7 @@ from tconvjax._program.signals import (
     summed,
     transposed,
     wide,
-)  # fmt: skip
+)
 from tconvjax._program.tiles import Unread
 
 

@@ -34,7 +34,7 @@ from tconvjax._program.signals import (
     phases_of,
     pixels_of,
     space_of,
-)  # fmt: skip
+)
 from tconvjax._program.tiles import Unread
 
 Rule = Callable[["Reader", Place], Signal]

@@ -29,7 +29,7 @@ from tconvjax._program.signals import (
     summed,
     transposed,
     union,
-)  # fmt: skip
+)
 from tconvjax._program.tiles import Unread
 
 FEW = 4  # indices along an axis that are no pattern yet
