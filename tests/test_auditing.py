@@ -998,6 +998,15 @@ def test_what_hides_is_said():
     def called(x):
         return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((2, 16, 16, 4), "float32"), x)
 
+    def painted(x):
+        def body(i, y):
+            patch = lax.dynamic_slice(y, (2 * i, 0), (3, 4)) + x[i]
+            return lax.dynamic_update_slice(y, patch, (2 * i, 0))
+
+        return lax.fori_loop(0, 8, body, jnp.zeros((17, 4)))
+
+    (found,) = audit(painted, jax.ShapeDtypeStruct((8, 3, 4), jnp.float32))
+    assert (found.kind, found.primitive) == ("not_understood", "dynamic_update_slice")
     found = one(called, IMAGE)
     assert (found.kind, found.severity, found.primitive) == ("not_understood", "low", "pure_callback")  # fmt: skip
     assert found.line == here(test_what_hides_is_said, "jax.pure_callback(")

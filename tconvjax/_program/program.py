@@ -389,12 +389,10 @@ def _inner_programs(
     if name == "jit" and params.get("name") in RESIZES:
         return  # one operation
     read: list[Sequence[Value]]
-    if name == "while":  # the values of the first turn, as for scan, but for counters
+    if name in {"scan", "while"}:  # the values of the first turn, but for what may count the turns
+        given = tuple(Value(v.shape, v.dtype) if _may_count(v) else v for v in given)
+    if name == "while":
         conds, consts = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
-        given = (
-            *given[:consts],
-            *(Value(v.shape, v.dtype) if v.shape == () else v for v in given[consts:]),
-        )
         programs = [params["cond_jaxpr"], params["body_jaxpr"]]
         read = [[*given[:conds], *given[consts:]], given[conds:]]
     elif name == "cond":
@@ -410,6 +408,12 @@ def _inner_programs(
         if len(inputs) == len(values):
             inputs = [entering(v, inner) for v, inner in zip(values, inputs, strict=True)]
         yield program, inputs, name not in {"scan", "while", "cond"}
+
+
+def _may_count(value: Value) -> bool:
+    return (
+        value.shape == () and value.dtype is not None and jnp.issubdtype(value.dtype, jnp.integer)
+    )
 
 
 def entering(value: Value, inner: Value) -> Value:

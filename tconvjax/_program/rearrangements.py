@@ -296,7 +296,8 @@ def scatter(reader: Reader, place: Place) -> Signal:
     numbers = place.equation.params["dimension_numbers"]
     axes = tuple(numbers.scatter_dims_to_operand_dims)
     points = tuple(numbers.inserted_window_dims) == tuple(sorted(axes))
-    if reader.is_free(indices) or not reader.is_free(image) or not points:
+    _known_place(reader, place, base, image, [indices])
+    if not points:
         raise Unread
     where = np.asarray(indices.compute())
     window = list(numbers.update_window_dims)
@@ -347,8 +348,7 @@ def scatter(reader: Reader, place: Place) -> Signal:
 def update_slice(reader: Reader, place: Place) -> Signal:
     """Writes an image into another at a known place."""
     base, image, *starts = place.inputs
-    if not reader.is_free(image) or any(map(reader.is_free, starts)):
-        raise Unread
+    _known_place(reader, place, base, image, starts)
     axes = [a for a, n in enumerate(image.shape) if n != base.shape[a]]
     first = {a: int(starts[a].compute()) for a in axes}
 
@@ -361,6 +361,18 @@ def update_slice(reader: Reader, place: Place) -> Signal:
 
     place_of = {a: a for a in range(len(base.shape))}
     return _over(reader, place, base, image, written, place_of, frozenset(axes))
+
+
+def _known_place(
+    reader: Reader, place: Place, base: Value, image: Value, indices: Sequence[Value]
+) -> None:
+    """Raises Unread unless an image is written at a known place; what is painted at unknown ones is not understood."""
+    if not reader.is_free(image):
+        raise Unread
+    if any(map(reader.is_free, indices)):
+        if not reader.is_free(base) and len(base.shape) > 1:
+            reader.hidden.append(place)
+        raise Unread
 
 
 def _over(
