@@ -164,7 +164,7 @@ def test_every_public_function_is_in_the_table():
         if inspect.isfunction(f) and f.__module__.startswith("tconvjax") and name[0] != "_"
     }
     others = {
-        "accelerate", "audit", "traced_field",  # of functions, not of values
+        "accelerate", "audit", "repair", "traced_field",  # of functions, not of values
     }  # fmt: skip
     assert {f.__name__ for f in public - set(CALLS)} == others
 
