@@ -938,6 +938,19 @@ def test_periods_are_products_of_strides():
     assert periods == [(4, 4), (2, 2)]
 
 
+@each("mode", ("edge", "reflect", "wrap", "symmetric", "constant"))
+def test_borders_are_no_resamplers(mode):
+    def padded(x, w):
+        x = jnp.pad(x, ((0, 0), (2, 1), (0, 3), (0, 0)), mode)
+        y = jnp.pad(transposed(x, w), ((0, 0), (2, 2), (3, 3), (0, 0)), mode)
+        return filtered(y, padding="VALID")
+
+    w = drawn(3, 3, 4, 4)
+    assert one(padded, IMAGE, w, everything=True).severity == "none"
+    bordered = lambda x: jnp.pad(transposed(x, w), ((0, 0), (2, 2), (3, 3), (0, 0)), mode)
+    assert one(bordered, IMAGE).severity == "high"
+
+
 def test_a_single_pixel_has_no_pattern():
     pixel = jax.ShapeDtypeStruct((2, 1, 1, 4), jnp.float32)
     assert not audit(lambda x: transposed(x, drawn(3, 3, 4, 4)), pixel)

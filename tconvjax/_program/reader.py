@@ -122,7 +122,7 @@ class Reader:
         if name in HIDDEN:
             self.hidden.append(place)
         resize = name == "jit" and params.get("name") in RESIZES
-        if (name in WALKED and not resize) or not place.results:
+        if (name in WALKED and not resize) or not place.results or 0 in place.shape:
             return
         if place.backward != self._backward:
             return  # its results begin linear parts
@@ -153,6 +153,7 @@ class Reader:
             IndexError,
             KeyError,
             TypeError,
+            ArithmeticError,
         ):  # an equation in a form that no rule foresees
             self.hidden.append(place)
             return begin(place.results[0])

@@ -222,7 +222,11 @@ def pad(reader: Reader, place: Place) -> Signal:
 def concatenate(reader: Reader, place: Place) -> Signal:
     """Joins images along an axis."""
     axis = place.equation.params["dimension"]
-    return _joined(place, axis, [_pieces(reader, v) for v in place.inputs])
+    values = [
+        v for v in place.inputs if v.shape[axis] != 0
+    ]  # `jnp.pad` joins images without pixels, too
+    sizes = [v.shape[axis] for v in values]
+    return _joined(place, axis, [_pieces(reader, v) for v in values], sizes)
 
 
 def stack(reader: Reader, place: Place) -> Signal:
@@ -241,11 +245,8 @@ def _pieces(reader: Reader, value: Value) -> Signal:
     return reader.used(value) if reader.is_free(value) else {}
 
 
-def _joined(
-    place: Place, axis: int, pieces: list[Signal], sizes: list[Any] | None = None
-) -> Signal:
+def _joined(place: Place, axis: int, pieces: list[Signal], sizes: Sequence[Any]) -> Signal:
     """Joins images along an axis: as entries of a stack, as channels, or as an image and its borders."""
-    sizes = sizes or [v.shape[axis] for v in place.inputs]
     single = len(sizes) > 1 and all(n == 1 for n in sizes)
     result: Signal = {}
     for source in dict.fromkeys(s for signal in pieces for s in signal):
