@@ -439,6 +439,11 @@ def own_line(eqn: Any) -> tuple[str, int] | None:
 
 def _library_files() -> tuple[str, ...]:
     """Returns the prefixes of the names of their files."""
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in LIBRARIES]
+    return _prefixes(tuple(name for name in LIBRARIES if name in sys.modules))
+
+
+@functools.cache
+def _prefixes(libraries: tuple[str, ...]) -> tuple[str, ...]:
+    files = [getattr(sys.modules[name], "__file__", None) for name in libraries]
     folders = [f"{Path(file).parent}/" for file in files if file]
     return (*folders, contextlib.__file__, functools.__file__, "<frozen")

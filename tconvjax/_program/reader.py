@@ -38,6 +38,7 @@ from tconvjax._program.signals import (
 from tconvjax._program.tiles import Unread
 
 Rule = Callable[["Reader", Place], Signal]
+MOST_SOURCES = 8  # of a signal without enlargements
 
 UNCHANGED = {
     "convert_element_type", "copy", "neg", "reduce_precision", "optimization_barrier", "sharding_constraint",
@@ -128,7 +129,8 @@ class Reader:
             return  # its results begin linear parts
         if is_inexact(place.results[0].dtype) or name in PRODUCTS:
             self._made_at[place.results[0]] = place
-            signal = self.signals[place.results[0]] = self._result(place, name)
+            signal = self._gathered(place.results[0], self._result(place, name))
+            self.signals[place.results[0]] = signal
             for event in enlargements_of(signal):
                 event.last, event.result = signal, place.results[0]
             for source, response in signal.items():
@@ -157,6 +159,19 @@ class Reader:
         ):  # an equation in a form that no rule foresees
             self.hidden.append(place)
             return begin(place.results[0])
+
+    def _gathered(self, value: Value, signal: Signal) -> Signal:
+        """Begins one linear part in place of many that nothing enlarges: the sums of a residual network gather them."""
+        spaces = space_of(signal)
+        plain = all(
+            not (r.mixed or r.enlargements or any(r.gain.shape[1 + a] > 1 for a in spaces))
+            for r in signal.values()
+        )
+        if len(signal) <= MOST_SOURCES or not plain:
+            return signal
+        pending = tuple(before for source in signal for before in source.pending)
+        linear = lambda: [signal]
+        return begin(value, linear=linear, pending=pending, space=spaces, phases=phases_of(signal))
 
     def is_free(self, value: Value) -> bool:
         """Whether a value depends on the arguments, or enters an inner program as one turn's or one device's part."""
