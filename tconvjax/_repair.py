@@ -21,10 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from tconvjax._program.lanes import LaneBook
 from tconvjax._program.program import Value, traced, walk
 from tconvjax._program.responses import reader_of
-from tconvjax._program.signals import Enlargement
 
 PATCH = 128  # pixels of a patch along an axis: a pattern is coherent over many
 RADIUS, SURROUND = 1, 4  # bins of a band and of the ring around it, as in `metrics.band_contrast`
@@ -220,7 +218,8 @@ def _sites(fn: Callable[..., Any], params: Any, args: Any) -> tuple[list[Site], 
     for e in reader.enlargements:
         if e.kernel is None:
             continue
-        period = _period(e, image, reader.lanes)
+        along = reader.lanes.periods(e.strides, e.lanes, image)
+        period = {axis: round(p) for axis, p in along.items() if round(p) > 1}
         found = _source(e.kernel, leaf_of)
         where = f"{e.place.where[0]}:{e.place.where[1]}"
         if found is None:
@@ -253,20 +252,6 @@ def _source(kernel: Value, leaf_of: dict[int, tuple[int, str]]) -> tuple[int, st
         return None
     most = max(found, key=lambda value: (len(value.shape), prod(value.shape)))
     return leaf_of[id(most)]
-
-
-def _period(e: Enlargement, image: Value, lanes: LaneBook) -> dict[int, int]:
-    """Returns the period of a pattern by axes of the output, empty if the axes are not all there."""
-    at, period = lanes.grids(image), {}
-    for stride, begun in zip(e.strides, e.lanes, strict=True):
-        lane = begun and lanes.root(begun)
-        if stride == 1:
-            continue
-        if lane is None or lane.begin not in at:
-            return {}
-        axis, pixels = at[lane.begin]
-        period[axis] = max(1, round(stride * pixels / lane.pixels))
-    return {axis: p for axis, p in period.items() if p > 1}
 
 
 def _largest(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

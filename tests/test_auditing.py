@@ -1059,6 +1059,17 @@ def test_what_the_network_cancels_is_not_severe():
     assert by_effect.severity in {"low", "medium"}
 
 
+def test_two_resamplers_in_one_sum_are_measured():
+    x = np.float32(1 + np.zeros((1, 16, 16, 4)))
+    a, b = drawn(3, 3, 4, 4), drawn(4, 4, 4, 4, seed=1)
+    found = audit(lambda x: transposed(x, a) + transposed(x, b), x, run=True)
+    assert [f.kernel_size for f in found] == [(3, 3), (4, 4)]
+    assert found[0].measured == pytest.approx(found[1].measured, rel=1e-4)  # the sum has one pattern
+    half = one(lambda x: transposed(x, jnp.bfloat16(a)), jnp.bfloat16(x), run=True)
+    assert half.measured.share > 0.1
+    assert not audit(jnp.tanh, x, run=True)
+
+
 @pytest.mark.refuses
 def test_only_numbers_are_measured():
     with pytest.raises(ValueError, match=r"^audit: args must be arrays with numbers for run=True"):

@@ -59,6 +59,19 @@ class LaneBook:
         roots = [lane and self.root(lane) for lane in self.of(value)]
         return {lane.begin: (axis, lane.pixels) for axis, lane in enumerate(roots) if lane}
 
+    def periods(
+        self, strides: Sequence[int], begun: Sequence[Lane | None], value: Value
+    ) -> dict[int, Fraction]:
+        """Returns the periods of a pattern by axes of a later image, in its pixels; none if an axis is not there."""
+        at, periods = self.grids(value), {}
+        for stride, lane in zip(strides, begun, strict=True):
+            root = lane and self.root(lane)
+            if root is None or root.begin not in at:
+                return {}
+            axis, pixels = at[root.begin]
+            periods[axis] = stride * pixels / root.pixels
+        return periods
+
     def _join(self, lanes: Sequence[Lane | None]) -> None:
         """Takes lanes of one axis for one."""
         roots = [self.root(lane) for lane in lanes if lane]

@@ -10,6 +10,7 @@ the mean over pixels of equal phase. Both are normalized at the borders.
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from jax import lax
 from tconvjax._program.finding import Measured
 from tconvjax._program.lanes import LaneBook
 from tconvjax._program.program import MARKS, Value
-from tconvjax._program.signals import Enlargement
+from tconvjax._program.signals import Enlargement, is_inexact
 
 PERIODS = 8  # half-width of the window
 
@@ -31,14 +32,23 @@ def measured(
     """Runs a program and returns what each resampler does, but for those inside of loops, whose values are many."""
     order = _order(outputs)
     inside = set(order)
-    image = max(outputs, key=lambda v: np.prod(v.shape) * np.issubdtype(_dtype(v), np.inexact))
     found = {}
     for e in enlargements:
         periods = {} if e.result is None else _periods(e, e.result, lanes)
         if e.result in inside and periods:
             found[e] = periods
+    if not found:
+        return {}
+    if any(v.given is None and v.equation is None for v in order):
+        raise ValueError(
+            "audit: fn must be free of shard_map for run=True, as its parts do not run by themselves; got a program "
+            "with one. Leave run out."
+        )
+    image = max(outputs, key=lambda v: prod(v.shape) * is_inexact(v.dtype))
     at_output = {e: _periods(e, image, lanes) for e in found}
-    replaced = {e.result: (i, found[e]) for i, e in enumerate(found)}
+    replaced: dict[Value | None, list[tuple[int, dict[int, int]]]] = {}
+    for i, e in enumerate(found):  # a sum may have several
+        replaced.setdefault(e.result, []).append((i, found[e]))
     given = [v for v in order if v.given is not None]
 
     @jax.jit
@@ -70,7 +80,7 @@ def measured(
 
 def periodic_part(y: jax.Array, periods: Mapping[int, int]) -> jax.Array:
     """Returns the part of an image in the bands around the harmonics of periods along axes."""
-    comb = low = y
+    comb = low = y.astype(jnp.result_type(y.dtype, jnp.float32))
     for axis, period in periods.items():
         comb, low = _filtered(comb, axis, period, comb=True), _filtered(low, axis, period, comb=False)  # fmt: skip
     return comb - low
@@ -91,20 +101,10 @@ def _filtered(y: jax.Array, axis: int, period: int, *, comb: bool) -> jax.Array:
 
 
 def _periods(e: Enlargement, value: Value, lanes: LaneBook) -> dict[int, int]:
-    """Returns the period of a pattern along the axes of a later image; none if its axes are not all there."""
-    at, periods = lanes.grids(value), {}
-    for stride, begun in zip(e.strides, e.lanes, strict=True):
-        lane = begun and lanes.root(begun)
-        if stride == 1:
-            continue
-        if lane is None or lane.begin not in at:
-            return {}
-        axis, pixels = at[lane.begin]
-        period = round(stride * pixels / lane.pixels)
-        if not 1 < period <= value.shape[axis] // 2:
-            return {}
-        periods[axis] = period
-    return periods
+    """Returns the periods of a pattern along the axes of a later image; none if it is not there, or not twice."""
+    found = lanes.periods(e.strides, e.lanes, value)
+    periods = {axis: round(p) for axis, p in found.items() if round(p) > 1}
+    return periods if all(2 * p <= value.shape[axis] for axis, p in periods.items()) else {}
 
 
 def _order(outputs: Sequence[Value]) -> list[Value]:
@@ -127,7 +127,7 @@ def _order(outputs: Sequence[Value]) -> list[Value]:
 def _run(
     order: Sequence[Value],
     known: dict[Value, Any],
-    replaced: Mapping[Value | None, tuple[int, dict[int, int]]],
+    replaced: Mapping[Value | None, Sequence[tuple[int, dict[int, int]]]],
     kept: jax.Array,
     image: Value,
 ) -> tuple[jax.Array, jax.Array]:
@@ -149,14 +149,10 @@ def _run(
                 )
             made[key] = out if value.made_by in MARKS or eqn.primitive.multiple_results else [out]
         y = made[key][value.index]
-        if value in replaced:
-            i, periods = replaced[value]
-            part = periodic_part(y, periods)
-            shares[i] = jnp.sum(abs(part) ** 2) / jnp.maximum(jnp.sum(abs(y) ** 2), 1e-37)
+        whole = y
+        for i, periods in replaced.get(value, ()):
+            part = periodic_part(whole, periods)
+            shares[i] = jnp.sum(abs(part) ** 2) / jnp.maximum(jnp.sum(abs(whole) ** 2), 1e-37)
             y = y - ((1 - kept[i]) * part).astype(y.dtype)
         known[value] = y
-    return known[image], jnp.stack(shares) if shares else jnp.zeros(0)
-
-
-def _dtype(value: Value) -> Any:
-    return value.dtype if isinstance(value.dtype, np.dtype) else np.dtype("float32")
+    return known[image], jnp.stack(shares)

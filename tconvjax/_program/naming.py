@@ -110,9 +110,10 @@ def _closed_over(fn: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Any
 def _is_whole(fn: FunctionType) -> bool:
     """Whether every cell of a closure is filled, as `inspect.getclosurevars` needs."""
     try:
-        return all(cell.cell_contents is not None or True for cell in fn.__closure__ or ())
+        _ = [cell.cell_contents for cell in fn.__closure__ or ()]
     except ValueError:
         return False
+    return True
 
 
 def leaf_of(kernel: Value) -> Value | None:

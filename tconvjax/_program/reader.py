@@ -94,9 +94,8 @@ class Reader:
         self.made: set[Value] = set()  # values that a convolution or a product of matrices made
         self._axes: dict[Value, frozenset[int]] = {}
         self._made_at: dict[Value, Place] = {}
-        self._zeros: dict[
-            Source, Place
-        ] = {}  # where the pixels of a source first have others between them
+        # Where the pixels of a source first have others between them.
+        self._zeros: dict[Source, Place] = {}
         self._rules = rules
 
     def read(self, place: Place) -> None:
@@ -150,14 +149,8 @@ class Reader:
             return self._rules[name](self, place) if name in self._rules else self.nonlinear(place)
         except (Unread, Unknown):
             return self.nonlinear(place)
-        except (
-            ValueError,
-            IndexError,
-            KeyError,
-            TypeError,
-            ArithmeticError,
-        ):  # an equation in a form that no rule foresees
-            self.hidden.append(place)
+        except (ValueError, IndexError, KeyError, TypeError, ArithmeticError):
+            self.hidden.append(place)  # an equation in a form that no rule foresees
             return begin(place.results[0])
 
     def _gathered(self, value: Value, signal: Signal) -> Signal:
@@ -319,6 +312,7 @@ class Reader:
     def enlarged(
         self, place: Place, means: Means, axes: Sequence[int], strides: Sequence[int], image: Value
     ) -> Enlargement:
+        """Begins an enlargement at a place."""
         lanes = self.lanes.of(place.results[0])
         begun = tuple(lanes[a] for a in axes)
         event = Enlargement(means, place, tuple(axes), tuple(strides), begun, image)
@@ -356,6 +350,7 @@ class Reader:
             self._axes[result] = frozenset(axes)
 
     def along(self, value: Value) -> frozenset[int]:
+        """Returns the axes along which a value varies, as far as broadcasts tell."""
         if value not in self._axes:
             self._axes[value] = frozenset(a for a, n in enumerate(value.shape) if n != 1)
         return self._axes[value]

@@ -19,9 +19,8 @@ from tconvjax._program.program import RESIZES, Place, Unknown, Value
 from tconvjax._program.signals import FLAT, Enlargement
 from tconvjax._program.tiles import MOST_PERIOD, convolved, dilated
 
-VISIBLE = (
-    0.5 / 255
-)  # rms of a pattern, of the range of the output, that counts as visible: half a grey level
+# rms of a pattern that counts as visible, of the range of the output: half a grey level.
+VISIBLE = 0.5 / 255
 MEASURABLE = 3.0  # dB of contrast that count as a pattern
 
 
@@ -39,9 +38,10 @@ def findings_of(
         finding = _finding_of(e, images, lanes)
         if e in data:
             finding = _with_effect(finding, data[e])
-        number, first = found.get(_same(finding), (e.place.number, replace(finding, count=0)))
+        same = _same(finding, e)
+        number, first = found.get(same, (e.place.number, replace(finding, count=0)))
         worst = max(first, finding, key=lambda f: f.harmonic_share or 0.0)
-        found[_same(finding)] = number, replace(worst, count=first.count + 1)
+        found[same] = number, replace(worst, count=first.count + 1)
     return list(found.values())
 
 
@@ -59,10 +59,11 @@ def _with_effect(finding: Finding, effect: Measured) -> Finding:
     return replace(finding, severity=severity, measured=effect, message=f"{finding.message} {said}")
 
 
-def _same(finding: Finding) -> Any:
-    """What equal findings of one layer have in common."""
+def _same(finding: Finding, e: Enlargement) -> Any:
+    """What equal findings of one layer have in common; without a name, a layer is known by its weights."""
     return (
-        finding.layer,
+        finding.layer or e.kernel,
+        finding.kernel_size,
         finding.kind,
         finding.severity,
         finding.line,
@@ -381,14 +382,9 @@ def _at_output(
     """Returns the period of a pattern in the largest image that the program returns: strides multiply."""
     known = [image for image in images if all(isinstance(n, int) for n in image.shape)]
     for image in sorted(known, key=lambda v: -prod(v.shape)):
-        at = lanes.grids(image)
-        roots = [lane and lanes.root(lane) for lane in begun]
-        if all(lane and lane.begin in at for lane in roots):
-            return tuple(
-                _whole_period(t * at[lane.begin][1] / lane.pixels)
-                for t, lane in zip(strides, roots, strict=True)
-                if lane
-            )
+        periods = lanes.periods(strides, begun, image)
+        if periods:
+            return tuple(map(_whole_period, periods.values()))
     return tuple(strides)
 
 

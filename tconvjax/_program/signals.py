@@ -138,6 +138,7 @@ Signal = dict[Source, Response]
 
 
 def constant(value: Value) -> np.ndarray:
+    """Returns the tile of a constant."""
     return np.ones((1,) * (1 + len(value.shape)), np.float32)
 
 
@@ -150,12 +151,14 @@ def begin(
     weights: Value | None = None,
     **options: Any,
 ) -> Signal:
+    """Returns the signal of a value that begins a linear part."""
     one = constant(value)
     response = Response(one, one, path=lambda tile: tile)
     return {Source(value, linear, pending, coarse, weights): replace(response, **options)}
 
 
 def pixels_of(shape: Sequence[Any]) -> int:
+    """Returns the number of elements along axes of known size."""
     return prod(n for n in shape if isinstance(n, int))
 
 
@@ -215,6 +218,7 @@ def judge(signal: Signal) -> None:
 
 
 def summed(signals: Iterable[Signal]) -> Signal:
+    """Adds signals, source by source."""
     result: Signal = {}
     for signal in signals:
         for source, r in signal.items():
@@ -291,18 +295,22 @@ def scaled(signal: Signal, numbers: np.ndarray, *, exact: bool = False) -> Signa
 
 
 def enlargements_of(signal: Signal) -> tuple[Enlargement, ...]:
+    """Returns the enlargements in a signal."""
     return union(signal.values())
 
 
 def union(responses: Iterable[Response]) -> tuple[Enlargement, ...]:
+    """Returns the enlargements in responses, each once."""
     return tuple(dict.fromkeys(e for r in responses for e in r.enlargements))
 
 
 def space_of(*signals: Signal) -> frozenset[int]:
+    """Returns the axes that some response knows as space."""
     return frozenset().union(*(r.space for signal in signals for r in signal.values()))
 
 
 def phases_of(*signals: Signal) -> frozenset[int]:
+    """Returns the axes whose entries may become phases."""
     return frozenset().union(*(r.phases for signal in signals for r in signal.values()))
 
 
@@ -323,6 +331,7 @@ def convolution_before(value: Value) -> Convolution | None:
 
 
 def origin_of(weights: Value) -> Origin:
+    """Returns whether weights are given, drawn, or unknown."""
     try:
         weights.compute()
     except Unknown:
@@ -331,6 +340,7 @@ def origin_of(weights: Value) -> Origin:
 
 
 def is_inexact(dtype: Any) -> bool:
+    """Whether a dtype is one of floats or complex numbers."""
     return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
 
 
@@ -341,4 +351,5 @@ def wide(numbers: np.ndarray) -> np.ndarray:
 
 
 def transposed(tile: np.ndarray, order: Iterable[int]) -> np.ndarray:
+    """Reorders the axes of a tile behind that of its probes."""
     return tile.transpose(0, *(1 + int(a) for a in order))
