@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tconvjax._arguments import widened
 from tconvjax._program.finding import Measured
 from tconvjax._program.lanes import LaneBook
 from tconvjax._program.program import MARKS, Value
@@ -80,7 +81,7 @@ def measured(
 
 def periodic_part(y: jax.Array, periods: Mapping[int, int]) -> jax.Array:
     """Returns the part of an image in the bands around the harmonics of periods along axes."""
-    comb = low = y.astype(jnp.result_type(y.dtype, jnp.float32))
+    comb = low = widened(y if is_inexact(y.dtype) else y.astype(jnp.float32))
     for axis, period in periods.items():
         comb, low = _filtered(comb, axis, period, comb=True), _filtered(low, axis, period, comb=False)  # fmt: skip
     return comb - low
@@ -152,7 +153,8 @@ def _run(
         whole = y
         for i, periods in replaced.get(value, ()):
             part = periodic_part(whole, periods)
-            shares[i] = jnp.sum(abs(part) ** 2) / jnp.maximum(jnp.sum(abs(whole) ** 2), 1e-37)
+            energy = jnp.sum(abs(widened(whole)) ** 2)
+            shares[i] = jnp.sum(abs(part) ** 2) / jnp.maximum(energy, 1e-37)
             y = y - ((1 - kept[i]) * part).astype(y.dtype)
         known[value] = y
     return known[image], jnp.stack(shares)
