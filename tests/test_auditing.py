@@ -891,15 +891,42 @@ def test_images_are_interleaved():
         rows = [jnp.stack([a, b], 3), jnp.stack([c, d], 3)]
         return jnp.stack(rows, 2).reshape(2, 16, 16, 4)
 
+    rows, columns = np.indices((16, 16))
+
+    def gathered(x):
+        y = jnp.stack([strided(x, w, 1) for w in kernels])
+        return y[2 * (rows % 2) + columns % 2, :, rows // 2, columns // 2].transpose(2, 0, 1, 3)
+
     sums = np.stack([w.sum((0, 1)) for w in kernels])
     want = 1 - 4 * (sums.mean(0) ** 2).sum() / (sums**2).sum()
-    for function in (fill, stacked):
+    for function in (fill, stacked, gathered):
         found = one(function, IMAGE)
         assert (found.kind, found.severity, found.strides) == ("pixel_shuffle", "high", (2, 2))
         assert found.harmonic_share == pytest.approx(want, rel=1e-5)
     kernels[:] = [kernels[0]] * 4
-    assert not audit(stacked, IMAGE)
-    assert not audit(fill, IMAGE)
+    for function in (fill, stacked, gathered):
+        assert not audit(function, IMAGE)
+
+
+def test_sums_of_parts_of_the_channels_are_interleaved():
+    """The inverse of Haar's transform: each phase is another sum of four parts of one convolution's channels."""
+    w = drawn(3, 3, 4, 16)
+    signs = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], np.float32)
+
+    def haar(x, w):
+        parts = jnp.split(strided(x, w, 1), 4, -1)
+        y = jnp.zeros((2, 16, 16, 4))
+        for i, row in enumerate(signs):
+            y = y.at[:, i // 2 :: 2, i % 2 :: 2].set(sum(map(jnp.multiply, row, parts)))
+        return y
+
+    found = one(lambda x: haar(x, w), IMAGE)
+    assert (found.kind, found.severity, found.strides) == ("pixel_shuffle", "medium", (2, 2))
+    sums = np.einsum("pk,ckd->pcd", signs, w.sum((0, 1)).reshape(4, 4, 4))
+    want = 1 - 4 * (sums.mean(0) ** 2).sum() / (sums**2).sum()
+    assert found.harmonic_share == pytest.approx(want, rel=1e-5)
+    w[..., 4:] = 0  # the parts that differ between phases
+    assert not audit(lambda x: haar(x, w), IMAGE)
 
 
 def test_patches_of_a_product():

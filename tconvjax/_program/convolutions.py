@@ -1,12 +1,7 @@
 """Convolutions of a program, however they are written."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-import numpy as np
-
-from tconvjax._arguments import flip_and_swap
 from tconvjax._geometry import Geometry
 from tconvjax._program.program import Value
 from tconvjax._program.reading import read
@@ -23,8 +18,6 @@ class Convolution(NamedTuple):
       geometry: geometry of the face.
       image: the array that it reads.
       kernel: its weights.
-      canonical: brings the kernel into the layout `(layers, *kernel_size, in // groups, out)` of the forward
-        convolution; `vmap` gives several layers.
       space: spatial axes of the result.
       features: feature axis of the result.
     """
@@ -33,7 +26,6 @@ class Convolution(NamedTuple):
     geometry: Geometry
     image: Value
     kernel: Value
-    canonical: Callable[[np.ndarray], np.ndarray]
     space: tuple[int, ...]
     features: int
 
@@ -53,7 +45,7 @@ def _of_this_library(equation: Any, inputs: tuple[Value, ...]) -> Convolution:
     geometry = equation.params["call"].geometry
     face = equation.primitive.name.removeprefix("tconv_")
     space = tuple(range(2, 2 + geometry.rank))
-    return Convolution(face, geometry, inputs[0], inputs[1], lambda w: w, space, 2 + geometry.rank)
+    return Convolution(face, geometry, inputs[0], inputs[1], space, 2 + geometry.rank)
 
 
 def _of_xla(equation: Any, inputs: tuple[Value, ...]) -> Convolution | None:
@@ -68,23 +60,14 @@ def _of_xla(equation: Any, inputs: tuple[Value, ...]) -> Convolution | None:
     reading = read(image.shape, inputs[1].shape, out, params, kernel_is_rhs=plain)
     if reading is None:
         return None
-    arrays, axes, flipped, geometry = reading
+    arrays, _, _, geometry = reading
     role = {name: role for role, name in arrays.items()}["out"]
-    kernel_name = arrays["w"]
-
-    def canonical(w: np.ndarray) -> np.ndarray:
-        if kernel_name == "lhs":
-            w = np.asarray(image.arrange(jnp.asarray(w)))
-        w = w.transpose(axes[kernel_name])
-        turned = flip_and_swap(jnp.asarray(w), geometry.rank, geometry.feature_group_count)
-        return (np.asarray(turned) if flipped == kernel_name else w)[None]
-
     _, features, *space = params["dimension_numbers"].out_spec
     face = {"y": "gather", "x": "paint", "w": "correlate"}[role]
     source, kernel = image.image, inputs[1]
-    if kernel_name == "lhs":
+    if arrays["w"] == "lhs":
         source, kernel = kernel, source
-    return Convolution(face, geometry, source, kernel, canonical, tuple(space), features)
+    return Convolution(face, geometry, source, kernel, tuple(space), features)
 
 
 def without_zeros(params: dict[str, Any], lhs: Spread, rhs: Spread) -> dict[str, Any] | None:
@@ -138,10 +121,8 @@ def _dense(equation: Any, inputs: tuple[Value, ...]) -> Convolution | None:
         return None
     ones, size = (1,) * rank, image.shape[1:-1]
     geometry = Geometry(size, size, ones, ones, ones, (0,) * rank)
-    turned = contracted[1] == (1,)
-    canonical = lambda w: (w.T if turned else w)[(None,) * (rank + 1)]
     space = tuple(range(1, rank + 1))
-    return Convolution("gather", geometry, image, kernel, canonical, space, rank + 1)
+    return Convolution("gather", geometry, image, kernel, space, rank + 1)
 
 
 def convolutions_before(value: Value) -> list[Convolution]:

@@ -34,7 +34,7 @@ def convolution(reader: Reader, place: Place) -> Signal:
     face = convolution_of(place.equation, place.inputs)
     if face is None:
         return reader.nonlinear(place)
-    if face.face == "correlate":
+    if face.face == "correlate" or face.kernel is not place.inputs[1]:  # of a kernel's gradient
         return begin(result)
     layout = layout_of(place.equation)
     image, kernel = place.inputs[:2]

@@ -59,14 +59,8 @@ WALKED = {
     "jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call",
     "custom_vjp_call_jaxpr", "shard_map", "scan", "while", "cond", "custom_lin",
 }  # fmt: skip
-HIDDEN = {
-    "pallas_call",
-    "custom_call",
-    "pure_callback",
-    "io_callback",
-    "ffi_call",
-    "tpu_custom_call",
-}
+CALLS = {"pallas_call", "custom_call", "ffi_call", "tpu_custom_call"}
+HIDDEN = CALLS | {"pure_callback", "io_callback"}
 PRODUCTS = {"dot_general", "conv_general_dilated", "tconv_gather", "tconv_paint", "tconv_correlate"}
 
 
@@ -261,8 +255,9 @@ class Reader:
         weights: Value | None = None,
     ) -> Signal:
         """Begins an enlargement of several images between whose pixels those of the others lie."""
-        event = self.enlarged(place, "interleaving", axes, factors, place.inputs[-1])
-        before = None if weights is not None else convolution_before(place.inputs[-1])
+        image = [v for v in place.inputs if is_inexact(v.dtype)][-1]
+        event = self.enlarged(place, "interleaving", axes, factors, image)
+        before = None if weights is not None else convolution_before(image)
         self.filled(event, before)
         if weights is not None:
             event.kernel = weights

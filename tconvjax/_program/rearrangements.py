@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,20 @@ def _cut(reader: Reader, place: Place, starts: Sequence[int], strides: Sequence[
                 tile = _picked(tile, axis, image.shape[axis], start, stride, place.shape[axis])
         return tile
 
-    return reordered(reader, place, function)
+    signal = reordered(reader, place, function)
+    if not any(_cuts_channels(r, image.shape, place.shape) for r in signal.values()):
+        return signal
+    linear = lambda: [{s: r.each(function) for s, r in merged(reader.signal(image)).items()}]
+    space, phases = space_of(signal), phases_of(signal)
+    return begin(place.results[0], linear=linear, space=space, phases=phases)
+
+
+def _cuts_channels(response: Response, old: Sequence[Any], new: Sequence[Any]) -> bool:
+    """Whether a slice takes some of the channels for which one tile stands: each part has weights of its own."""
+    if response.mixed or response.enlargements or not response.space:
+        return False
+    inside = {0, *response.space, *response.phases}
+    return any(n != old[a] and a not in inside for a, n in enumerate(new))
 
 
 def split(reader: Reader, place: Place) -> Signal:
@@ -269,15 +283,17 @@ def _joined(place: Place, axis: int, pieces: list[Signal], sizes: Sequence[Any])
 
 
 def gather(reader: Reader, place: Place) -> Signal:
-    """Reads pixels at known indices along one axis, as `jnp.take` and nearest neighbors do."""
+    """Reads pixels at known indices, along one axis as `jnp.take` and nearest neighbors do, or anywhere."""
     image, indices = place.inputs
     numbers, sizes = (place.equation.params[n] for n in ("dimension_numbers", "slice_sizes"))
     axes = tuple(numbers.start_index_map)
     others = [a for a in range(len(image.shape)) if a not in axes]
     plain = len(axes) == 1 and tuple(numbers.collapsed_slice_dims) == axes
     whole = all(image.shape[a] == sizes[a] for a in others)
-    if not (plain and whole) or len(indices.shape) != 2 or reader.is_free(indices):
+    if reader.is_free(indices):
         raise Unread
+    if not (plain and whole) or len(indices.shape) != 2:
+        return _gathered(reader, place)
     picks = np.asarray(indices.compute())[:, 0]
     (at,) = (a for a in range(len(place.shape)) if a not in numbers.offset_dims)
     place_of = {axes[0]: at, **dict(zip(others, numbers.offset_dims, strict=True))}
@@ -289,6 +305,38 @@ def gather(reader: Reader, place: Place) -> Signal:
         return np.moveaxis(tile, axis, 1 + at)
 
     return reordered(reader, place, function, place_of.get)
+
+
+def _gathered(reader: Reader, place: Place) -> Signal:
+    """Reads pixels anywhere: the same read of the pixels' places tells where they go."""
+    image, indices = place.inputs
+    sizes = image.shape
+    if not all(isinstance(n, int) for n in (*sizes, *place.shape)):
+        raise Unread
+    if prod(sizes) > tiles.MOST_ELEMENTS or prod(place.shape) > tiles.MOST_ELEMENTS:
+        raise Unread
+    places = np.arange(prod(sizes), dtype=np.int32).reshape(sizes)
+    params = place.equation.params | {"fill_value": None}
+    read = place.equation.primitive.bind(places, indices.compute(), **params)
+    from_ = np.unravel_index(np.asarray(read), sizes)
+    along = [
+        {b for b in range(read.ndim) if (where != np.take(where, [0], b)).any()} for where in from_
+    ]
+
+    def function(tile: np.ndarray) -> np.ndarray:
+        if len(tile) * read.size > tiles.MOST_ELEMENTS:
+            raise Unread
+        at = tuple(w % n for w, n in zip(from_, tile.shape[1:], strict=True))
+        tile = tile[(slice(None), *at)]
+        for axis in range(1, tile.ndim):
+            tile = tiles.shortened(tile, axis)
+        return tile
+
+    moved = lambda axes: frozenset(b for a in axes for b in along[a])
+    return {
+        s: r.each(function, space=moved(r.space), phases=frozenset())
+        for s, r in reader.used(image).items()
+    }
 
 
 def scatter(reader: Reader, place: Place) -> Signal:

@@ -88,7 +88,6 @@ def _transposed_convolution(e: Enlargement, convolution: Convolution, period: An
     geometry = _geometry(e, convolution)
     k, s, extent = geometry.kernel_size, geometry.strides, geometry.extent
     overlap = _overlap(k, s, geometry.kernel_dilation)
-    share, weights = _share(e), e.origin
     batch, small, big = _sizes(e.place, convolution)
     pairs = small * big // geometry.feature_group_count
 
@@ -108,93 +107,66 @@ def _transposed_convolution(e: Enlargement, convolution: Convolution, period: An
     taps = "output pixels receive equal numbers of taps"
     if e.overlap > 1:
         taps = f"output pixels receive unequal numbers of taps (max/min {e.overlap:g})"
-    return _finding(
-        e.place,
-        layer=_layer(e),
+    return _enlargement(
+        e,
+        period,
         kind="transposed_convolution",
         severity=_severity(e, uneven=e.overlap > 1),
         what=f"transposed convolution, kernel {_by(k)}, stride {_by(s)}, {small} -> {big} channels",
-        why=taps + _energy_clause(share, weights),
+        why=taps + _energy_clause(e),
         remedy=remedy,
         kernel_size=k,
         strides=s,
         overlap_ratio=overlap,
         variance_ratio=_variance_ratio(e, overlap),
-        harmonic_share=share,
-        weights=weights,
         center_shift=_shift(geometry),
-        period=period,
         cost=cost(k, k),
         remedy_cost=cost(conv, fused),
-        image=e.image,
     )
 
 
 def _phases(e: Enlargement, period: Any) -> Finding:
-    share = _share(e)
     shuffled = e.means == "shuffle"
-    return _finding(
-        e.place,
-        layer=_layer(e),
+    return _enlargement(
+        e,
+        period,
         kind="pixel_shuffle",
         severity=_severity(e, uneven=not shuffled and e.overlap > 1),
         what=f"{'pixel shuffle' if shuffled else 'interleaved images'}, by {_by(e.strides)}",
-        why="every phase has a kernel of its own" + _energy_clause(share, e.origin),
+        why="every phase has a kernel of its own" + _energy_clause(e),
         remedy="initializers.icnr for the convolution before it, or a blur after it"
         if shuffled
         else "a subpixel_conv initialized by initializers.icnr, or a blur after it",
-        kernel_size=e.kernel_size,
-        strides=e.strides,
         overlap_ratio=1.0 if shuffled else e.overlap,
         variance_ratio=1.0,
-        harmonic_share=share,
-        weights=e.origin,
-        center_shift=(0.0,) * len(e.strides),
-        period=period,
-        image=e.image,
     )
 
 
 def _matrix(e: Enlargement, period: Any) -> Finding:
-    share = _share(e)
-    return _finding(
-        e.place,
-        layer=_layer(e),
+    return _enlargement(
+        e,
+        period,
         kind="resize",
         severity=_severity(e, uneven=e.overlap > 1),
         what=f"product with a matrix along space, by {_by(e.strides)}",
-        why="its rows do not add up to the same" + _energy_clause(share, e.origin),
+        why="its rows do not add up to the same" + _energy_clause(e),
         remedy="resize, or rows of equal sums",
         kernel_size=None,
-        strides=e.strides,
-        overlap_ratio=e.overlap,
-        variance_ratio=e.overlap,
-        harmonic_share=share,
-        weights=e.origin,
-        center_shift=(0.0,) * len(e.strides),
-        period=period,
-        image=e.image,
     )
 
 
 def _zeros(e: Enlargement, period: Any) -> Finding:
-    return _finding(
-        e.place,
+    return _enlargement(
+        e,
+        period,
         layer="",
         kind="resize",
         severity="none" if e.share <= FLAT else "high",
         what=f"zeros between pixels, {_by(e.strides)}",
         why="nothing fills the new pixels evenly",
         remedy="resize(method='nearest'), or a convolution initialized by initializers.balanced_transpose",
-        kernel_size=e.kernel_size,
-        strides=e.strides,
-        overlap_ratio=e.overlap,
-        variance_ratio=e.overlap,
         harmonic_share=e.share,
         weights="none",
-        center_shift=(0.0,) * len(e.strides),
-        period=period,
-        image=e.image,
     )
 
 
@@ -207,25 +179,24 @@ def _gradient(e: Enlargement, period: Any) -> Finding:
     if e.means == "zeros":
         what = "input gradient of a slice"
     options: dict[str, Any] = {}
-    center = (0.0,) * len(s)
     even = _whole(k, s)
     if convolution is not None:
         geometry = _geometry(e, convolution)
         even = _whole(geometry.extent, s)
         batch, small, big = _sizes(e.place, convolution)
         what += f", kernel {_by(k)}, stride {_by(s)}, {big} -> {small} channels"
-        center = _shift(geometry)
+        options = {"center_shift": _shift(geometry)}
         pairs = small * big // geometry.feature_group_count
         if batch is not None:
             flops = 2 * batch * prod(geometry.small) * pairs
             costs = [Cost(flops * prod(n), prod(n) * pairs, tuple(n)) for n in (k, even)]
-            options = {"cost": costs[0], "remedy_cost": costs[1]}
+            options |= {"cost": costs[0], "remedy_cost": costs[1]}
     else:
         what += f" of {_by(k)}, stride {_by(s)}"
     clean = e.overlap == 1 or (e.known and e.share <= FLAT)
-    return _finding(
-        e.place,
-        layer=_layer(e),
+    return _enlargement(
+        e,
+        period,
         kind=kind,
         severity="none" if clean else "medium" if e.overlap == inf else "low",
         what=what,
@@ -233,14 +204,8 @@ def _gradient(e: Enlargement, period: Any) -> Finding:
         remedy=f"{'kernel_size=' if convolution else 'windows of '}{even if convolution else _by(even)}"
         f"{' in that convolution, or stride 1 and then' if convolution else ', or'} blur_pool(strides={s})",
         kernel_size=k,
-        strides=s,
-        overlap_ratio=e.overlap,
-        variance_ratio=e.overlap,
         harmonic_share=None,
         weights="none",
-        center_shift=center,
-        period=period,
-        image=e.image,
         **options,
     )
 
@@ -284,12 +249,7 @@ def resizes_of(place: Place, lanes: LaneBook, images: Sequence[Value]) -> Iterat
 
 def _is_statistic(value: Value) -> bool:
     """Whether a value is made of sums over an image, as in a GroupNorm, whose groups are spread over channels."""
-    seen = [value]
-    for value in seen[:16]:
-        if value.made_by.startswith(("reduce_sum", "reduce_max")):
-            return True
-        seen += value.inputs
-    return len(seen) > 1 and any(v.made_by.startswith("reduce_sum") for v in seen[:64])
+    return any(v.made_by.startswith(("reduce_sum", "reduce_max")) for v in (value, *value.inputs))
 
 
 def not_understood(place: Place) -> Finding:
@@ -318,6 +278,23 @@ def not_understood(place: Place) -> Finding:
         center_shift=(),
         period=(),
     )
+
+
+def _enlargement(e: Enlargement, period: Any, **fields: Any) -> Finding:
+    """Returns the finding of an enlargement; what a rule does not say is what its response says."""
+    found = {
+        "layer": _layer(e),
+        "kernel_size": e.kernel_size,
+        "strides": e.strides,
+        "overlap_ratio": e.overlap,
+        "variance_ratio": e.overlap,
+        "harmonic_share": _share(e),
+        "weights": e.origin,
+        "center_shift": (0.0,) * len(e.strides),
+        "period": period,
+        "image": e.image,
+    }
+    return _finding(e.place, **found | fields)
 
 
 def _finding(
@@ -470,10 +447,11 @@ def _judged(e: Enlargement) -> bool:
     return e.origin != "none" or e.drawn
 
 
-def _energy_clause(share: float | None, weights: str) -> str:
+def _energy_clause(e: Enlargement) -> str:
+    share = _share(e)
     if share is None:
         return ""
-    of = "these" if weights == "given" else "random"
+    of = "these" if e.origin == "given" else "random"
     return f", and {of} weights put {share:.1%} of a constant's energy on the pattern"
 
 

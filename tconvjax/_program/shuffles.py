@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from tconvjax._program.convolutions import Convolution, convolutions_before
 from tconvjax._program.program import Place, Value
+from tconvjax._program.tiles import Unread, parts
 
 
 class Digit(NamedTuple):
@@ -17,12 +18,10 @@ class Digit(NamedTuple):
 
     Attributes:
       axis: axis of the image.
-      weight: growth of the index per unit of the digit.
       size: number of values.
     """
 
     axis: int
-    weight: int
     size: int
 
 
@@ -38,8 +37,6 @@ class Shuffle(NamedTuple):
       convolutions: the convolutions that made it.
       axes: axes of the result that become larger.
       factors: factors of their enlargement.
-      split: sizes of the digits of the channels, slow ones first.
-      phase_digits: indices in `split` of the digits that become the phases of `axes`.
     """
 
     source: Value
@@ -47,8 +44,6 @@ class Shuffle(NamedTuple):
     convolutions: list[Convolution]
     axes: tuple[int, ...]
     factors: tuple[int, ...]
-    split: tuple[int, ...]
-    phase_digits: tuple[int, ...]
 
 
 def pixel_shuffle(place: Place) -> Shuffle | None:
@@ -72,7 +67,7 @@ def pixel_shuffle(place: Place) -> Shuffle | None:
             continue  # a reshape without a transpose, such as of attention heads or detector scores
         for channel in _channels(source, convolutions, joined.values()):
             minors = _minor_digits(joined, channel)
-            split = sorted((d for axis in after for d in axis if d.axis == channel), key=_weight)
+            split = [d for axis in after for d in axis if d.axis == channel]
             majors = [after[axis][0] for axis in minors]
             # Not heads of an attention or a batch.
             likely = bool(minors and spatial) or (len(minors) > 1 and len(split) > 1)
@@ -88,8 +83,6 @@ def pixel_shuffle(place: Place) -> Shuffle | None:
                     [c for c in convolutions if c.features == channel],
                     tuple(minors),
                     tuple(d.size for d in minors.values()),
-                    tuple(d.size for d in split),
-                    tuple(map(split.index, minors.values())),
                 )
     return None
 
@@ -126,11 +119,7 @@ def _is_before_space(source: Value, channel: int, space: Sequence[Digit]) -> boo
 
 
 def _digits(shape: Sequence[int]) -> Digits:
-    return [[Digit(axis, 1, n)] if n != 1 else [] for axis, n in enumerate(shape)]
-
-
-def _weight(digit: Digit) -> int:
-    return -digit.weight
+    return [[Digit(axis, n)] if n != 1 else [] for axis, n in enumerate(shape)]
 
 
 def _reorders(value: Value) -> bool:
@@ -149,21 +138,9 @@ def _reordered(digits: Digits, value: Value) -> Digits | None:
 
 def _regrouped(digits: Digits, shape: Sequence[int]) -> Digits | None:
     """Splits and joins digits to the axes of another shape; None where a digit would have to be cut unevenly."""
-    rest = [d for axis in digits for d in axis]
-    groups: Digits = []
-    for need in shape:
-        groups.append([])
-        while need != 1:
-            if need == 0 or not rest:
-                return None
-            axis, weight, size = rest.pop(0)
-            if need % size == 0:  # symbolic sizes included
-                groups[-1].append(Digit(axis, weight, size))
-                need //= size
-            elif size % need == 0:
-                groups[-1].append(Digit(axis, weight * (size // need), need))
-                rest.insert(0, Digit(axis, weight, size // need))
-                need = 1
-            else:
-                return None
-    return groups
+    whole = [d for axis in digits for d in axis]
+    try:
+        groups = parts([d.size for d in whole], shape)
+    except Unread:
+        return None
+    return [[Digit(whole[part.axis].axis, part.size) for part in group] for group in groups]

@@ -179,7 +179,7 @@ def linearized(source: Source, response: Response) -> list[tuple[Source, Respons
             replace(
                 response,
                 gain=path(r.gain),
-                taps=_taps(path, r),
+                taps=_taps(response, r),
                 mixed=True,
                 path=None,
                 known=r.known,
@@ -191,9 +191,12 @@ def linearized(source: Source, response: Response) -> list[tuple[Source, Respons
     ]
 
 
-def _taps(path: Tiled, response: Response) -> np.ndarray:
+def _taps(response: Response, before: Response) -> np.ndarray:
+    """Returns the numbers of taps from what was before the source, which signs along the path do not change."""
+    if before.taps.size == 1:
+        return response.taps * before.taps.item()
     try:
-        return path(response.taps)
+        return response.path(before.taps) if response.path else response.taps
     except (Unread, ValueError):
         return np.ones((1,) * response.taps.ndim)
 
