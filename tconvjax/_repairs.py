@@ -13,8 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tconvjax import _geometry as geo
+from tconvjax import _layers as layers
 from tconvjax import analysis
-from tconvjax._geometry import Pairs
+
+# Options that a resize-convolution takes over from the transposed convolution that it replaces.
+KEPT = (
+    "feature_group_count", "use_bias", "dtype", "param_dtype", "precision", "promote_dtype", "preferred_element_type",
+)  # fmt: skip
 
 
 class Balanced(NamedTuple):
@@ -134,15 +139,21 @@ def _wide(x: Any) -> jax.Array:
     return jnp.asarray(x, jax.dtypes.canonicalize_dtype(np.promote_types(x.dtype, np.float32)))
 
 
-def resize_conv_arguments(
-    who: str,
-    kernel_size: tuple[int, ...],
-    options: Mapping[str, Any],
-) -> tuple[tuple[int, ...], tuple[int, ...], Pairs]:
-    """Returns kernel size, scale and padding of the resize-convolution that replaces a transposed convolution.
+def resize_conv_options(
+    layer: Any, kernel_size: tuple[int, ...], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the options of the resize-convolution that replaces a transposed convolution of NNX or Linen.
 
     For k taps at stride s it has `k − s + 1` taps on the enlarged image, which see the same input pixels.
+
+    Args:
+      layer: a `ConvTranspose`.
+      kernel_size: its kernel size.
+      options: those of its function.
     """
+    who = "artifact_free"
+    if layer.mask is not None:
+        raise ValueError(f"{who}: the layer must have no mask. Build a ResizeConv.")
     s: tuple[int, ...] = options["strides"]
     if max(options["kernel_dilation"]) > 1 or any(
         k < t for k, t in zip(kernel_size, s, strict=True)
@@ -165,18 +176,23 @@ def resize_conv_arguments(
         (low, new - t * n + k - 1 - low)
         for low, new, t, n, k in zip(lows, geometry.big, s, geometry.small, size, strict=True)
     )
-    return size, s, pads
+    return {"kernel_size": size, "scale": s, "padding": pads} | {n: getattr(layer, n) for n in KEPT}
 
 
-def fitted(
-    kernel: jax.Array, strides: tuple[int, ...], *, transpose_kernel: bool, groups: int
-) -> jax.Array:
+def fitted(layer: Any, options: Mapping[str, Any], kernel: jax.Array) -> jax.Array:
     """Returns the kernel of the 'nearest' resize-convolution that is closest to a transposed convolution.
 
     Repeating pixels and convolving paints the kernel convolved with ones(s); this is the least-squares inverse of that
     convolution, along one axis after the other.
+
+    Args:
+      layer: a `ConvTranspose`.
+      options: those of its function.
+      kernel: its parameter.
     """
-    if transpose_kernel:  # (*k, out // groups, in), painted as it is
+    kernel = layers.effective_kernel(layer, options, kernel)
+    groups, strides = layer.feature_group_count, options["strides"]
+    if layer.transpose_kernel:  # (*k, out // groups, in), painted as it is
         rank = kernel.ndim - 2
         kernel = jnp.flip(kernel, tuple(range(rank)))
         *k, o, i = kernel.shape

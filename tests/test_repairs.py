@@ -342,6 +342,33 @@ def test_a_resize_convolution_takes_the_place(k, s, options):
     same = artifact_free(layer)
     np.testing.assert_allclose(same.kernel[...], small, atol=1e-5)
     np.testing.assert_allclose(same(X), layer(X), atol=1e-4)
+    twin, variables = in_linen(layer, k, s, **options)
+    resized, resized_variables = tconvjax.linen.artifact_free(twin, variables)
+    np.testing.assert_allclose(resized.apply(resized_variables, X), same(X), atol=1e-5)
+    assert twin.name == resized.name == "up"
+
+
+def in_linen(layer, k, s, **options):
+    """The same layer with the same numbers."""
+    params = {"kernel": layer.kernel[...]}
+    if layer.bias is not None:
+        params["bias"] = layer.bias[...]
+    return tconvjax.linen.ConvTranspose(6, k, s, name="up", **options), {"params": params}
+
+
+def test_a_twin_in_linen_keeps_boxes_and_other_collections():
+    layer = tconvjax.linen.ConvTranspose(6, (4, 4), 2, padding=1, dtype=jnp.bfloat16)
+    kernel = jnp.ones((4, 4, 4, 6))
+    boxed = linen.Partitioned(kernel, (None, None, "in", "out"))
+    given = {"params": {"kernel": boxed, "bias": jnp.zeros(6)}, "seen": {"count": jnp.ones(())}}
+    new, variables = tconvjax.linen.artifact_free(layer, given)
+    assert new.dtype == jnp.bfloat16
+    assert variables["params"]["kernel"].names == boxed.names
+    assert variables["params"]["kernel"].value.shape == (3, 3, 4, 6)
+    assert variables["seen"] is not None
+    assert given["params"]["kernel"].value is kernel
+    with pytest.raises(ValueError, match=r"^artifact_free: variables must be those of the layer"):
+        tconvjax.linen.artifact_free(layer, {"params": {"up": given["params"]}})
 
 
 @pytest.mark.refuses
@@ -359,6 +386,13 @@ def test_other_layers_have_no_resize_convolution(layer, message):
     with pytest.raises(ValueError, match=r"^artifact_free: the layer must have .*\.") as caught:
         artifact_free(tconvjax.nnx.ConvTranspose(4, 6, **given))
     assert message in str(caught.value)
+    given.pop("rngs")
+    kernel = jnp.ones((*given["kernel_size"], 4, 6))
+    with pytest.raises(ValueError, match=r"^artifact_free: the layer must have .*\.") as caught:
+        tconvjax.linen.artifact_free(
+            tconvjax.linen.ConvTranspose(6, **given), {"params": {"kernel": kernel}}
+        )
+    assert message in str(caught.value)
 
 
 @pytest.mark.refuses
@@ -372,3 +406,5 @@ def test_only_models_are_balanced(flax):
 def test_only_our_layers_have_a_resize_convolution():
     with pytest.raises(TypeError, match=r"^artifact_free: layer must be .*; got Conv\."):
         artifact_free(nnx.Conv(4, 4, (3, 3), rngs=nnx.Rngs(0)))
+    with pytest.raises(TypeError, match=r"^artifact_free: layer must be .*; got Conv\."):
+        tconvjax.linen.artifact_free(linen.Conv(4, (3, 3)), {})

@@ -17,5 +17,6 @@ from tconvjax.linen._fixed import BilinearAdditive as BilinearAdditive
 from tconvjax.linen._fixed import BlurPool as BlurPool
 from tconvjax.linen._fixed import Hold as Hold
 from tconvjax.linen._fixed import MaxBlurPool as MaxBlurPool
+from tconvjax.linen._repairing import artifact_free as artifact_free
 from tconvjax.linen._repairing import balance as balance
 from tconvjax.linen._repairing import repair as repair

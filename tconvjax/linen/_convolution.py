@@ -83,7 +83,7 @@ class ConvTranspose(nn.Module):
     balanced: bool = False
 
     def __post_init__(self) -> None:
-        spec = _spec(self, layers.CONV_TRANSPOSE, None)
+        spec = spec_of(self, layers.CONV_TRANSPOSE, None)
         integers = spec.kernel_size, spec.options["strides"], spec.options["kernel_dilation"]
         layers.check_balanced("ConvTranspose", *integers, self.mask, balanced=self.balanced)
         super().__post_init__()
@@ -343,7 +343,8 @@ class Upsample(nn.Module):
         )
 
 
-def _spec(module: Any, kind: layers.Kind, in_features: int | None) -> layers.Spec:
+def spec_of(module: Any, kind: layers.Kind, in_features: int | None) -> layers.Spec:
+    """Resolves the fields of a layer; None for channels of the input that are not known yet."""
     who = type(module).__name__
     options = {name: getattr(module, name) for name in kind.option_names}
     features = in_features, module.features
@@ -355,13 +356,13 @@ def _spec(module: Any, kind: layers.Kind, in_features: int | None) -> layers.Spe
 
 def _refuse(module: Any, kind: layers.Kind) -> None:
     """Raises at construction for arguments that every call would refuse."""
-    _spec(module, kind, None)
+    spec_of(module, kind, None)
 
 
 def _apply(module: Any, kind: layers.Kind, x: jax.Array, **at_call: Any) -> jax.Array:
     """Returns `function(x, effective kernel) + bias`, all in the dtype of the computation."""
     x = layers.image(type(module).__name__, x)
-    spec = _spec(module, kind, x.shape[-1])
+    spec = spec_of(module, kind, x.shape[-1])
     init = module.kernel_init or spec.kernel_init
     kernel = module.param("kernel", init, spec.kernel_shape, module.param_dtype)
     kernel = layers.effective_kernel(module, spec.options, kernel)

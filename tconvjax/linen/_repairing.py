@@ -5,14 +5,18 @@ from typing import Any
 from uuid import uuid4
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from tconvjax import _layers as layers
 from tconvjax import _repairs as repairs
 from tconvjax._repair import Repaired
 from tconvjax._repair import repair as repair_params
 from tconvjax._repairs import Report
-from tconvjax.linen._convolution import ConvTranspose
+from tconvjax.linen._convolution import ConvTranspose, ResizeConv, spec_of
+
+KERNEL = ("params", "kernel")  # path in the variables of one layer
 
 
 def balance(module: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> tuple[Any, Report]:
@@ -91,6 +95,51 @@ def repair(module: nn.Module, variables: Any, *args: Any, **options: Any) -> Rep
             f"repair: module must be a linen.Module; got {type(module).__name__}. For NNX: tconvjax.nnx.repair."
         )
     return repair_params(module.apply, variables, *args, **options)
+
+
+def artifact_free(layer: ConvTranspose, variables: Any) -> tuple[ResizeConv, Any]:
+    """Returns a resize-convolution to replace a transposed convolution, and its variables.
+
+    Output size, alignment and receptive field are equal: `k − s + 1` taps on the image enlarged by 'nearest'. Its
+    kernel comes as near as possible to the trained layer, and it has the same bias.
+
+    Args:
+      layer: of kernel_size at least strides, undilated, unmasked and with padding_mode 'zeros'.
+      variables: of the layer alone, `{"params": {"kernel": ..., "bias": ...}}`; not changed.
+
+    Returns:
+      A layer of the same name and dtypes, and its variables, in the same containers and boxes.
+
+    Raises:
+      ValueError: for another layer, or variables without its kernel.
+      TypeError: if `layer` is not a `ConvTranspose` of this module.
+
+    Example:
+      >>> layer, x = ConvTranspose(3, (4, 4), 2, padding=1), jnp.zeros((1, 16, 16, 8))
+      >>> new, variables = artifact_free(layer, layer.init(jax.random.key(0), x))
+      >>> new.kernel_size, new.padding, new.apply(variables, x).shape
+      ((3, 3), ((1, 1), (1, 1)), (1, 32, 32, 3))
+
+    References:
+      Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003.
+    """
+    if not isinstance(layer, ConvTranspose):
+        raise TypeError(
+            f"artifact_free: layer must be a tconvjax.linen.ConvTranspose; got {type(layer).__name__}. For NNX: "
+            "tconvjax.nnx.artifact_free."
+        )
+    kernels = [x for path, x in jax.tree.leaves_with_path(variables) if _names(path) == KERNEL]
+    if len(kernels) != 1:
+        raise ValueError(
+            "artifact_free: variables must be those of the layer, with a kernel at ['params']['kernel']; got "
+            f"{jax.tree.map(jnp.shape, variables)}."
+        )
+    kernel_size, *_, options = spec_of(layer, layers.CONV_TRANSPOSE, None)
+    new_options = repairs.resize_conv_options(layer, kernel_size, options)
+    kernel = repairs.fitted(layer, options, kernels[0])
+    return ResizeConv(layer.features, **new_options, name=layer.name), jax.tree.map_with_path(
+        lambda path, x: kernel if _names(path) == KERNEL else x, variables
+    )
 
 
 def _candidates(

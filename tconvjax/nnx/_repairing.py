@@ -137,37 +137,15 @@ def artifact_free(layer: ConvTranspose) -> ResizeConv:
     References:
       Odena, Dumoulin & Olah 2016, doi:10.23915/distill.00003.
     """
-    who = "artifact_free"
     if not isinstance(layer, ConvTranspose):
         raise TypeError(
-            f"{who}: layer must be a tconvjax.nnx.ConvTranspose; got {type(layer).__name__}. "
-            "Build it with interop.from_flax first."
+            f"artifact_free: layer must be a tconvjax.nnx.ConvTranspose; got {type(layer).__name__}. Build it with "
+            "interop.from_flax first. For Linen: tconvjax.linen.artifact_free."
         )
-    if layer.mask is not None:
-        raise ValueError(f"{who}: the layer must have no mask. Build a ResizeConv.")
     options = {name: getattr(layer, name) for name in layers.CONV_TRANSPOSE.option_names}
-    kernel_size, scale, padding = repairs.resize_conv_arguments(who, layer.kernel_size, options)
-    new = ResizeConv(
-        layer.in_features,
-        layer.out_features,
-        kernel_size,
-        scale,
-        padding=padding,
-        feature_group_count=layer.feature_group_count,
-        use_bias=layer.use_bias,
-        dtype=layer.dtype,
-        param_dtype=layer.param_dtype,
-        precision=layer.precision,
-        promote_dtype=layer.promote_dtype,
-        preferred_element_type=layer.preferred_element_type,
-        rngs=nnx.Rngs(0),
-    )
-    new.kernel[...] = repairs.fitted(
-        layers.effective_kernel(layer, options, layer.kernel[...]),
-        scale,
-        transpose_kernel=layer.transpose_kernel,
-        groups=layer.feature_group_count,
-    )
+    new_options = repairs.resize_conv_options(layer, layer.kernel_size, options)
+    new = ResizeConv(layer.in_features, layer.out_features, **new_options, rngs=nnx.Rngs(0))
+    new.kernel[...] = repairs.fitted(layer, options, layer.kernel[...])
     if layer.bias is not None and new.bias is not None:
         new.bias[...] = layer.bias[...]
     return new
