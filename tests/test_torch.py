@@ -1,7 +1,9 @@
 """Against PyTorch where it is installed: random geometries with their gradients, and real modules both ways."""
 
 import pickle
+import re
 from collections import OrderedDict
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -318,6 +320,34 @@ def test_refuses_what_may_compute_something_else(name):
     module = CHANGED[name]()
     with pytest.raises((TypeError, ValueError), match=r"^from_torch: .*; got .*\.$"):
         interop.from_torch(module)
+
+
+def test_the_recipe_of_the_pages_repairs_a_network_of_torch():
+    """Through torchax, whose functions audit and repair read; the state dict goes back into the module."""
+    pytest.importorskip("torchax", reason="a peer that CI does not install")
+    page = Path(__file__).parents[1].joinpath("docs/interop.md").read_text()
+    (recipe,) = re.findall(r"^```python\n(import [^`]*torchax[^`]*)```", page, re.MULTILINE)
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        OrderedDict(
+            body=torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.LeakyReLU()),
+            up=torch.nn.ConvTranspose2d(8, 3, 4, 2, padding=1),
+            norm=torch.nn.BatchNorm2d(3),
+        )
+    )
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    pictures = np.random.default_rng(0).random((16, 3, 24, 24), np.float32)
+    names = {"module": module, "pictures": pictures}
+    exec(recipe, names)
+    (finding,) = names["findings"]
+    assert (finding.layer, finding.period, finding.severity) == ("up.weight", (2, 2), "medium")
+    found = names["repaired"]
+    assert list(found.layers) == ["params['up.weight']"]
+    assert found.after < found.before - 1
+    changed = {n for n, v in module.state_dict().items() if not torch.equal(v, before[n])}
+    assert changed == {"up.weight"}
+    want = names["fn"](found.params, jnp.asarray(pictures))
+    assert distance(module(torch.tensor(pictures)).detach(), want) < TOLERANCE
 
 
 def test_pooling_its_phases_and_its_gradient_are_those_of_torch():
