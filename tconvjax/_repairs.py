@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tconvjax import _geometry as geo
-from tconvjax import _layers as layers
 from tconvjax import analysis
 
 # Options that a resize-convolution takes over from the transposed convolution that it replaces.
@@ -188,9 +187,8 @@ def fitted(layer: Any, options: Mapping[str, Any], kernel: jax.Array) -> jax.Arr
     Args:
       layer: a `ConvTranspose`.
       options: those of its function.
-      kernel: its parameter.
+      kernel: with which it computes.
     """
-    kernel = layers.effective_kernel(layer, options, kernel)
     groups, strides = layer.feature_group_count, options["strides"]
     if layer.transpose_kernel:  # (*k, out // groups, in), painted as it is
         rank = kernel.ndim - 2

@@ -136,7 +136,7 @@ def artifact_free(layer: ConvTranspose, variables: Any) -> tuple[ResizeConv, Any
         )
     kernel_size, *_, options = spec_of(layer, layers.CONV_TRANSPOSE, None)
     new_options = repairs.resize_conv_options(layer, kernel_size, options)
-    kernel = repairs.fitted(layer, options, kernels[0])
+    kernel = repairs.fitted(layer, options, layers.effective_kernel(layer, options, kernels[0]))
     return ResizeConv(layer.features, **new_options, name=layer.name), jax.tree.map_with_path(
         lambda path, x: kernel if _names(path) == KERNEL else x, variables
     )

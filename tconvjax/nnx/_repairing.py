@@ -145,7 +145,8 @@ def artifact_free(layer: ConvTranspose) -> ResizeConv:
     options = {name: getattr(layer, name) for name in layers.CONV_TRANSPOSE.option_names}
     new_options = repairs.resize_conv_options(layer, layer.kernel_size, options)
     new = ResizeConv(layer.in_features, layer.out_features, **new_options, rngs=nnx.Rngs(0))
-    new.kernel[...] = repairs.fitted(layer, options, layer.kernel[...])
+    kernel = layers.effective_kernel(layer, options, layer.kernel[...])
+    new.kernel[...] = repairs.fitted(layer, options, kernel)
     if layer.bias is not None and new.bias is not None:
         new.bias[...] = layer.bias[...]
     return new
