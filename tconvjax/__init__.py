@@ -9,6 +9,7 @@ from tconvjax import interop as interop
 from tconvjax import metrics as metrics
 from tconvjax._acceleration import accelerate as accelerate
 from tconvjax._geometry import conv_transpose_shape as conv_transpose_shape
+from tconvjax._measure import measure as measure
 from tconvjax._ops.adaptive import carafe as carafe
 from tconvjax._ops.adaptive import dysample as dysample
 from tconvjax._ops.convolution import conv as conv
@@ -32,12 +33,13 @@ from tconvjax._repair import repair as repair
 from tconvjax._version import __version__ as __version__
 
 # Imported on first use: `import tconvjax` imports no Flax.
-_LAZY = ("cli", "linen", "nnx")
+_LAZY = ("cli", "linen", "nnx", "plot")
 
 if _typing.TYPE_CHECKING:
     from tconvjax import cli as cli
     from tconvjax import linen as linen
     from tconvjax import nnx as nnx
+    from tconvjax import plot as plot
 else:  # a type checker that sees it takes every name for an attribute
 
     def __getattr__(name):

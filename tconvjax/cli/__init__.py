@@ -1,7 +1,7 @@
 """Command line: `explain` predicts from a layer's integers, `measure` looks at images, `audit` at programs.
 
-Exit status: 0 success; 1 `audit` found artifacts, or a metric exceeds a limit of `measure --fail-above`; 2 bad input,
-with one line for each fault; 130 after Ctrl-C; 141 if the reader of a pipe has ended. The last two print nothing.
+Exit status: 0 success; 1 `audit` found artifacts, or `measure --fail-on` what it names; 2 bad input, with one line
+for each fault; 130 after Ctrl-C; 141 if the reader of a pipe has ended. The last two print nothing.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tconvjax import analysis
+from tconvjax import analysis, plot
 from tconvjax._geometry import Geometry, Padding, conv_transpose_geometry
 from tconvjax.cli import _pictures as pictures
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-padding", type=int, help="extra pixels at the high end")
     parser.add_argument("--dilation", type=int, default=1, help="output pixels between taps")
     parser.add_argument("--input", type=int, nargs="+", default=[8], help="input pixels")
-    parser.add_argument("--picture", type=Path, help="PNG file to draw the overlap to")
+    parser.add_argument("--picture", type=Path, help="file to draw the overlap to")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -88,8 +88,9 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("\n".join(_lines(geometry, centers, overlaps, counts)))
     if options.picture:  # last, so that a failure to draw loses nothing
-        title = f"kernel {_by(k)}, stride {_by(s)}"
-        pictures.overlap(options.picture, overlaps, centers, n, title)
+        ax = pictures.axes(4.8, 3.0 if rank == 1 else 4.6)
+        plot.overlap_map(n, k, **layer, ax=ax)
+        pictures.save(ax.figure, options.picture)
     return 0
 
 

@@ -1,43 +1,28 @@
-"""`tconvjax measure`: checkerboards in images, beside the values for white noise."""
+"""`tconvjax measure`: is there a grid in these images?"""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
-from tconvjax import metrics
+from tconvjax._measure import LARGEST, PERIODS, measured
+from tconvjax._measure.measurement import Measurement
+from tconvjax._measure.pictures import Picture, pictures_of
 from tconvjax.cli import _images as reading
-from tconvjax.cli import _pictures as pictures
-from tconvjax.cli._errors import one_line, printable
+from tconvjax.cli import _pictures as drawing
+from tconvjax.cli._errors import printable
 
-HELP = "checkerboard metrics of images"
+HELP = "checkerboards and other grids in images"
 DESCRIPTION = (
-    "Measures periodic patterns in images, all images of one size together, and in white noise of that size. Integers "
-    "of 8 and 16 bits are divided by the largest of their type, wider ones and floats are used as they are; alpha is "
-    "dropped. Files that cannot be read are named, and the others are measured."
+    "Says whether there is a grid in images: a checkerboard, stripes, what upsampling leaves. All files form one set, "
+    "and each is judged by itself, too (--each). Files that cannot be read are named, and the others are measured."
 )
-Shape = tuple[int, ...]
-PERIODIC: tuple[Callable[..., Any], ...] = (
-    metrics.phase_mean_fraction,
-    metrics.band_contrast,
-    metrics.coherence,
-    metrics.cyclic_variance_depth,
-    metrics.cyclic_difference_depth,
-)
-SAMPLES = 64  # draws of white noise
-COPIES = (
-    30  # float32 copies of an image in memory while it is measured; a run on eight images needed 20
-)
-LONGEST = 64  # pixels of a period; the number of its harmonics grows with the square
+COPIES = 40  # float64 copies of a picture in memory while it is measured
+NAMES = 40  # letters of a path in a table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,122 +31,109 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths",
         nargs="+",
         type=Path,
-        help="PNG, JPEG, WebP, BMP, TIFF or npy files, or folders of them",
+        help="PNG, JPEG, WebP, BMP, TIFF, npy or npz files, or folders of them and of folders",
     )
     parser.add_argument(
-        "--period", type=int, action="append", help="in pixels; repeat for several (2)"
-    )
-    parser.add_argument(
-        "--reference", type=Path, help="file or folder of real images to compare the spectra with"
-    )
-    parser.add_argument(
-        "--fail-above",
+        "--period",
+        type=int,
         action="append",
-        default=[],
-        metavar="METRIC=VALUE",
-        help="exit 1 beyond a limit",
+        help=f"in pixels; repeat for several ({PERIODS[0]} to {PERIODS[-1]})",
     )
-    parser.add_argument("--picture", type=Path, help="PNG file to draw the spectrum to")
+    parser.add_argument(
+        "--tile",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="size of the cells of sheets of samples, or height and width; a single sheet is found by itself",
+    )
+    parser.add_argument(
+        "--reference", type=Path, help="file or folder of clean images of the same kind"
+    )
+    parser.add_argument("--each", action="store_true", help="print a line for each image")
+    parser.add_argument(
+        "--fail-on",
+        choices=("pattern", "undecided"),
+        help="exit 1 if there is a pattern; with 'undecided', unless the images are clean",
+    )
+    parser.add_argument("--picture", type=Path, help="file to draw the spectrum to")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measures images; returns the exit status."""
-    pictures.check(options.picture)
-    periods = tuple(dict.fromkeys(options.period or [2]))
+    drawing.check(options.picture)
+    periods = sorted(set(options.period or PERIODS))
     for period in periods:
-        if not 2 <= period <= LONGEST:
-            raise ValueError(f"--period must be at least 2 and at most {LONGEST}; got {period}.")
-    limits = [_limit(text) for text in options.fail_above]
-    names = _names(periods, options.reference) if limits else []
-    for name, _ in limits:
-        if name not in names:
+        if period not in PERIODS:
             raise ValueError(
-                f"--fail-above: METRIC must be one of {', '.join(names)}; got {name!r}."
+                f"--period must be at least {PERIODS[0]} and at most {PERIODS[-1]}; got {period}."
             )
-    groups, problems = _groups(options.paths)
-    references, reference_problems = _groups([options.reference] if options.reference else [])
-    problems += reference_problems
-    results: dict[Shape, dict[str, Any]] = {}
-    for shape, images in sorted(groups.items()):
-        size, reference = _by(shape[:2]), references.get(shape)
-        if references and not reference:
-            problems.append(
-                f"images of {size} pixels: --reference must hold some of their size and channels, {_by(shape)}, to "
-                "compare spectra."
-            )
-        try:
-            measured = _metrics_and_noise(images, periods, reference)
-        except (ValueError, MemoryError, jax.errors.JaxRuntimeError) as error:
-            problems.append(f"images of {size} pixels: {one_line(error)}")
-            continue
-        results[shape] = {"size": list(shape[:2]), "images": len(images), **measured}
+    tile = options.tile and (options.tile * 2)[:2]
+    if tile and (min(tile) < 1 or len(options.tile) > 2):
+        raise ValueError(f"--tile must be one or two integers >= 1; got {options.tile}.")
+    problems: list[str] = []
+    pictures = _read(options.paths, problems)
+    usual = _read([options.reference], problems) if options.reference else None
+    first = next(pictures, None)
+    found = None
+    if first is not None:
+        found = measured(_chained(first, pictures), usual, periods=periods, tile=tile)
     for problem in problems:
         print(f"tconvjax measure: {printable(problem)}", file=sys.stderr)
-    if not results:
+    if found is None:
         return 2
-    sizes = list(results.values())
-    print(json.dumps({"sizes": sizes}, indent=2) if options.json else _table(sizes))
-    exceeded = [
-        (name, limit)
-        for name, limit in limits
-        if any(r["metrics"].get(name, limit) > limit for r in sizes)
-    ]
-    for name, limit in exceeded:
-        print(f"tconvjax measure: {name} is above {limit:g}", file=sys.stderr)
+    print(
+        json.dumps(found.as_dict(), indent=2) if options.json else _table(found, each=options.each)
+    )
     if options.picture:  # last, so that a failure to draw loses nothing
-        most_common = max(results, key=lambda shape: len(groups[shape]))
-        pictures.spectrum(options.picture, np.stack(groups[most_common]), periods)
-    return 2 if problems else int(bool(exceeded))
+        drawing.save(found.plot(), options.picture)
+    failed = {None: (), "pattern": ("pattern",), "undecided": ("pattern", "undecided")}[
+        options.fail_on
+    ]
+    return 2 if problems else int(found.verdict in failed)
 
 
-def _metrics(
-    periods: tuple[int, ...], images: ArrayLike, reference: ArrayLike | None
-) -> dict[str, jax.Array]:
-    values = _patterns(periods, images)
-    if reference is None:
-        return values
-    return values | {"log_spectral_distance": metrics.log_spectral_distance(images, reference)}
+def _read(paths: Sequence[Path], problems: list[str]) -> Iterator[Picture]:
+    """Yields the pictures of files and folders, and notes what cannot be read."""
+    files: list[Path] = []
+    for path in paths:
+        try:
+            files += reading.files(path)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    shown = len(files) > 1 and sys.stderr.isatty()
+    rank = None
+    for i, file in enumerate(files, 1):
+        if shown:
+            print(f"\r{i}/{len(files)} ", end="" if i < len(files) else "\r", file=sys.stderr)
+        try:
+            for name, array in reading.arrays(file).items():
+                _refuse_large(name, array)
+                for picture in pictures_of(name, array, "pixels"):
+                    own = picture.name.removeprefix("pixels")
+                    rank = rank or picture.levels.ndim
+                    if picture.levels.ndim != rank:
+                        raise ValueError(
+                            f"{name}: must have {rank - 1} axes of space, as the first; got {picture.levels.ndim - 1}."
+                        )
+                    yield picture._replace(name=f"{name}{own}")
+        except (ValueError, TypeError) as error:
+            problems.append(str(error))
 
 
-@partial(jax.jit, static_argnums=0)
-def _patterns(periods: tuple[int, ...], images: ArrayLike) -> dict[str, jax.Array]:
-    """Returns the mean of each metric over the images, or its one value for all of them, by name."""
-    named = {f"{f.__name__}*_{p}": f(images, p) for p in periods for f in PERIODIC}
-    named["checkerboard_coefficient"] = metrics.checkerboard_coefficient(images)
-    values = {}
-    for name, value in named.items():
-        fields = value._asdict() if hasattr(value, "_asdict") else {"": value}
-        for field, numbers in fields.items():
-            values[name.replace("*", f"_{field}" if field else "")] = jnp.mean(numbers)
-    return values
+def _chained(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
+    yield first
+    yield from rest
 
 
-def _names(periods: tuple[int, ...], reference: Path | None) -> list[str]:
-    """Returns the names of the metrics."""
-    size = 4 * max(periods)  # large enough for all periods
-    image = jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
-    return list(jax.eval_shape(partial(_metrics, periods), image, image if reference else None))
-
-
-def _metrics_and_noise(
-    images: Sequence[np.ndarray],
-    periods: tuple[int, ...],
-    reference: Sequence[np.ndarray] | None,
-) -> dict[str, Any]:
-    """Returns the metrics of images of one size, and their values for white noise."""
-    needed = COPIES * 4 * sum(image.size for image in (*images, *(reference or ())))
-    if needed > (free := _free()):  # Linux may end a process that uses more
+def _refuse_large(name: str, array: np.ndarray) -> None:
+    """Raises if a picture needs more memory than is free; Linux may end a process that uses more."""
+    pixels = array.size // max(1, len(array)) if array.ndim > 3 else array.size
+    needed = COPIES * 8 * min(pixels, 4 * LARGEST) + 16 * array.size
+    if needed > (free := _free()):
         raise ValueError(
-            f"measuring them takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Measure crops of "
-            "them, or fewer at a time."
+            f"{name}: measuring it takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Measure crops."
         )
-    batch = np.stack(images)
-    measured = _metrics(periods, batch, np.stack(reference) if reference else None)
-    values = {name: float(value) for name, value in measured.items()}
-    null = metrics.null(partial(_patterns, periods), batch, samples=SAMPLES)
-    noise = {n: {"mean": float(null.mean[n]), "upper": float(null.upper[n])} for n in null.mean}
-    return {"metrics": values, "noise": noise}
 
 
 def _free() -> float:
@@ -180,52 +152,29 @@ def _free() -> float:
     return min(free)
 
 
-def _table(results: Sequence[dict[str, Any]]) -> str:
-    lines = []
-    for result in results:
-        count = result["images"]
-        lines.append(f"{count} image{'s' * (count != 1)} of {_by(result['size'])}")
-        lines.append(f"  {'':32} {'value':>10} {'noise':>10} {'95 %':>10}")
-        for name, value in result["metrics"].items():
-            null = result["noise"].get(name)
-            noise = f"{null['mean']:>10.4g} {null['upper']:>10.4g}" if null else f"{'':21}"
-            lines.append(f"  {name:32} {value:>10.4g} {noise}{_unit(name)}")
-    return "\n".join(lines)
+def _table(found: Measurement, *, each: bool) -> str:
+    """Returns the sentence, and a line for the images, for each of them, and for the reference."""
+    count = len(found.images)
+    name = f"{count} images" if count != 1 else printable(found.images[0].path)
+    if found.tile:
+        name = f"{count} tiles of {_by(found.tile)}"
+    rows = [(name, found)]
+    if each and count > 1:
+        rows += [(printable(image.path), image) for image in found.images]
+    if found.reference:
+        rows.append((f"reference, {len(found.reference.images)}", found.reference))
+    width = min(NAMES, max(len(name) for name, _ in rows))
+    head = f"{'':{width}}  {'verdict':9}  {'period':>6}  {'orientation':11}  {'dB':>5}  {'levels':>6}  looks like"
+    return "\n".join([found.text, "", head, *(_row(name, width, row) for name, row in rows)])
 
 
-def _groups(paths: Sequence[Path]) -> tuple[dict[Shape, list[np.ndarray]], list[str]]:
-    """Returns the images by shape, and one problem for each path or file without an image."""
-    groups: dict[Shape, list[np.ndarray]] = {}
-    problems = []
-    for path in paths:
-        try:
-            files = reading.files(path)
-        except (ValueError, OSError) as error:
-            problems.append(str(error))
-            continue
-        for file in files:
-            try:
-                image = reading.read(file)
-            except ValueError as error:
-                problems.append(str(error))
-                continue
-            groups.setdefault(image.shape, []).append(image)
-    return groups, problems
-
-
-def _limit(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        limit = float(value)
-    except ValueError:
-        limit = float("nan")
-    if not np.isfinite(limit):
-        raise ValueError(f"--fail-above: expected METRIC=VALUE with a finite number; got {text!r}.")
-    return name, limit
-
-
-def _unit(name: str) -> str:
-    return "  dB" if name.startswith(("band_contrast", "log_spectral")) else ""
+def _row(name: str, width: int, found: Measurement) -> str:
+    name = name if len(name) <= width else f"..{name[2 - width :]}"
+    number = lambda value, form: "-" if value is None else format(value, form)
+    return (
+        f"{name:{width}}  {found.verdict:9}  {number(found.period, 'd'):>6}  {found.orientation or '-':11}  "
+        f"{number(found.contrast, '.1f'):>5}  {number(found.amplitude, '.3g'):>6}  {found.cause or '-'}"
+    )
 
 
 def _by(values: Sequence[int]) -> str:

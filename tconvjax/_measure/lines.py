@@ -1,0 +1,196 @@
+"""Lines of spectra at fractions of small denominators, against their neighborhood.
+
+The ratio t of the power at a frequency to the mean of K neighbors on the same axis is its own null on an axis full of
+edges. For noise it is F(2, 2a), at frequency 1/2, where spectra are real, F(1, 2a); a = K/1.9, as the K bins of a Hann
+window are worth K/1.9 independent ones: the squared autocorrelation of their powers adds up to 1 + 2·(4/9) + 2/36.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import gcd, inf, sqrt
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+from tconvjax._measure.fields import ZOOM, Key, Spectrum
+
+FLOOR = 1e-12  # power that counts as rounding, over the gain: about a millionth of a grey level
+HANN = 1.9  # bins of a Hann window that are worth an independent one
+POWER = 1.64  # standard deviations above a needed ratio: 19 of 20 are found
+PEAK = 0.8  # of the power within a bin that a line has at its fraction
+COMB_LIMIT = (
+    1e-4  # p-value of a line that counts, at most, in a comb: a texture with one line is no comb
+)
+FEWEST = 16  # pixels along a direction
+FEW_LINES = 8  # period up to which one line is a pattern
+
+
+class Fraction(NamedTuple):
+    """A frequency in lowest terms: of the period, and of no shorter one."""
+
+    over: int
+    period: int
+
+
+class Lines(NamedTuple):
+    """Lines of one spectrum, one entry for each fraction.
+
+    Attributes:
+      ratio: power over that of the neighborhood.
+      p: probability that noise reaches this ratio.
+      power: at the fraction.
+      floor: mean power of the neighborhood.
+      peak: whether the largest power within a bin is at the fraction.
+      open: whether the picture is large enough for it.
+      gain: of the spectrum.
+      neighbors: number of bins of the neighborhood.
+    """
+
+    ratio: np.ndarray
+    p: np.ndarray
+    power: np.ndarray
+    floor: np.ndarray
+    peak: np.ndarray
+    open: np.ndarray
+    gain: float
+    neighbors: int
+
+
+Table = dict[Key, Lines]
+
+
+def fractions(periods: Iterable[int]) -> list[Fraction]:
+    """Returns the frequencies of patterns of the given periods, up to 1/2."""
+    return [
+        Fraction(q, period)
+        for period in periods
+        for q in range(1, period // 2 + 1)
+        if gcd(q, period) == 1
+    ]
+
+
+def table_of(spectra: Mapping[Key, Spectrum], at: Sequence[Fraction]) -> Table:
+    """Returns the lines of spectra at fractions; a period of which a picture has less than two has none."""
+    return {key: _lines(spectrum, at) for key, spectrum in spectra.items()}
+
+
+def _lines(spectrum: Spectrum, at: Sequence[Fraction]) -> Lines:
+    power = np.abs(spectrum.values) ** 2
+    last = len(power) - 1
+    floor, neighbors = _neighborhood(power, 2 * last // ZOOM)
+    index = np.array([round(2 * last * f.over / f.period) for f in at], int)
+    near = np.minimum(index[:, None] + np.arange(-ZOOM, ZOOM + 1), last)
+    ratio = power[index] / (floor[index] + FLOOR * spectrum.gain + np.finfo(float).tiny)
+    p = tail(ratio, neighbors, at)
+    # The window has a line of its own at 0.
+    pixels = 2 * last // ZOOM
+    seen = (index >= 2 * ZOOM) & np.array([2 * f.period <= pixels >= FEWEST for f in at])
+    p[~seen] = 1.0
+    peak = seen & (power[index] >= PEAK * power[near].max(1))
+    return Lines(ratio, p, power[index], floor[index], peak, seen, spectrum.gain, neighbors)
+
+
+def _neighborhood(power: np.ndarray, bins: int) -> tuple[np.ndarray, int]:
+    """Returns the mean power of the nearest whole bins but those of the line itself, four wide, and their number."""
+    n, count = bins // 2, int(np.clip(bins // 6, 4, 24))
+    i = np.arange(len(power))[:, None]
+    last = max((n - count - 2) * ZOOM, ZOOM) + i % ZOOM
+    start = np.clip(i - (count // 2 + 1) * ZOOM, ZOOM, last)
+    at = start - start % ZOOM + i % ZOOM + ZOOM * np.arange(count + 5)
+    good = (np.abs(at - i) >= 2 * ZOOM) & (at < len(power))
+    good &= np.cumsum(good, 1) <= count
+    total = (power[np.minimum(at, len(power) - 1)] * good).sum(1)
+    return total / np.maximum(good.sum(1), 1), count
+
+
+def tail(ratio: np.ndarray, neighbors: int, at: Sequence[Fraction]) -> np.ndarray:
+    """Returns the probability that noise reaches a ratio."""
+    a = neighbors / HANN
+    b = np.where([2 * f.over == f.period for f in at], 0.5, 1.0)
+    p: np.ndarray = special.betainc(a, b, a / (a + b * ratio))
+    return p
+
+
+def needed(p: float, neighbors: int, fraction: Fraction) -> float:
+    """Returns the ratio that noise reaches with a probability."""
+    a, b = neighbors / HANN, 0.5 if fraction.period == 2 else 1.0
+    return a * (1 / float(special.betaincinv(a, b, p)) - 1) / b
+
+
+def pooled(tables: Sequence[Table], least: float) -> Table:
+    """Returns the lines of a set by Fisher's sum, in which no table counts by a smaller p-value than `least`.
+
+    Ratios are the largest, heights those of the median picture.
+    """
+    common = [key for key in tables[0] if all(key in table for table in tables)]
+    return {key: _pooled([table[key] for table in tables], least) for key in common}
+
+
+def _pooled(lines: Sequence[Lines], least: float) -> Lines:
+    ratios = np.stack([one.ratio for one in lines])
+    best = ratios.argmax(0), np.arange(ratios.shape[1])
+    sums = -np.log(np.maximum([one.p for one in lines], least)).sum(0)
+    median = lambda name: np.median([getattr(one, name) / one.gain**2 for one in lines], 0)
+    return Lines(
+        ratio=ratios[best],
+        p=special.gammaincc(len(lines), sums) if len(lines) > 1 else lines[0].p,
+        power=median("power"),
+        floor=median("floor"),
+        peak=np.stack([one.peak for one in lines])[best],
+        open=np.any([one.open for one in lines], 0),
+        gain=1.0,
+        neighbors=lines[0].neighbors,
+    )
+
+
+def above(table: Table, usual: Mapping[Key, np.ndarray], at: Sequence[Fraction]) -> Table:
+    """Returns the lines by what they have more than the same lines of a reference set have on average."""
+    found = {}
+    for key, lines in table.items():
+        ratio = lines.ratio / np.maximum(1.0, usual[key]) if key in usual else lines.ratio
+        found[key] = lines._replace(ratio=ratio, p=np.minimum(1, tail(ratio, lines.neighbors, at)))
+    return found
+
+
+def combs(lines: Lines, at: Sequence[Fraction]) -> dict[int, float]:
+    """Returns for each period the probability that noise has such a comb in one spectrum.
+
+    Up to 8 its strongest line counts; beyond, Fisher's sum over its lines.
+    """
+    p = np.where(lines.peak, lines.p, 1.0)
+    found = {}
+    periods = np.array([f.period for f in at])
+    for period in dict.fromkeys(periods.tolist()):
+        own = p[periods == period]
+        if period <= FEW_LINES:
+            found[period] = float(min(1.0, own.min() * len(own)))
+        else:
+            sums = -np.log(np.maximum(own, COMB_LIMIT)).sum()
+            found[period] = float(special.gammaincc(len(own), sums))
+    return found
+
+
+def heights(key: Key, lines: Lines, at: Sequence[Fraction]) -> np.ndarray:
+    """Returns the root mean squares of the waves of lines, without the power of their neighborhood.
+
+    In grey levels for a picture, which was multiplied with 2|f|; relative for a local energy.
+    """
+    power = np.maximum(lines.power - lines.floor, 0.0)
+    found: np.ndarray = np.sqrt(power) * _per_root_of_power(key, lines, at)
+    return found
+
+
+def _per_root_of_power(key: Key, lines: Lines, at: Sequence[Fraction]) -> np.ndarray:
+    frequency = np.array([f.over / f.period for f in at])
+    two = np.where(frequency == 0.5, 1.0, sqrt(2))
+    flattened = 1.0 if key.is_energy else 2 * frequency * sqrt(key.steps)
+    found: np.ndarray = two / (lines.gain * flattened)
+    return found
+
+
+def least(key: Key, lines: Lines, at: Sequence[Fraction], i: int, p: float) -> float:
+    """Returns the height of a line that 19 of 20 pictures show at a p-value."""
+    if not lines.open[i]:
+        return inf
+    root = sqrt(needed(p, lines.neighbors, at[i])) + POWER
+    return float(root * sqrt(lines.floor[i]) * _per_root_of_power(key, lines, at)[i])

@@ -1,0 +1,122 @@
+"""The answer of `measure`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from tconvjax._measure.pictures import Picture
+from tconvjax._measure.verdict import Judged, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRACES = {
+    "jpeg": "blocks of JPEG",
+    "camera": "the color filter of a camera",
+    "rounding": "rounding to whole grey levels",
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Answer of `measure` for a set of pictures, and for each of them in `images`.
+
+    Attributes:
+      verdict: 'pattern', 'clean', or 'undecided' where the picture has too few or too busy pixels to show a pattern of
+        one grey level.
+      text: the answer in a sentence.
+      period: of the pattern in pixels; None without one.
+      orientation: 'columns' (it varies along the width), 'rows', 'both axes', 'board', 'diagonal', or 'samples'.
+      contrast: power of the strongest line over that of its neighborhood, in dB.
+      amplitude: root mean square of the pattern over pixels and channels, in grey levels of 255; None for a pattern of
+        the local contrast alone, which leaves the mean as it is.
+      cause: what it looks like: 'upsampling', 'nearest enlargement', 'smooth enlargement'; of clean pictures the traces
+        that are no pattern, 'jpeg', 'camera' or 'rounding', if there are any.
+      p_value: probability that a clean picture shows as much somewhere, in [0, 1].
+      limit: smallest amplitude, of the shortest period and in the orientation that hides it best, that would have been
+        found in 19 of 20 such pictures.
+      path: where the picture comes from; '' for a set.
+      tile: size of the cells that a sheet of samples was cut into; None if none was cut.
+      images: the same for each picture of a set.
+      reference: the same for the reference set, if there is one.
+    """
+
+    verdict: Verdict
+    text: str
+    period: int | None
+    orientation: str | None
+    contrast: float | None
+    amplitude: float | None
+    cause: str | None
+    p_value: float
+    limit: float
+    path: str = ""
+    tile: tuple[int, ...] | None = None
+    images: tuple["Measurement", ...] = ()
+    reference: "Measurement | None" = None
+    pictures: tuple[Picture, ...] = field(default=(), repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what JSON can hold: all but the pixels; infinity becomes None."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "pictures"}
+        found["limit"] = self.limit if np.isfinite(self.limit) else None
+        found["tile"] = None if self.tile is None else list(self.tile)
+        found["images"] = [image.as_dict() for image in self.images]
+        found["reference"] = None if self.reference is None else self.reference.as_dict()
+        return found
+
+    def plot(self) -> "Figure":
+        """Returns a figure of the mean spectrum of the pictures, in which harmonics of the period are circled.
+
+        Raises:
+          ValueError: for signals and volumes.
+          ImportError: without matplotlib.
+        """
+        from tconvjax import plot
+
+        pixels = [p.levels for p in self.pictures if p.levels.ndim == 3]
+        if not pixels:
+            raise ValueError("Measurement.plot: there must be a picture, with height and width.")
+        same = [x for x in pixels if x.shape == pixels[0].shape]
+        ax = plot.spectrum(np.stack(same), [self.period] if self.period else [])
+        name = {"pattern": "Pattern", "clean": "No pattern", "undecided": "Undecided"}[self.verdict]
+        of = f" of period {self.period}, {self.orientation}" if self.period else ""
+        ax.set_title(f"{name}{of}: {ax.get_title()}", pad=14)
+        return cast("Figure", ax.figure)
+
+
+def sentence(found: Judged, count: int) -> str:
+    """Returns the answer in a sentence."""
+    what = "picture" if count == 1 else "set"
+    if found.verdict == "pattern":
+        shape = f"A pattern of period {found.period} ({found.orientation})"
+        high = "" if found.contrast is None else f", {found.contrast:.0f} dB above its neighborhood"
+        levels = (
+            ", of the local contrast, not of the mean"
+            if found.amplitude is None
+            else f", {found.amplitude:.2g} of 255 grey levels (rms)"
+        )
+        often = max(found.p_value, 1e-12)
+        return (
+            f"{shape}{high}{levels}; a clean {what} has that with probability {often:.0e} at most; it looks like "
+            f"{found.cause}."
+        )
+    if found.verdict == "undecided":
+        least = (
+            "no pattern"
+            if not np.isfinite(found.limit)
+            else f"only patterns above {found.limit:.2g} grey levels"
+        )
+        return f"Undecided: the {what} has too few or too busy pixels; {least} would be found."
+    traces = f" It has traces of {TRACES[found.cause]}, which are none." if found.cause else ""
+    return f"No pattern: one of {found.limit:.2g} of 255 grey levels (rms) or more would be found.{traces}"
+
+
+def measurement(
+    found: Judged, pictures: Sequence[Picture], *, path: str = "", **rest: Any
+) -> Measurement:
+    """Returns the answer for pictures that were judged together."""
+    text = sentence(found, len(pictures))
+    return Measurement(found.verdict, text, *found[1:], path=path, pictures=tuple(pictures), **rest)
