@@ -19,10 +19,14 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # XLA doubts that the machine is the s
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
-# Thousands of small programs run once each: they compile in 40 % of the time without LLVM's optimizer. `make test-all`
-# sets XLA_FLAGS for the tests marked `optimized`, and then these hold.
+# Thousands of small programs run once each: they compile in 40 % of the time without LLVM's optimizer, and in less
+# where LLVM has one module for each, not 32. `make test-all` sets XLA_FLAGS for the tests marked `optimized`, and then
+# these hold.
 if "XLA_FLAGS" not in os.environ:
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = (
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        " --xla_cpu_parallel_codegen_split_count=1"
+    )
     if jax.__version_info__ < (0, 11):  # XLA aborts on a flag that it does not know, or no longer
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
