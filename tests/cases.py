@@ -108,3 +108,8 @@ def each(name, values):
     """Parametrizes a test with readable names."""
     ids = [getattr(v, "why", getattr(v, "__name__", str(v))) for v in values]
     return pytest.mark.parametrize(name, values, ids=ids)
+
+
+def together(*functions):
+    """Returns the results of all functions of the same arrays, as one program: most of the time goes to compiling."""
+    return jax.jit(lambda *args: [f(*args) for f in functions])

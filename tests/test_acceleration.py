@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import each
+from cases import each, together
 from flax import linen, nnx
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
@@ -173,7 +173,7 @@ def assert_close(actual, expected, terms=1e3):
 def test_a_convolution_becomes_its_face(convolution):
     lhs, rhs = normal(*convolution.lhs), normal(*convolution.rhs, seed=1)
     fast = accelerate(convolution)
-    assert_close(jax.jit(fast)(lhs, rhs), convolution(lhs, rhs))
+    assert_close(*together(fast, convolution)(lhs, rhs))
     found = names(fast, lhs, rhs)
     assert f"tconv_{convolution.face}" in found
     assert "conv_general_dilated" not in found
@@ -188,10 +188,9 @@ def test_gradients_and_gradients_written_by_jax(convolution):
     def gradient(fn):
         return jax.grad(lambda lhs, rhs: jnp.sum(weight * jnp.sin(fn(lhs, rhs))), (0, 1))
 
-    expected = jax.jit(gradient(convolution))(lhs, rhs)
     around, within = gradient(accelerate(convolution)), accelerate(gradient(convolution))
-    both = jax.jit(lambda lhs, rhs: (around(lhs, rhs), within(lhs, rhs)))(lhs, rhs)
-    assert_close(both, (expected, expected))
+    expected, *both = together(gradient(convolution), around, within)(lhs, rhs)
+    assert_close(both, [expected, expected])
     faces = sorted(name for name in names(around, lhs, rhs) if name.startswith("tconv"))
     assert "conv_general_dilated" not in names(within, lhs, rhs)
     assert faces == ["tconv_correlate", "tconv_gather", "tconv_paint"]
@@ -222,10 +221,9 @@ def test_groups_of_any_steps(seed):
     convolution = random_convolution(seed)
     lhs, rhs = normal(*convolution.lhs), normal(*convolution.rhs, seed=1)
     value = lambda fn: jax.value_and_grad(lambda lhs, rhs: jnp.sum(jnp.sin(fn(lhs, rhs))), (0, 1))
-    expected = jax.jit(value(convolution))(lhs, rhs)
-    within = accelerate(value(convolution))
-    assert_close(jax.jit(value(accelerate(convolution)))(lhs, rhs), expected)
-    assert_close(jax.jit(within)(lhs, rhs), expected)
+    around, within = value(accelerate(convolution)), accelerate(value(convolution))
+    expected, *both = together(value(convolution), around, within)(lhs, rhs)
+    assert_close(both, [expected, expected])
     assert "conv_general_dilated" not in names(within, lhs, rhs)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import each
+from cases import each, together
 from jax import lax
 
 from tconvjax import accelerate, audit
@@ -224,7 +224,7 @@ X, KERNEL = (B, H, W, C), (3, 3, C, C)
 def test_inserted_zeros_are_left_out(kind):
     x, w = normal(*X), normal(*KERNEL, seed=1)
     fn = KINDS[kind]
-    assert_close(jax.jit(accelerate(fn))(x, w), fn(x, w), dtype(kind))
+    assert_close(*together(accelerate(fn), fn)(x, w), dtype(kind))
     assert insertions(fn, x, w)
     assert insertions(accelerate(fn), x, w) == []
 
@@ -243,10 +243,9 @@ def test_gradients_around_and_within(kind):
     def gradient(fn):
         return jax.grad(lambda x, w: jnp.sum(weight * jnp.sin(fn(x, w))), (0, 1))
 
-    expected = jax.jit(gradient(KINDS[kind]))(x, w)
     around, within = gradient(accelerate(KINDS[kind])), accelerate(gradient(KINDS[kind]))
-    both = jax.jit(lambda x, w: (around(x, w), within(x, w)))(x, w)
-    assert_close(both, (expected, expected), dtype(kind))
+    expected, *both = together(gradient(KINDS[kind]), around, within)(x, w)
+    assert_close(both, [expected, expected], dtype(kind))
     assert insertions(around, x, w) == []
     assert kind in ACROSS or insertions(within, x, w) == []
 
@@ -327,13 +326,10 @@ def random_program(seed):
 @pytest.mark.parametrize("seed", range(24))
 def test_random_programs(seed):
     fn, x, w = random_program(seed), normal(B, 5, 6, C), normal(3, 2, C, 4, seed=1)
-    both = lambda fn: jax.jit(jax.value_and_grad(lambda x, w: jnp.sum(jnp.sin(fn(x, w))), (0, 1)))
-    expected = both(fn)(x, w)
-    assert_close(both(accelerate(fn))(x, w), expected, "float64")
-    within = jax.jit(
-        accelerate(jax.value_and_grad(lambda x, w: jnp.sum(jnp.sin(fn(x, w))), (0, 1)))
-    )
-    assert_close(within(x, w), expected, "float64")
+    value = lambda fn: jax.value_and_grad(lambda x, w: jnp.sum(jnp.sin(fn(x, w))), (0, 1))
+    around, within = value(accelerate(fn)), accelerate(value(fn))
+    expected, *both = together(value(fn), around, within)(x, w)
+    assert_close(both, [expected, expected], "float64")
     left = [
         e.params
         for e in equations(accelerate(fn), x, w)
@@ -405,7 +401,7 @@ OTHERS = {
 @each("why", OTHERS)
 def test_other_programs_stay_right(why):
     x, w = normal(*X), normal(*KERNEL, seed=1)
-    assert_close(accelerate(OTHERS[why])(x, w), OTHERS[why](x, w), "float32")
+    assert_close(*together(accelerate(OTHERS[why]), OTHERS[why])(x, w), "float32")
     assert count("tconv_gather", accelerate(OTHERS[why]), x, w) == 1
 
 
