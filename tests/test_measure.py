@@ -296,9 +296,9 @@ def test_the_tail_is_that_of_fisher():
     ratio = np.array([7.0, 5.0])
     a = 24 / lines.HANN
     want = [stats.f.sf(7.0, 1, 2 * a), stats.f.sf(5.0, 2, 2 * a)]
-    np.testing.assert_allclose(lines.tail(ratio, 24, at), want, rtol=1e-9)
-    for fraction, p in zip(at, want, strict=True):
-        assert lines.needed(p, 24, fraction) == pytest.approx(7.0 if fraction.period == 2 else 5.0)
+    np.testing.assert_allclose(lines.tail(ratio, 24, half=at.half), want, rtol=1e-9)
+    assert lines.needed(want[0], 24, half=True) == pytest.approx(7)
+    assert lines.needed(want[1], 24, half=False) == pytest.approx(5)
 
 
 def test_bins_of_a_hann_window_are_worth_fewer():

@@ -5,6 +5,7 @@ A grid is a set of lines of the spectrum at multiples of 1/period: `fields` make
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from tconvjax import _geometry as geo
 from tconvjax._measure import sheets
 from tconvjax._measure.fields import Key, Spectrum, spectra_of
-from tconvjax._measure.lines import Fraction, Table, above, fractions, pooled, table_of
+from tconvjax._measure.lines import Fractions, Table, above, fractions, pooled, table_of
 from tconvjax._measure.measurement import Measurement, measurement
 from tconvjax._measure.pictures import Picture, pictures_of
 from tconvjax._measure.traces import Traits, traits_of
@@ -145,7 +146,7 @@ class _Set:
     """Lines of pictures, each by itself, and of the sums of those of one shape."""
 
     def __init__(
-        self, at: Sequence[Fraction], pictures: Iterable[Picture], reference: "_Set | None"
+        self, at: Fractions, pictures: Iterable[Picture], reference: "_Set | None"
     ) -> None:
         self._at, self._reference = at, reference
         self._kept: list[Picture] = []
@@ -155,8 +156,6 @@ class _Set:
         self._each: list[Measurement] = []
         for picture in pictures:
             self._add(picture)
-        together = [self._lines(spectra) for spectra in self._sums.values()]
-        self._together = pooled(together, TOGETHER)
 
     def _add(self, picture: Picture) -> None:
         parts = _parts(picture)
@@ -166,7 +165,8 @@ class _Set:
             for key, new in found.items():
                 so_far = old.get(key, Spectrum(np.zeros(()), 0.0))
                 old[key] = Spectrum(so_far.values + new.values, so_far.gain + new.gain)
-        table = pooled([self._lines(one) for one in spectra], TOGETHER)
+        tables = [self._lines(one) for one in spectra]
+        table = pooled(tables, TOGETHER) if len(tables) > 1 else tables[0]
         traits = traits_of(parts[0])
         self._tables.append(table)
         self._traits.append(traits)
@@ -193,10 +193,10 @@ class _Set:
         rest: dict[str, Any] = {"tile": tile, "reference": usual}
         if len(self._each) == 1:
             (one,) = self._each
-            found = judged(self._tables[0], self._at, self._traits[0])
-            return measurement(found, one.pictures, path=one.path, images=(one,), **rest)
+            return replace(one, images=(one,), **rest)
         traits = Traits(*(_most(values) for values in zip(*self._traits, strict=True)))
-        together = judged(self._together, self._at, traits)
+        sums = [self._lines(spectra) for spectra in self._sums.values()]
+        together = judged(pooled(sums, TOGETHER), self._at, traits)
         each = judged(pooled(self._tables, EACH), self._at, traits)
         found = each if each.verdict == "pattern" != together.verdict else together
         return measurement(found, self._kept, images=tuple(self._each), **rest)

@@ -25,11 +25,22 @@ FEWEST = 16  # pixels along a direction
 FEW_LINES = 8  # period up to which one line is a pattern
 
 
-class Fraction(NamedTuple):
-    """A frequency in lowest terms: of the period, and of no shorter one."""
+class Fractions(NamedTuple):
+    """Frequencies over/period in lowest terms, ordered by period: each is of its period, and of no shorter one."""
 
-    over: int
-    period: int
+    over: np.ndarray
+    period: np.ndarray
+
+    @property
+    def half(self) -> np.ndarray:
+        """Where the frequency is 1/2."""
+        return self.period == 2
+
+    @property
+    def periods(self) -> list[int]:
+        """The periods, each once."""
+        found: list[int] = np.unique(self.period).tolist()
+        return found
 
 
 class Lines(NamedTuple):
@@ -59,32 +70,28 @@ class Lines(NamedTuple):
 Table = dict[Key, Lines]
 
 
-def fractions(periods: Iterable[int]) -> list[Fraction]:
+def fractions(periods: Iterable[int]) -> Fractions:
     """Returns the frequencies of patterns of the given periods, up to 1/2."""
-    return [
-        Fraction(q, period)
-        for period in periods
-        for q in range(1, period // 2 + 1)
-        if gcd(q, period) == 1
-    ]
+    found = [(q, p) for p in sorted(periods) for q in range(1, p // 2 + 1) if gcd(q, p) == 1]
+    return Fractions(*np.array(found).T)
 
 
-def table_of(spectra: Mapping[Key, Spectrum], at: Sequence[Fraction]) -> Table:
+def table_of(spectra: Mapping[Key, Spectrum], at: Fractions) -> Table:
     """Returns the lines of spectra at fractions; a period of which a picture has less than two has none."""
     return {key: _lines(spectrum, at) for key, spectrum in spectra.items()}
 
 
-def _lines(spectrum: Spectrum, at: Sequence[Fraction]) -> Lines:
+def _lines(spectrum: Spectrum, at: Fractions) -> Lines:
     power = np.abs(spectrum.values) ** 2
     last = len(power) - 1
     floor, neighbors = _neighborhood(power, 2 * last // ZOOM)
-    index = np.array([round(2 * last * f.over / f.period) for f in at], int)
+    index = np.rint(2 * last * at.over / at.period).astype(int)
     near = np.minimum(index[:, None] + np.arange(-ZOOM, ZOOM + 1), last)
     ratio = power[index] / (floor[index] + FLOOR * spectrum.gain + np.finfo(float).tiny)
-    p = tail(ratio, neighbors, at)
+    p = tail(ratio, neighbors, half=at.half)
     # The window has a line of its own at 0.
     pixels = 2 * last // ZOOM
-    seen = (index >= 2 * ZOOM) & np.array([2 * f.period <= pixels >= FEWEST for f in at])
+    seen = (index >= 2 * ZOOM) & (2 * at.period <= pixels) & (pixels >= FEWEST)
     p[~seen] = 1.0
     peak = seen & (power[index] >= PEAK * power[near].max(1))
     return Lines(ratio, p, power[index], floor[index], peak, seen, spectrum.gain, neighbors)
@@ -103,17 +110,17 @@ def _neighborhood(power: np.ndarray, bins: int) -> tuple[np.ndarray, int]:
     return total / np.maximum(good.sum(1), 1), count
 
 
-def tail(ratio: np.ndarray, neighbors: int, at: Sequence[Fraction]) -> np.ndarray:
-    """Returns the probability that noise reaches a ratio."""
+def tail(ratio: np.ndarray, neighbors: int, *, half: np.ndarray) -> np.ndarray:
+    """Returns the probability that noise reaches a ratio; `half` where the frequency is 1/2."""
     a = neighbors / HANN
-    b = np.where([2 * f.over == f.period for f in at], 0.5, 1.0)
-    p: np.ndarray = special.betainc(a, b, a / (a + b * ratio))
+    x = a / (a + np.where(half, 0.5, 1.0) * ratio)
+    p: np.ndarray = np.where(half, special.betainc(a, 0.5, x), x**a)  # I_x(a, 1) is x^a
     return p
 
 
-def needed(p: float, neighbors: int, fraction: Fraction) -> float:
+def needed(p: float, neighbors: int, *, half: bool) -> float:
     """Returns the ratio that noise reaches with a probability."""
-    a, b = neighbors / HANN, 0.5 if fraction.period == 2 else 1.0
+    a, b = neighbors / HANN, 0.5 if half else 1.0
     return a * (1 / float(special.betaincinv(a, b, p)) - 1) / b
 
 
@@ -143,34 +150,30 @@ def _pooled(lines: Sequence[Lines], least: float) -> Lines:
     )
 
 
-def above(table: Table, usual: Mapping[Key, np.ndarray], at: Sequence[Fraction]) -> Table:
+def above(table: Table, usual: Mapping[Key, np.ndarray], at: Fractions) -> Table:
     """Returns the lines by what they have more than the same lines of a reference set have on average."""
     found = {}
     for key, lines in table.items():
         ratio = lines.ratio / np.maximum(1.0, usual[key]) if key in usual else lines.ratio
-        found[key] = lines._replace(ratio=ratio, p=np.minimum(1, tail(ratio, lines.neighbors, at)))
+        found[key] = lines._replace(ratio=ratio, p=tail(ratio, lines.neighbors, half=at.half))
     return found
 
 
-def combs(lines: Lines, at: Sequence[Fraction]) -> dict[int, float]:
+def combs(lines: Lines, at: Fractions) -> np.ndarray:
     """Returns for each period the probability that noise has such a comb in one spectrum.
 
     Up to 8 its strongest line counts; beyond, Fisher's sum over its lines.
     """
     p = np.where(lines.peak, lines.p, 1.0)
-    found = {}
-    periods = np.array([f.period for f in at])
-    for period in dict.fromkeys(periods.tolist()):
-        own = p[periods == period]
-        if period <= FEW_LINES:
-            found[period] = float(min(1.0, own.min() * len(own)))
-        else:
-            sums = -np.log(np.maximum(own, COMB_LIMIT)).sum()
-            found[period] = float(special.gammaincc(len(own), sums))
+    first = np.flatnonzero(np.diff(at.period, prepend=0))
+    count = np.diff(first, append=len(p))
+    single = np.minimum(1.0, np.minimum.reduceat(p, first) * count)
+    sums = np.add.reduceat(-np.log(np.maximum(p, COMB_LIMIT)), first)
+    found: np.ndarray = np.where(at.period[first] <= FEW_LINES, single, special.gammaincc(count, sums))  # fmt: skip
     return found
 
 
-def heights(key: Key, lines: Lines, at: Sequence[Fraction]) -> np.ndarray:
+def heights(key: Key, lines: Lines, at: Fractions) -> np.ndarray:
     """Returns the root mean squares of the waves of lines, without the power of their neighborhood.
 
     In grey levels for a picture, which was multiplied with 2|f|; relative for a local energy.
@@ -180,17 +183,16 @@ def heights(key: Key, lines: Lines, at: Sequence[Fraction]) -> np.ndarray:
     return found
 
 
-def _per_root_of_power(key: Key, lines: Lines, at: Sequence[Fraction]) -> np.ndarray:
-    frequency = np.array([f.over / f.period for f in at])
-    two = np.where(frequency == 0.5, 1.0, sqrt(2))
-    flattened = 1.0 if key.is_energy else 2 * frequency * sqrt(key.steps)
+def _per_root_of_power(key: Key, lines: Lines, at: Fractions) -> np.ndarray:
+    two = np.where(at.half, 1.0, sqrt(2))
+    flattened = 1.0 if key.is_energy else 2 * at.over / at.period * sqrt(key.steps)
     found: np.ndarray = two / (lines.gain * flattened)
     return found
 
 
-def least(key: Key, lines: Lines, at: Sequence[Fraction], i: int, p: float) -> float:
+def least(key: Key, lines: Lines, at: Fractions, i: int, p: float) -> float:
     """Returns the height of a line that 19 of 20 pictures show at a p-value."""
     if not lines.open[i]:
         return inf
-    root = sqrt(needed(p, lines.neighbors, at[i])) + POWER
+    root = sqrt(needed(p, lines.neighbors, half=bool(at.half[i]))) + POWER
     return float(root * sqrt(lines.floor[i]) * _per_root_of_power(key, lines, at)[i])

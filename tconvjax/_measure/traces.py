@@ -1,6 +1,5 @@
 """Traces that files and cameras leave in pictures: they are lines, too, and no layer has made them."""
 
-from collections.abc import Sequence
 from math import comb
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import numpy as np
 from scipy import fft
 
 from tconvjax._measure.fields import Key, local_mean
-from tconvjax._measure.lines import Fraction, Table, heights
+from tconvjax._measure.lines import Fractions, Table, heights
 from tconvjax._measure.pictures import Picture
 
 FAINT = (
@@ -103,18 +102,15 @@ def _enlargement_along(luma: np.ndarray) -> tuple[int, str] | None:
 class Files:
     """What of the lines of a picture, or of a set, files and cameras have left."""
 
-    def __init__(
-        self, table: Table, at: Sequence[Fraction], traits: Traits, lattice: float
-    ) -> None:
+    def __init__(self, table: Table, at: Fractions, traits: Traits, lattice: float) -> None:
         """Takes note of lines; `lattice` is the p-value of those of the energy with period 8."""
         self._at, self._traits = at, traits
         self._jpeg = traits.blocks or (traits.whole and lattice < LATTICE)
-        self._periods = np.array([f.period for f in at])
         self._heights = {key: heights(key, lines, at) for key, lines in table.items()}
 
     def height(self, key: Key, period: int) -> float:
         """Returns the height of the strongest line of a period."""
-        own = self._heights[key][self._periods == period] if key in self._heights else ()
+        own = self._heights[key][self._at.period == period] if key in self._heights else ()
         return float(max(own, default=0.0))
 
     def reason(self, key: Key, period: int) -> str | None:
@@ -139,6 +135,5 @@ class Files:
             return period in (16, 32, 64) or (8 % period == 0 and not own)
         if key.field == "chroma" or 8 % period:
             return False
-        odd = [i for i, f in enumerate(self._at) if f.period == 8 and f.over in (1, 3)]
-        blocks = max((self._heights[key][i] for i in odd), default=0.0) if key.steps == 1 else 0.0
+        blocks = self.height(key, 8) if key.steps == 1 else 0.0
         return top < (WEAK if period == 8 else min(WEAK, 2 * blocks))

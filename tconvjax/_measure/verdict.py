@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from tconvjax._measure.fields import Key
-from tconvjax._measure.lines import Fraction, Table, combs, heights, least
+from tconvjax._measure.lines import Fractions, Table, combs, heights, least
 from tconvjax._measure.traces import Files, Traits
 
 ALPHA = 0.005  # probability of a pattern in a clean picture, or set
@@ -43,9 +43,13 @@ class Line(NamedTuple):
     key: Key
 
 
-def judged(table: Table, at: Sequence[Fraction], traits: Traits) -> Judged:
+def judged(table: Table, at: Fractions, traits: Traits) -> Judged:
     """Returns the verdict on lines."""
-    alone = {(key, period): p for key, lines in table.items() for period, p in combs(lines, at).items()}  # fmt: skip
+    alone = {
+        (key, period): p
+        for key, lines in table.items()
+        for period, p in zip(at.periods, combs(lines, at).tolist(), strict=True)
+    }
     scores = _shared(alone)
     lattice = [p * SHARE[key.field] for (key, n), p in scores.items() if key.is_energy and n == 8]
     files = Files(table, at, traits, min(lattice, default=1.0))
@@ -102,7 +106,7 @@ def _shows(scores: dict[tuple[Key, int], float], factor: int) -> bool:
 
 def _lines_of(
     table: Table,
-    at: Sequence[Fraction],
+    at: Fractions,
     found: Sequence[tuple[Key, int]],
     explained: Collection[tuple[Key, int]],
 ) -> list[Line]:
@@ -116,7 +120,7 @@ def _lines_of(
             continue
         high = heights(key, row, at)
         for i in np.flatnonzero(row.peak & (row.p < OF_COMB)).tolist():
-            period = at[i].period
+            period = int(at.period[i])
             others = period <= SHORT and row.p[i] < OF_OTHERS and (key, period) not in explained
             if (key, period) in own or others:
                 lines.append(Line(float(high[i]), float(row.ratio[i]), period, key))
@@ -124,10 +128,10 @@ def _lines_of(
     return [line for line in lines if line.height > OVERTONE * lines[0].height]
 
 
-def _period(lines: Sequence[Line], at: Sequence[Fraction]) -> int:
+def _period(lines: Sequence[Line], at: Fractions) -> int:
     """Returns the fundamental: all lines are its multiples."""
     common = lcm(*{line.period for line in lines})
-    return common if common <= max(f.period for f in at) else lines[0].period
+    return common if common <= at.periods[-1] else lines[0].period
 
 
 def _orientation(directions: Collection[tuple[int, ...]], period: int | None) -> str:
@@ -152,11 +156,10 @@ def _amplitude(lines: Sequence[Line]) -> float:
     return sqrt(sum(height**2 for height in waves.values()))
 
 
-def _limit(table: Table, at: Sequence[Fraction]) -> float:
+def _limit(table: Table, at: Fractions) -> float:
     """Returns the smallest pattern of the shortest period that is found in 19 of 20, in the direction that hides it."""
     rows = {key: row for key, row in table.items() if key.field == "luma"}
-    periods = {f.period for f in at}
-    shortest = [i for i, f in enumerate(at) if f.period == min(periods)]
-    looks = at[shortest[0]].period ** 2 * sum(period**-2.0 for period in periods) * len(shortest)
+    shortest = np.flatnonzero(at.period == at.periods[0]).tolist()
+    looks = at.periods[0] ** 2 * sum(period**-2.0 for period in at.periods) * len(shortest)
     share = ALPHA * SHARE["luma"] / (looks * max(len(rows), 1))
     return max((least(key, row, at, shortest[-1], share) for key, row in rows.items()), default=inf)
