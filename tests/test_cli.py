@@ -101,7 +101,7 @@ def test_measure(capsys, tmp_path):
     status, out, err = run(capsys, "measure", tmp_path / "board.png")
     assert (status, err) == (0, "")
     assert out.startswith("A pattern of period 2 (board), ")
-    assert "clean picture has that with probability" in out
+    assert "noise has that with probability" in out
     status, out, _ = run(capsys, "measure", tmp_path / "noise.png", "--fail-on", "pattern")
     assert (status, out.startswith("No pattern: ")) == (0, True)
     assert run(capsys, "measure", tmp_path / "board.png", "--fail-on", "pattern")[0] == 1

@@ -93,7 +93,7 @@ def test_the_wheel_needs_what_it_imports():
     names |= {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
     imported = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"tconvjax"}
     needed = {re.match(r"[\w-]+", line)[0] for line in PROJECT["dependencies"]}
-    assert needed == {"jax", "jaxlib", "numpy", "flax"}
+    assert needed == {"jax", "jaxlib", "numpy", "scipy", "flax"}
     # PIL is of the extra png, matplotlib of plot, safetensors of export; whoever converts a layer of Keras has it.
     assert imported - needed == {"PIL", "matplotlib", "safetensors", "keras"}
 

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import each
+from PIL import Image
 
-from experiments.published import ncnn, networks
+from experiments.published import grids, ncnn, networks
 
 pytestmark = pytest.mark.usefixtures("promotion")
 RNG = np.random.default_rng(0)
@@ -153,3 +154,31 @@ def test_a_network_that_is_not_there_is_refused(tmp_path):
         networks.load("cunet", tmp_path)
     with pytest.raises(ValueError, match=r"network: must be one of upconv_7_photo, .*got 'x'"):
         networks.load("x")
+
+
+def test_how_often_a_grid_is_seen_is_printed_and_drawn(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(grids, "LEVELS", (0.25, 8.0))
+    monkeypatch.setattr(grids, "QUALITIES", (None, 95))
+    monkeypatch.setattr(grids, "GRIDS", {n: grids.GRIDS[n] for n in ("board of 2", "rows of 4")})
+    for i in range(2):
+        pixels = RNG.normal(128, 3, (70, 80, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
+    options = ("--clean", "4", "--crops", "2", "--sets", "1", "--size", "64")
+    figure = tmp_path / "power.png"
+    assert grids.main([str(tmp_path), *options, "--figure", str(figure)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "2 photographs, crops of 64 x 64",
+        "clean, pattern: 0/4 = 0.000 (0.000 to 0.490)",
+    ]
+    found = lines[lines.index("PNG | 0.25 | 8.0") + 1 :]
+    assert found[0].startswith("board of 2 | ")
+    assert all(line.endswith("1.00") for line in found[:2])
+    assert lines[lines.index("sets of 64 | 0.0625 | 2.0") + 1].startswith("board of 2 | ")
+    assert figure.stat().st_size > 10_000
+
+
+def test_a_folder_without_photographs_is_said(capsys, tmp_path):
+    assert grids.main([str(tmp_path)]) == 2
+    assert "holds no PNG file of 160 x 160 pixels or more" in capsys.readouterr().err

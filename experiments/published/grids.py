@@ -14,8 +14,8 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 import tconvjax
@@ -67,6 +67,11 @@ def planted(crop: np.ndarray, grid: str, level: float, quality: int | None) -> n
     return found if quality is None else jpeg(found, quality)
 
 
+def _read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
 def jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
     """Returns what JPEG leaves of a picture."""
     file = io.BytesIO()
@@ -89,10 +94,10 @@ def is_named(found: Any, grid: str) -> bool:
 
 def draw(path: Path, power: Mapping[tuple[str, int | None], Sequence[float]]) -> None:
     """Draws the power over the level of the pattern, a panel for each kind of file."""
-    figure = mpl.figure.Figure(figsize=(10, 3.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(10, 3.2), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(QUALITIES), sharey=True)
     for ax, quality in zip(panels, QUALITIES, strict=True):
-        for grid, color, dash in zip(GRIDS, COLORS, DASHES, strict=True):
+        for grid, color, dash in zip(GRIDS, COLORS, DASHES, strict=False):
             ax.plot(LEVELS, power[grid, quality], dash, marker="o", color=color, label=grid)
         ax.axhline(0.95, color="k", linewidth=0.5)
         ax.set(xscale="log", xlabel="grey levels (rms)", ylim=(-0.03, 1.03))
@@ -102,6 +107,22 @@ def draw(path: Path, power: Mapping[tuple[str, int | None], Sequence[float]]) ->
     panels[0].set_ylabel("found, with period and orientation")
     panels[-1].legend(fontsize=7, frameon=False)
     figure.savefig(path)
+
+
+def _print_sets(photos: Sequence[np.ndarray], options: argparse.Namespace) -> None:
+    """Prints how many sets show a grid, at a quarter of the levels."""
+    levels = [level / 4 for level in LEVELS[:4]]
+    print("\nsets of 64", *levels, sep=" | ")
+    for grid in GRIDS:
+        counts = []
+        for level in levels:
+            named = 0
+            for i in range(options.sets):
+                plain = crops(photos, 64, options.size, options.seed + 100 + i)
+                found = tconvjax.measure([planted(c, grid, level, None) for c in plain])
+                named += is_named(found, grid)
+            counts.append(f"{named}/{options.sets}")
+        print(grid, *counts, sep=" | ", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--figure", type=Path, help="PNG file to draw the power to")
     options = parser.parse_args(arguments)
     size = options.size
-    files = [Image.open(p) for p in sorted(options.folder.glob("*.png"))]
-    photos = [np.asarray(f.convert("RGB")) for f in files if min(f.size) >= size]
+    files = [_read(path) for path in sorted(options.folder.glob("*.png"))]
+    photos = [photo for photo in files if min(photo.shape[:2]) >= size]
     if not photos:
         print(f"{options.folder}: holds no PNG file of {size} x {size} pixels or more.", file=sys.stderr)  # fmt: skip
         return 2
@@ -143,17 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(grid, *(f"{p:.2f}" for p in power[grid, quality]), sep=" | ", flush=True)
     if options.figure:
         draw(options.figure, power)
-    print("\nsets of 64", *(level / 4 for level in LEVELS[:4]), sep=" | ")
-    for grid in GRIDS:
-        named = []
-        for level in LEVELS[:4]:
-            of_sets = []
-            for i in range(options.sets):
-                plain = crops(photos, 64, size, options.seed + 100 + i)
-                found = tconvjax.measure([planted(c, grid, level / 4, None) for c in plain])
-                of_sets.append(is_named(found, grid))
-            named.append(f"{sum(of_sets)}/{len(of_sets)}")
-        print(grid, *named, sep=" | ", flush=True)
+    if options.sets:
+        _print_sets(photos, options)
     return 0
 
 

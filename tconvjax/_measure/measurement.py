@@ -12,6 +12,7 @@ from tconvjax._measure.verdict import Judged, Verdict
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SURE = 1e-12  # p-value from which a smaller one says nothing more
 TRACES = {
     "jpeg": "blocks of JPEG",
     "camera": "the color filter of a camera",
@@ -34,7 +35,7 @@ class Measurement:
         the local contrast alone, which leaves the mean as it is.
       cause: what it looks like: 'upsampling', 'nearest enlargement', 'smooth enlargement'; of clean pictures the traces
         that are no pattern, 'jpeg', 'camera' or 'rounding', if there are any.
-      p_value: probability that a clean picture shows as much somewhere, in [0, 1].
+      p_value: probability that noise shows as much somewhere, in [0, 1]; what files and cameras leave does not count.
       limit: smallest amplitude, of the shortest period and in the orientation that hides it best, that would have been
         found in 19 of 20 such pictures.
       path: where the picture comes from; '' for a set.
@@ -98,11 +99,8 @@ def sentence(found: Judged, count: int) -> str:
             if found.amplitude is None
             else f", {found.amplitude:.2g} of 255 grey levels (rms)"
         )
-        often = max(found.p_value, 1e-12)
-        return (
-            f"{shape}{high}{levels}; a clean {what} has that with probability {often:.0e} at most; it looks like "
-            f"{found.cause}."
-        )
+        often = f"{found.p_value:.0e}" if found.p_value > SURE else f"below {SURE:.0e}"
+        return f"{shape}{high}{levels}; noise has that with probability {often}; it looks like {found.cause}."
     if found.verdict == "undecided":
         least = (
             "no pattern"

@@ -65,7 +65,7 @@ def judged(table: Table, at: Fractions, traits: Traits) -> Judged:
                 explained.add(comb)
     enlarged = traits.enlarged if traits.enlarged and _shows(scores, traits.enlarged[0]) else None
     limit = _limit(table, at)
-    p_value = min(scores.values(), default=1.0)
+    p_value = min((p for comb, p in scores.items() if comb not in explained), default=1.0)
     if not found and not enlarged:
         verdict: Verdict = "clean" if limit <= WORTH else "undecided"
         return Judged(verdict, None, None, None, None, min(reasons, default=None), p_value, limit)

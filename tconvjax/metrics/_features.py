@@ -66,7 +66,8 @@ def kernel_distance(features_a: ArrayLike, features_b: ArrayLike) -> jax.Array:
     """Returns the unbiased squared maximum mean discrepancy with the kernel `(x·y/dim + 1)³`.
 
     It is called KID only for features of the Inception network. Unbiased, so it may be slightly negative for equal
-    distributions. Sees third moments, too, to which `frechet_distance` is blind.
+    distributions. Sees third moments, too, to which `frechet_distance` is blind. Blind to what the
+    features leave out.
 
     Args:
       features_a: `(samples, features)`.
@@ -107,7 +108,7 @@ def precision_recall(
     fakes in some real ball. Recall: part of the reals in some fake ball. Density: mean number of real balls around a
     fake, over k. Coverage: part of the reals with a fake in their ball. Separates samples that are missing from samples
     that are out of place, for which `frechet_distance` gives one number. Outliers with wide balls raise precision and
-    recall, but not density and coverage.
+    recall, but not density and coverage. Blind to what the features leave out.
 
     Args:
       features_real: `(samples, features)`.

@@ -133,7 +133,7 @@ def coherence(images: ArrayLike, period: int) -> Orientations:
     period and to no shorter one, by orientation, and over channels. 1 is one fixed pattern: a bias, or a layer's
     response to a constant. A low value with a high `band_contrast` is a pattern that follows the content. Strength does
     not count, so it finds a replica far too weak for the others. Images must share one origin: crops at random offsets
-    cancel.
+    cancel. Blind to strength, and in a set of one image, which gives 1.
 
     Args:
       images: `(*batch, height, width, channels)`; all batch axes form one set of M images.
@@ -216,7 +216,8 @@ def cyclic_difference_depth(images: ArrayLike, period: Ints) -> jax.Array:
     `std_p D_p / mean_p D_p`, where D_p is the mean squared difference of neighbors along an axis at phase p of that
     axis; the mean over the axes. Sees what mirror symmetry hides from `cyclic_variance_depth`: white noise enlarged
     twice by `[1, 1]` ('nearest') gives 1, by `[1, 3, 3, 1]` ('linear', aligned at the edges) 0.6; but by `[1, 2, 1]` 0.
-    So a resize-convolution is flat in its means, not free of traces. Sees the blocks of JPEG at period 8.
+    So a resize-convolution is flat in its means, not free of traces. Sees the blocks of JPEG at period 8. Blind to
+    patterns of the mean.
 
     Args:
       images: `(*batch, *spatial, channels)`; differences across the border are left out.
@@ -255,6 +256,7 @@ def checkerboard_coefficient(images: ArrayLike) -> jax.Array:
     `4 sin²(θ/2)` and `sin²θ` for the two along an axis, the difference is `4 sin⁴(θ/2)`, so over the power spectrum
     `Σ P Σ_d sin⁴(θ_d/2) / Σ P Σ_d sin²(θ_d/2)`. A checkerboard and stripes of one pixel score 1, white noise 0.75, only
     very smooth images near 0. Every high frequency counts, artifact or not: subtract the value of real images.
+    Blind to periods above 2.
 
     Args:
       images: `(*batch, height, width, channels)`, taken as periodic: their opposite borders are neighbors.

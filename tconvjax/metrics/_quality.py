@@ -47,7 +47,7 @@ def ssim(images: ArrayLike, reference: ArrayLike, data_range: float = 1.0) -> ja
 
     `(2 m_x m_y + C1)(2 c_xy + C2) / ((m_x² + m_y² + C1)(v_x + v_y + C2))` of means, variances and the covariance under
     a Gaussian window of 11 pixels and deviation 1.5; `C1 = (0.01 data_range)²`, `C2 = (0.03 data_range)²`. Mean over
-    all windows inside the image and over channels.
+    all windows inside the image and over channels. Blind to a grid that is weak beside the contrast of its window.
 
     Args:
       images: `(*batch, height, width, channels)`, at least 11 pixels along both axes.

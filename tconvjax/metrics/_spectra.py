@@ -90,7 +90,7 @@ def detectability(images_a: ArrayLike, images_b: ArrayLike, *, ridge: float = 1.
     Its features are each image's rings of `radial_spectrum` in dB, without ring 0, standardized. The images at even
     places of both sets train a regression that is tested on those at odd places, and the reverse, so shuffle sorted
     sets before. Both sets weigh the same, whatever their sizes. Deterministic; sees any difference of spectra,
-    artifact or not, also in their spread, to which `log_spectral_distance` is blind.
+    artifact or not, also in their spread, to which `log_spectral_distance` is blind. Blind to the place in the image.
 
     Args:
       images_a: `(*batch, height, width, channels)`, at least 2 images, better several per ring.
