@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, PINK, GRAY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#64748b"
 CIRCLES = (ORANGE, BLUE, GREEN, PINK)  # Okabe & Ito
 DRAWN = 64  # pixels of an axis
-SHOWN = 16  # pixels of an axis with a line each
+SHOWN = 16  # harmonics, and input pixels, of an axis that are marked one by one
 FLOOR = 60  # decibels below the strongest power that are drawn
 
 __all__ = [
@@ -29,14 +29,16 @@ __all__ = [
 ]  # fmt: skip
 
 
-def spectrum(images: ArrayLike, periods: Sequence[int] = (), *, ax: "Axes | None" = None) -> "Axes":
+def spectrum(
+    images: ArrayLike, periods: int | Sequence[int] = (), *, ax: "Axes | None" = None
+) -> "Axes":
     """Draws the mean power spectrum of images, zero frequency in the middle, harmonics of periods circled.
 
     A pattern of a fixed grid is bright inside of the circles. Images are Hann-windowed after their mean is removed.
 
     Args:
       images: `(*batch, height, width, channels)`, or one gray image `(height, width)`.
-      periods: in pixels, each >= 2; up to four.
+      periods: in pixels, each >= 2; up to four. Harmonics of periods above 16 are circled on the axes alone.
       ax: to draw into.
 
     Returns:
@@ -55,10 +57,12 @@ def spectrum(images: ArrayLike, periods: Sequence[int] = (), *, ax: "Axes | None
     x = np.asarray(images, np.float64)
     if x.ndim == 2:
         x = x[..., None]
-    if x.ndim < 3:
+    if x.ndim < 3 or min(x.shape[-3:-1]) < 4 or 0 in x.shape:
         raise ValueError(
-            f"{who}: images must be (*batch, height, width, channels) or (height, width); got shape {x.shape}."
+            f"{who}: images must be (*batch, height, width, channels) or (height, width) of 4 pixels or more; got "
+            f"shape {x.shape}."
         )
+    periods = [periods] if isinstance(periods, int) else periods
     periods = [geo.positive_int(who, "periods", period) for period in periods]
     if len(periods) > len(CIRCLES) or min(periods, default=2) < 2:
         raise ValueError(f"{who}: periods must be up to {len(CIRCLES)} integers >= 2; got {periods}.")  # fmt: skip
@@ -73,7 +77,7 @@ def spectrum(images: ArrayLike, periods: Sequence[int] = (), *, ax: "Axes | None
     picture = ax.imshow(decibels, cmap="gray", extent=(-across, across, down, -down))
     for i, period in enumerate(periods):
         ticks = [q / period for q in range(-(period // 2), period // 2 + 1)]
-        points = [(u, v) for u in ticks for v in ticks if u or v]
+        points = [(u, v) for u in ticks for v in ticks if (u or v) and (period <= SHOWN or not u * v)]  # fmt: skip
         ax.plot(
             *zip(*points, strict=True), "o", mfc="none", color=CIRCLES[i], markersize=9 + 4 * i,
             label=f"period {period}", clip_on=False,
@@ -147,11 +151,13 @@ def overlap_map(
             geometry.small, k, s, d, geometry.offset, strict=True
         )
     ]
-    taps = prod(int(c.min()) for c in counts), prod(int(c.max()) for c in counts)
+    shown = counts[:2]
+    taps = prod(int(c.min()) for c in shown), prod(int(c.max()) for c in shown)
     title = f"kernel {_by(k)}, stride {_by(s)}: {taps[0]} to {taps[1]} taps"
-    if max(map(len, counts[:2])) > DRAWN:
+    title += " along two axes" if len(counts) > 2 else ""
+    if max(map(len, shown)) > DRAWN:
         title += f", first {DRAWN} pixels"
-    drawn = [c[:DRAWN] for c in counts[:2]]
+    drawn = [c[:DRAWN] for c in shown]
     *down, across = (
         c[(c >= -0.5) & (c <= len(d) - 0.5)] for c, d in zip(centers, drawn, strict=False)
     )
@@ -163,11 +169,13 @@ def overlap_map(
         ax.set(xticks=_whole(len(drawn[0]) - 1), yticks=_whole(int(drawn[0].max())))
     else:
         image = ax.imshow(np.outer(*drawn), cmap="gray", vmin=0)
-        grid = np.meshgrid(across, down[0])
-        ax.plot(*map(np.ravel, grid), ".", color=ORANGE, markersize=3, label="input centers")
+        if max(len(across), len(down[0])) <= 2 * SHOWN:  # more hide the map
+            grid = np.meshgrid(across, down[0])
+            ax.plot(*map(np.ravel, grid), ".", color=ORANGE, markersize=3, label="input centers")
         ax.figure.colorbar(image, ax=ax, label="taps", shrink=0.8, ticks=_whole(taps[1]))
         ax.set(xlabel="output column", ylabel="output row", title=title)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=8)
+    if ax.lines:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=8)
     return ax
 
 
@@ -208,24 +216,25 @@ def phase_gains(
     matrix = gains.reshape(prod(s), -1)
     left, values, _ = np.linalg.svd(matrix, full_matrices=False)
     answers = left[:, 0] * values[0]
-    mean = answers.mean()
-    relative = (answers / mean if abs(mean) > 1e-12 * abs(answers).max(initial=0) else answers)  # fmt: skip
-    relative = relative.reshape(s)
+    mean, largest = answers.mean(), abs(answers).max(initial=0)
+    has_mean = abs(mean) > 1e-6 * largest
+    relative = answers / (mean if has_mean else largest or 1.0)
+    relative, unit = relative.reshape(s), "their mean" if has_mean else "the largest"
     ax = _axes(ax, 4.2, 3.4)
     if len(s) == 1:
         ax.bar(np.arange(s[0]), relative, color=GRAY, width=0.9)
-        ax.axhline(1, color=ORANGE, linewidth=1)
-        ax.set(xlabel="phase", ylabel="gain over the mean", xticks=_whole(s[0] - 1))
+        ax.axhline(float(has_mean), color=ORANGE, linewidth=1)
+        ax.set(xlabel="phase", ylabel=f"gain over {unit}", xticks=_whole(s[0] - 1))
     else:
-        reach = max(abs(relative - 1).max(), 0.05)
-        image = ax.imshow(relative, cmap="PuOr", vmin=1 - reach, vmax=1 + reach)
-        ax.figure.colorbar(image, ax=ax, label="gain over the mean", shrink=0.8)
+        reach = max(abs(relative - has_mean).max(), 0.05)
+        image = ax.imshow(relative, cmap="PuOr", vmin=has_mean - reach, vmax=has_mean + reach)
+        ax.figure.colorbar(image, ax=ax, label=f"gain over {unit}", shrink=0.8)
         ax.set(xlabel="phase along the width", ylabel="phase along the height")
         ax.set(xticks=_whole(s[1] - 1), yticks=_whole(s[0] - 1))
         for p in np.ndindex(*s) if max(s) <= 8 else ():
-            dark = abs(relative[p] - 1) > 0.6 * reach
+            dark = abs(relative[p] - has_mean) > 0.6 * reach
             ax.text(p[1], p[0], f"{relative[p]:.2f}", ha="center", va="center", color="w" if dark else "k")  # fmt: skip
-    ax.set_title(f"gains {relative.min():.2f} to {relative.max():.2f} of their mean")
+    ax.set_title(f"gains {relative.min():.2f} to {relative.max():.2f} of {unit}")
     return ax
 
 
@@ -343,7 +352,7 @@ def receptive_field(
 def repair(
     before: ArrayLike, after: ArrayLike, period: int = 2, *, ax: "Axes | None" = None
 ) -> "Axes":
-    """Draws the mean spectra of images before and after a repair, along the axis or diagonal with the strongest line.
+    """Draws the mean spectra of images before and after a repair, along the axis or diagonal that changes most.
 
     A pattern is a peak at a marked harmonic; a repair takes the peak away and leaves the rest.
 
@@ -375,6 +384,10 @@ def repair(
     if geo.positive_int(who, "period", period) < 2:
         raise ValueError(f"{who}: period must be at least 2; got {period}.")
     x, y = (a[..., None] if a.ndim == 2 else a for a in (x, y))
+    if min(x.shape[-3:-1]) < 2 * period:
+        raise ValueError(
+            f"{who}: images must have at least two periods, {2 * period} pixels, along each axis; got shape {x.shape}."
+        )
     height, width = (n // period * period for n in x.shape[-3:-1])
     powers = [_power(a.reshape(-1, *a.shape[-3:])[:, :height, :width]) for a in (x, y)]
     n = min(height, width)
@@ -386,10 +399,12 @@ def repair(
     }
     at = [q * n // period for q in range(1, period // 2 + 1)]
     loss = {
-        name: max(10 * np.log10(line(powers[0])[a - 1] / line(powers[1])[a - 1]) for a in at)
+        name: max(
+            (10 * np.log10(line(powers[0])[a - 1] / line(powers[1])[a - 1]) for a in at), key=abs
+        )
         for name, line in lines.items()
     }
-    name = max(loss, key=lambda name: loss[name])
+    name = max(loss, key=lambda name: abs(loss[name]))
     ax = _axes(ax, 5.4, 3.4)
     for power, style in zip(powers, (("-", ORANGE, "before"), ("--", BLUE, "after")), strict=True):
         dashes, color, label = style

@@ -133,7 +133,7 @@ def test_a_reference_is_measured_and_shown(capsys, tmp_path):
     status, out, _ = run(capsys, "measure", tmp_path / "made", "--reference", tmp_path / "real")
     assert (status, out.splitlines()[-1].split()[:3]) == (0, ["reference,", "3", "clean"])
     status, out, _ = run(capsys, "measure", tmp_path / "made", "--reference", tmp_path / "made")
-    assert "No pattern" in out
+    assert "A pattern" not in out
 
 
 def test_sheets_are_cut(capsys, tmp_path):
@@ -372,8 +372,8 @@ def test_images_need_pillow_and_arrays_do_not(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--tile", 0), "--tile must be one or two integers >= 1; got [0]"),
-        (("--tile", 1, 2, 3), "--tile must be one or two integers >= 1; got [1, 2, 3]"),
+        (("--tile", 1), "--tile must be one or two integers >= 16; got [1]"),
+        (("--tile", 16, 17, 18), "--tile must be one or two integers >= 16; got [16, 17, 18]"),
         (("--period", 1), "--period must be at least 2"),
         (("--period", -2), "--period must be at least 2"),
         (("--period", 10**9), "and at most 64; got 1000000000"),
@@ -624,7 +624,11 @@ def test_odd_places_are_escaped_or_left_out(capsys):
         (("measure", "bad.png"), "bad.png"),
         (("measure", "none.npy"), "at least 1 number"),
         (("measure", "nan.npy"), "nan.npy: pixels must be finite"),
-        (("measure", "good.npy", "--tile", 17), "tile must be at most the height and width"),
+        (
+            ("measure", "good.npy", "--tile", 17),
+            "tconvjax measure: tile must be at most the height",
+        ),
+        (("measure", "good.npy", "--reference", "nowhere"), "nowhere: cannot be read"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_two(

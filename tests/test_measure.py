@@ -140,6 +140,8 @@ def test_a_pattern_of_the_reference_is_none():
     assert measure(real[0]).verdict == "pattern"
     found = measure(real[0], reference=real[1:])
     assert found.verdict != "pattern"
+    assert found.limit > measure(real[0]).limit  # beyond the reference
+    assert "beyond the reference" in found.text or found.verdict == "undecided"
     assert found.reference.verdict == "pattern"
     assert len(found.reference.images) == 7
     board = 2 * GRIDS["board"][0][..., None]
@@ -167,6 +169,41 @@ def test_few_pixels_are_not_judged():
     constant = measure(np.full((64, 64), 100, np.uint8))
     assert constant.verdict == "clean"
     assert constant.limit < 0.1
+
+
+def test_a_tiny_picture_hides_no_pattern_of_the_others():
+    boards = [pixels(scene(seed) + 2 * GRIDS["board"][0][..., None]) for seed in range(4)]
+    tiny = pixels(scene(9, 4))
+    found = measure([*boards, tiny, pixels(scene(8, colors=1))])
+    assert (found.verdict, found.period, found.orientation) == ("pattern", 2, "board")
+    assert measure(boards[0], reference=tiny).verdict == "pattern"
+
+
+def test_transparent_pictures_are_undecided_and_change_nothing():
+    random = np.random.default_rng(0)
+    picture = np.concatenate([pixels(scene(0)), np.full((N, N, 1), 255, np.uint8)], -1)
+    clear = picture.copy()
+    clear[..., 3] = 0
+    found = measure(clear)
+    assert (found.verdict, found.limit) == ("undecided", inf)
+    clear[random.integers(0, N), 5, 3] = 255
+    assert measure(clear).verdict == "undecided"
+    both = measure([picture, clear])
+    assert (both.verdict, both.limit) == ("clean", measure(picture).limit)
+
+
+def test_a_probability_is_that_of_the_pattern():
+    found = measure(jpeg(pixels(scene(1, 160)), 75))
+    assert found.cause == "jpeg"
+    assert found.p_value > 0.005  # lines of blocks do not count
+
+
+def test_overshoot_and_constants_have_the_range_of_the_others():
+    x = scene(0) / 255
+    x[3, 3] = 1.1
+    assert measure(x).limit == pytest.approx(measure(np.minimum(x, 1)).limit, rel=0.1)
+    constant = measure(np.full((64, 64), 300.0))
+    assert (constant.verdict, constant.text) == ("clean", "No pattern: the picture has one color.")
 
 
 def test_signals_and_volumes():
@@ -270,16 +307,20 @@ def test_the_answer_is_json_and_has_a_figure():
     [
         ([], {}, "images must hold at least one image"),
         ("a.png", {}, "Read files with"),
-        (np.zeros((8, 8, 8)), {}, "Write gray pictures as"),
+        (np.zeros((8, 8, 8)), {}, "write gray pictures as"),
         (np.zeros((2, 3, 8, 8)), {}, "Channels are last"),
+        (iter([np.zeros((8, 8))]), {}, "Write list(...)"),
+        ([np.zeros((8, 8)), np.zeros(8)], {}, "as many axes of space as the first; got 2 and 1"),
         (np.zeros((0, 8)), {}, "must hold pixels"),
         (np.full((8, 8), np.nan), {}, "must be finite"),
         (np.zeros((8, 8), complex), {}, "must hold real numbers"),
         (np.zeros((8, 8)), {"periods": [1]}, "from 2 to 64; got"),
         (np.zeros((8, 8)), {"periods": [65]}, "from 2 to 64; got"),
-        (np.zeros((8, 8)), {"tile": 9}, "tile must be at most"),
-        (np.zeros((8, 8)), {"tile": 0}, "tile must be at least 1"),
+        (np.zeros((8, 8)), {"tile": 16}, "tile must be at most"),
+        (np.zeros((8, 8)), {"tile": 1}, "tile must be at least 16"),
+        (np.zeros((32, 32)), {"tile": 16}, "a cell, of more than one color"),
         (np.zeros((8, 8)), {"reference": []}, "reference must hold at least one image"),
+        (np.zeros((8, 8)), {"reference": np.zeros(8)}, "as many axes of space as the first; got 1 and 2"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(images, options, message):

@@ -82,6 +82,8 @@ def test_even_phases_have_equal_gains():
     np.testing.assert_allclose(even.images[0].get_array(), 1, atol=1e-5)
     gains = plot.phase_gains(np.ones((3, 3, 1, 1)), 2).images[0].get_array()
     np.testing.assert_allclose(gains, np.array([[4, 2], [2, 1]]) / 2.25, rtol=1e-6)
+    alternating = plot.phase_gains(np.array([1.0, -1.0]).reshape(2, 1, 1), 2)
+    assert alternating.get_title() == "gains -1.00 to 1.00 of the largest"
 
 
 def test_fields_are_those_of_analysis():
@@ -97,6 +99,8 @@ def test_a_repair_is_shown_along_the_axis_of_the_pattern(axis):
     title = plot.repair(NOISE + 5 * stripes[..., None], NOISE).get_title()
     name = ("along the height", "along the width")[axis]
     assert title.startswith(f"period 2, {name}: -")
+    worse = plot.repair(NOISE, NOISE + 5 * stripes[..., None]).get_title()
+    assert worse.startswith(f"period 2, {name}: +")
 
 
 @pytest.mark.refuses
@@ -111,6 +115,7 @@ def test_a_repair_is_shown_along_the_axis_of_the_pattern(axis):
         (lambda: plot.receptive_field((8,), LAYERS, axis=1), "receptive_field: axis must be"),
         (lambda: plot.repair(BOARD, NOISE), "repair: before and after must have one shape"),
         (lambda: plot.repair(BOARD, BOARD, 1), "repair: period must be at least 2"),
+        (lambda: plot.repair(BOARD, BOARD, 17), "repair: images must have at least two periods"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(call, message):

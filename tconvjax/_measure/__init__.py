@@ -13,7 +13,7 @@ import numpy as np
 from tconvjax import _geometry as geo
 from tconvjax._measure import sheets
 from tconvjax._measure.fields import Key, Spectrum, spectra_of
-from tconvjax._measure.lines import Fractions, Table, above, fractions, pooled, table_of
+from tconvjax._measure.lines import Fractions, Table, above, fractions, pooled, table_of, usual
 from tconvjax._measure.measurement import Measurement, measurement
 from tconvjax._measure.pictures import Picture, pictures_of
 from tconvjax._measure.traces import Traits, traits_of
@@ -41,13 +41,15 @@ def measure(
     Each is tested against its neighborhood in the same spectrum, after edges and textures are weighed down, so that
     photographs have the statistics of noise; the error is shared among all periods and directions. Lines that JPEG,
     cameras and rounding leave are told apart. Of a set, pictures count each by itself and, where they are of one size,
-    added up.
+    added up; they count as independent, which crops of one photograph and frames of a video are not.
 
     Args:
       images: a picture `(height, width)` or `(height, width, channels)`, a batch `(batch, height, width, channels)`, a
-        signal `(length,)`, volumes `(batch, depth, height, width, channels)`, or a sequence of arrays of any sizes. Two
-        and four channels have alpha, and transparent pixels do not count. Integers of 8 and 16 bits have the range of
-        their type; floats are in [0, 1], [−1, 1] or [0, 255], or their own range is 255 grey levels.
+        signal `(length,)`, volumes `(batch, depth, height, width, channels)`, or a sequence of arrays of any sizes and
+        one number of axes of space; a list of lists is a sequence of signals. Two and four channels have alpha, in the
+        range of the colors, and transparent pixels do not count. Integers of 8 and 16 bits have the range of their
+        type; floats are in [0, 1], [−1, 1] or [0, 255], the first that holds all but some overshoot, or their own range
+        is 255 grey levels.
       reference: clean pictures of the same kind, real ones for instance: what they have is no pattern.
       periods: in pixels, each from 2 to 64; all of them by default.
       tile: height and width of the cells of a sheet of samples, to cut; an int serves both. By default a single picture
@@ -92,7 +94,8 @@ def measured(
 def _periods(who: str, periods: Sequence[int] | None) -> Sequence[int]:
     if periods is None:
         return PERIODS
-    given = sorted({geo.positive_int(who, "periods", p) for p in np.ravel(periods).tolist()})
+    every = [periods] if isinstance(periods, int) else list(periods)
+    given = sorted({geo.positive_int(who, "periods", p) for p in every})
     if not given or given[0] < 2 or given[-1] > PERIODS[-1]:
         raise ValueError(
             f"{who}: periods must be at least one integer from 2 to {PERIODS[-1]}; got {periods!r}."
@@ -101,7 +104,10 @@ def _periods(who: str, periods: Sequence[int] | None) -> Sequence[int]:
 
 
 def _tile(who: str, tile: int | Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if tile is None else geo.per_axis(who, "tile", tile, 2)
+    found = None if tile is None else geo.per_axis(who, "tile", tile, 2)
+    if found and min(found) < sheets.SMALLEST:
+        raise ValueError(f"{who}: tile must be at least {sheets.SMALLEST} pixels; got {found}.")
+    return found
 
 
 def _cut(
@@ -149,6 +155,7 @@ class _Set:
         self, at: Fractions, pictures: Iterable[Picture], reference: "_Set | None"
     ) -> None:
         self._at, self._reference = at, reference
+        self._usual = usual(reference._tables) if reference else {}
         self._kept: list[Picture] = []
         self._tables: list[Table] = []
         self._traits: list[Traits] = []
@@ -156,8 +163,19 @@ class _Set:
         self._each: list[Measurement] = []
         for picture in pictures:
             self._add(picture)
+        if not self._tables:
+            raise ValueError(
+                "measure: there must be a picture, and of sheets a cell, of more than one color; got none."
+            )
 
     def _add(self, picture: Picture) -> None:
+        rank = picture.levels.ndim - 1
+        first = (self._kept or (self._reference._kept if self._reference else None) or [picture])[0]
+        if rank != first.levels.ndim - 1:
+            raise ValueError(
+                "measure: all images, and those of the reference, must have as many axes of space as the first; got "
+                f"{first.levels.ndim - 1} and {rank} of {picture.name}."
+            )
         parts = _parts(picture)
         spectra = [spectra_of(part) for part in parts]
         for part, found in zip(parts, spectra, strict=True):
@@ -172,25 +190,20 @@ class _Set:
         self._traits.append(traits)
         if len(self._kept) < KEPT:
             self._kept.append(picture)
-        self._each.append(
-            measurement(judged(table, self._at, traits), [picture], path=picture.name)
-        )
+        referred = self._reference is not None
+        one = judged(table, self._at, traits)
+        self._each.append(measurement(one, [picture], referred=referred, path=picture.name))
 
     def _lines(self, spectra: dict[Key, Spectrum]) -> Table:
         table = table_of(spectra, self._at)
         if self._reference is None:
             return table
-        return above(table, self._reference.usual(), self._at)
-
-    def usual(self) -> dict[Key, np.ndarray]:
-        """Returns the mean ratios of the lines."""
-        common = [key for key in self._tables[0] if all(key in t for t in self._tables)]
-        return {key: np.mean([t[key].ratio for t in self._tables], 0) for key in common}
+        return above(table, self._usual, self._at)
 
     def measurement(self, tile: tuple[int, ...] | None) -> Measurement:
         """Returns the answer for all pictures."""
-        usual = None if self._reference is None else self._reference.measurement(None)
-        rest: dict[str, Any] = {"tile": tile, "reference": usual}
+        of_reference = None if self._reference is None else self._reference.measurement(None)
+        rest: dict[str, Any] = {"tile": tile, "reference": of_reference}
         if len(self._each) == 1:
             (one,) = self._each
             return replace(one, images=(one,), **rest)
@@ -199,7 +212,8 @@ class _Set:
         together = judged(pooled(sums, TOGETHER), self._at, traits)
         each = judged(pooled(self._tables, EACH), self._at, traits)
         found = each if each.verdict == "pattern" != together.verdict else together
-        return measurement(found, self._kept, images=tuple(self._each), **rest)
+        referred = self._reference is not None
+        return measurement(found, self._kept, referred=referred, images=tuple(self._each), **rest)
 
 
 def _most(values: Sequence[Any]) -> Any:

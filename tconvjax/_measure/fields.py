@@ -32,7 +32,9 @@ ORDERS = (
     1,
     2,
 )  # of differences: the first is blind to one mirror symmetry, the second to the other
-SHORTEST = 16  # pixels along which differences are taken
+SHORTEST = (
+    16  # pixels along which differences are taken; as many of them to each power must be opaque
+)
 
 
 class Key(NamedTuple):
@@ -71,6 +73,8 @@ def spectra_of(picture: Picture) -> dict[Key, Spectrum]:
     """Returns the spectra of a picture."""
     x = picture.levels
     space, colors = x.shape[:-1], x.shape[-1]
+    if picture.opaque is not None and picture.opaque.sum() < SHORTEST ** len(space):
+        return {}
     opponent = fft.dct(x, axis=-1, norm="ortho") if colors > 1 else x
     window = _hann(space)
     if picture.opaque is not None:

@@ -127,24 +127,33 @@ def needed(p: float, neighbors: int, *, half: bool) -> float:
 def pooled(tables: Sequence[Table], least: float) -> Table:
     """Returns the lines of a set by Fisher's sum, in which no table counts by a smaller p-value than `least`.
 
-    Ratios are the largest, heights those of the median picture.
+    Ratios are the largest, heights those of the median picture; a picture that is too small for a line does not count.
     """
-    common = [key for key in tables[0] if all(key in table for table in tables)]
-    return {key: _pooled([table[key] for table in tables], least) for key in common}
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return {key: _pooled([t[key] for t in tables if key in t], least) for key in keys}
 
 
 def _pooled(lines: Sequence[Lines], least: float) -> Lines:
-    ratios = np.stack([one.ratio for one in lines])
+    if len(lines) == 1:
+        return lines[0]
+    seen = np.stack([one.open for one in lines])
+    count = seen.sum(0)
+    ratios = np.where(seen, [one.ratio for one in lines], 0.0)
     best = ratios.argmax(0), np.arange(ratios.shape[1])
-    sums = -np.log(np.maximum([one.p for one in lines], least)).sum(0)
-    median = lambda name: np.median([getattr(one, name) / one.gain**2 for one in lines], 0)
+    sums = np.where(seen, -np.log(np.maximum([one.p for one in lines], least)), 0.0).sum(0)
+
+    def median(name: str) -> np.ndarray:
+        values = np.stack([getattr(one, name) / one.gain**2 for one in lines])
+        middle: np.ndarray = np.nanmedian(np.where(seen | (count == 0), values, np.nan), 0)
+        return middle
+
     return Lines(
         ratio=ratios[best],
-        p=special.gammaincc(len(lines), sums) if len(lines) > 1 else lines[0].p,
+        p=np.where(count > 0, special.gammaincc(np.maximum(count, 1), sums), 1.0),
         power=median("power"),
         floor=median("floor"),
         peak=np.stack([one.peak for one in lines])[best],
-        open=np.any([one.open for one in lines], 0),
+        open=count > 0,
         gain=1.0,
         neighbors=lines[0].neighbors,
     )
@@ -154,8 +163,20 @@ def above(table: Table, usual: Mapping[Key, np.ndarray], at: Fractions) -> Table
     """Returns the lines by what they have more than the same lines of a reference set have on average."""
     found = {}
     for key, lines in table.items():
-        ratio = lines.ratio / np.maximum(1.0, usual[key]) if key in usual else lines.ratio
-        found[key] = lines._replace(ratio=ratio, p=tail(ratio, lines.neighbors, half=at.half))
+        times = np.maximum(1.0, usual[key]) if key in usual else np.ones(len(lines.p))
+        p = np.where(lines.open, tail(lines.ratio / times, lines.neighbors, half=at.half), 1.0)
+        found[key] = lines._replace(ratio=lines.ratio / times, p=p, floor=lines.floor * times)
+    return found
+
+
+def usual(tables: Sequence[Table]) -> dict[Key, np.ndarray]:
+    """Returns the mean ratios of the lines of a set, over pictures that are large enough; 1 without any."""
+    found = {}
+    for key in dict.fromkeys(key for table in tables for key in table):
+        own = [table[key] for table in tables if key in table]
+        seen = np.stack([one.open for one in own])
+        total = np.where(seen, [one.ratio for one in own], 0.0).sum(0)
+        found[key] = np.where(seen.any(0), total / np.maximum(seen.sum(0), 1), 1.0)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,8 +33,9 @@ class Measurement:
       contrast: power of the strongest line over that of its neighborhood, in dB.
       amplitude: root mean square of the pattern over pixels and channels, in grey levels of 255; None for a pattern of
         the local contrast alone, which leaves the mean as it is.
-      cause: what it looks like: 'upsampling', 'nearest enlargement', 'smooth enlargement'; of clean pictures the traces
-        that are no pattern, 'jpeg', 'camera' or 'rounding', if there are any.
+      cause: what it looks like: 'upsampling', 'nearest enlargement', 'smooth enlargement', None for a pattern of the
+        local contrast, which video codecs leave, too; of clean pictures the traces that are no pattern, 'jpeg',
+        'camera' or 'rounding', if there are any.
       p_value: probability that noise shows as much somewhere, in [0, 1]; what files and cameras leave does not count.
       limit: smallest amplitude, of the shortest period and in the orientation that hides it best, that would have been
         found in 19 of 20 such pictures.
@@ -81,18 +82,24 @@ class Measurement:
         if not pixels:
             raise ValueError("Measurement.plot: there must be a picture, with height and width.")
         same = [x for x in pixels if x.shape == pixels[0].shape]
-        ax = plot.spectrum(np.stack(same), [self.period] if self.period else [])
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.4, 4.8), dpi=150, layout="constrained")  # pyplot would keep it
+        ax = figure.add_subplot()
+        plot.spectrum(np.stack(same), [self.period] if self.period else [], ax=ax)
         name = {"pattern": "Pattern", "clean": "No pattern", "undecided": "Undecided"}[self.verdict]
         of = f" of period {self.period}, {self.orientation}" if self.period else ""
+        if self.verdict == "pattern" and self.amplitude is None:
+            of += ", of the local contrast"
         ax.set_title(f"{name}{of}: {ax.get_title()}", pad=14)
-        return cast("Figure", ax.figure)
+        return figure
 
 
-def sentence(found: Judged, count: int) -> str:
+def sentence(found: Judged, count: int, *, referred: bool) -> str:
     """Returns the answer in a sentence."""
     what = "picture" if count == 1 else "set"
+    beyond = " beyond the reference" if referred else ""
     if found.verdict == "pattern":
-        shape = f"A pattern of period {found.period} ({found.orientation})"
         high = "" if found.contrast is None else f", {found.contrast:.0f} dB above its neighborhood"
         levels = (
             ", of the local contrast, not of the mean"
@@ -100,21 +107,26 @@ def sentence(found: Judged, count: int) -> str:
             else f", {found.amplitude:.2g} of 255 grey levels (rms)"
         )
         often = f"{found.p_value:.0e}" if found.p_value > SURE else f"below {SURE:.0e}"
-        return f"{shape}{high}{levels}; noise has that with probability {often}; it looks like {found.cause}."
-    if found.verdict == "undecided":
-        least = (
-            "no pattern"
-            if not np.isfinite(found.limit)
-            else f"only patterns above {found.limit:.2g} grey levels"
+        like = f"; it looks like {found.cause}" if found.cause else ""
+        return (
+            f"A pattern of period {found.period} ({found.orientation}){beyond}{high}{levels}; noise has that with "
+            f"probability {often}{like}."
         )
+    least = f"one of the shortest period and {found.limit:.2g} of 255 grey levels (rms) or more"
+    if found.verdict == "undecided":
+        least = least if np.isfinite(found.limit) else "none at all"
         return f"Undecided: the {what} has too few or too busy pixels; {least} would be found."
-    traces = f" It has traces of {TRACES[found.cause]}, which are none." if found.cause else ""
-    return f"No pattern: one of {found.limit:.2g} of 255 grey levels (rms) or more would be found.{traces}"
+    traces = (
+        f" It has traces of {TRACES[found.cause]}, which are no pattern." if found.cause else ""
+    )
+    if found.limit == 0:
+        return f"No pattern: the {what} has one color."
+    return f"No pattern{beyond}: {least} would be found.{traces}"
 
 
 def measurement(
-    found: Judged, pictures: Sequence[Picture], *, path: str = "", **rest: Any
+    found: Judged, pictures: Sequence[Picture], *, referred: bool, path: str = "", **rest: Any
 ) -> Measurement:
     """Returns the answer for pictures that were judged together."""
-    text = sentence(found, len(pictures))
+    text = sentence(found, len(pictures), referred=referred)
     return Measurement(found.verdict, text, *found[1:], path=path, pictures=tuple(pictures), **rest)

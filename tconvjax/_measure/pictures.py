@@ -1,12 +1,14 @@
 """Arrays as pictures: their rank, their range in grey levels, what of them is transparent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 CHANNELS = 4  # more are taken for an axis of space
 LEVELS = 255.0
+OVERSHOOT, OUTSIDE = 0.25, 0.02  # of the range, and part of the values beyond it, as decoders have
 
 
 class Picture(NamedTuple):
@@ -29,10 +31,15 @@ def pictures_of(who: str, images: Any, argument: str = "images") -> list[Picture
     Raises:
       ValueError, TypeError: for an array of another shape or dtype, without pixels, or with values that are not finite.
     """
-    if isinstance(images, str | bytes | Mapping):
+    strange = isinstance(images, str | bytes | Mapping | Path | Set)
+    if strange or (
+        isinstance(images, Iterable)
+        and not hasattr(images, "__len__")
+        and not hasattr(images, "__array__")
+    ):
         raise TypeError(
-            f"{who}: {argument} must be an array or a sequence of arrays; got {type(images).__name__}. Read files with "
-            "`tconvjax measure` or pillow."
+            f"{who}: {argument} must be an array or a sequence of arrays; got {type(images).__name__}. Write "
+            "list(...) of what yields arrays. Read files with `tconvjax measure` or pillow."
         )
     given = [(argument, images)]
     if isinstance(images, Sequence) and not hasattr(images, "shape") and np.ndim(images[:1]) != 1:
@@ -61,9 +68,10 @@ def _checked(who: str, argument: str, array: np.ndarray) -> np.ndarray:
     if 0 in shape:
         raise ValueError(f"{who}: {argument} must hold pixels; got shape {shape}.")
     if array.ndim == 0 or array.ndim > 5 or (array.ndim > 2 and shape[-1] > CHANNELS):
-        remedy = "Write gray pictures as (batch, height, width, 1), a volume as (1, depth, height, width, 1)."
-        if array.ndim > 2 and 1 < shape[-3] <= CHANNELS:
-            remedy = "Channels are last here: move their axis."
+        remedy = (
+            "Channels are last here; write gray pictures as (batch, height, width, 1), a volume as (1, depth, height, "
+            "width, 1)."
+        )
         raise ValueError(
             f"{who}: {argument} must be (height, width), (height, width, channels) or (batch, height, width, channels) "
             f"with up to {CHANNELS} channels, a signal (length,) or volumes (batch, depth, height, width, channels); "
@@ -87,12 +95,16 @@ def _type_range(dtype: np.dtype) -> tuple[float, float] | None:
 
 
 def _shared_range(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Returns black and white of floats: [0, 1], [−1, 1] or [0, 255] if it holds all, else what they span."""
+    """Returns black and white of floats: [0, 1], [−1, 1] or [0, 255] if it holds nearly all, else what they span."""
     low, high = min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays)
+    size = sum(a.size for a in arrays)
     for black, white in ((0.0, 1.0), (-1.0, 1.0), (0.0, LEVELS)):
-        if black <= low and high <= white:
-            return black, white
-    return low, high
+        reach = OVERSHOOT * (white - black)
+        if black - reach <= low and high <= white + reach:
+            outside = sum(int(((a < black) | (a > white)).sum()) for a in arrays)
+            if outside <= OUTSIDE * size:
+                return black, white
+    return low, max(high, low + 1.0)
 
 
 def _picture(image: np.ndarray, black: float, white: float, name: str) -> Picture:

@@ -57,14 +57,17 @@ def _has_blocks(luma: np.ndarray) -> bool:
     if n < 32:
         return False
     y, x = ((size - n) // 2 for size in luma.shape)
+    luma = luma[y : y + n, x : x + n].astype(np.float32)
+    cosines = fft.dct(np.eye(8, dtype=np.float32), axis=0, norm="ortho")
     rows, columns = np.indices((8, 8))
-    fine = rows + columns >= 4
+    fine = (rows + columns >= 4)[:, None]
     vanishing = []
-    for a, b in np.ndindex(8, 8):
-        part = luma[y + a : y + a + n - 8, x + b : x + b + n - 8]
-        blocks = part.reshape(n // 8 - 1, 8, n // 8 - 1, 8).transpose(0, 2, 1, 3)
-        coefficients = fft.dctn(blocks, axes=(2, 3), norm="ortho")
-        vanishing.append(float((np.abs(coefficients[..., fine]) < VANISHES).mean()))
+    for a in range(8):
+        part = luma[a : a + n - 8].reshape(-1, 8, n)
+        down = cosines @ part  # of each column of each row of blocks
+        for b in range(8):
+            blocks = down[:, :, b : b + n - 8].reshape(*down.shape[:2], -1, 8) @ cosines.T
+            vanishing.append(float((np.abs(blocks) < VANISHES).mean(where=fine)))
     return max(vanishing) - float(np.median(vanishing)) > BLOCKS
 
 

@@ -65,13 +65,14 @@ def judged(table: Table, at: Fractions, traits: Traits) -> Judged:
                 explained.add(comb)
     enlarged = traits.enlarged if traits.enlarged and _shows(scores, traits.enlarged[0]) else None
     limit = _limit(table, at)
-    p_value = min((p for comb, p in scores.items() if comb not in explained), default=1.0)
+    counted = found or [comb for comb in scores if comb not in explained]
+    p_value = min((scores[comb] for comb in counted), default=1.0)
     if not found and not enlarged:
         verdict: Verdict = "clean" if limit <= WORTH else "undecided"
         return Judged(verdict, None, None, None, None, min(reasons, default=None), p_value, limit)
     lines = _lines_of(table, at, found, explained)
     of_picture = bool(lines) and not lines[0].key.is_energy
-    cause = f"{enlarged[1]} enlargement" if enlarged else "upsampling"
+    cause = f"{enlarged[1]} enlargement" if enlarged else "upsampling" if of_picture else None
     period: int | None = _period(lines, at) if lines else None
     if enlarged and not of_picture:
         period = enlarged[0]

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from tconvjax._measure import LARGEST, PERIODS, measured
 from tconvjax._measure.measurement import Measurement
 from tconvjax._measure.pictures import Picture, pictures_of
+from tconvjax._measure.sheets import SMALLEST
 from tconvjax.cli import _images as reading
 from tconvjax.cli import _pictures as drawing
 from tconvjax.cli._errors import printable
@@ -69,15 +71,19 @@ def run(options: argparse.Namespace) -> int:
                 f"--period must be at least {PERIODS[0]} and at most {PERIODS[-1]}; got {period}."
             )
     tile = options.tile and (options.tile * 2)[:2]
-    if tile and (min(tile) < 1 or len(options.tile) > 2):
-        raise ValueError(f"--tile must be one or two integers >= 1; got {options.tile}.")
+    if tile and (min(tile) < SMALLEST or len(options.tile) > 2):
+        raise ValueError(f"--tile must be one or two integers >= {SMALLEST}; got {options.tile}.")
     problems: list[str] = []
     pictures = _read(options.paths, problems)
     usual = _read([options.reference], problems) if options.reference else None
-    first = next(pictures, None)
     found = None
-    if first is not None:
-        found = measured(_chained(first, pictures), usual, periods=periods, tile=tile)
+    try:
+        given = _some(pictures)
+        reference = None if usual is None else _some(usual)
+        if given and (usual is None or reference):
+            found = measured(given, reference, periods=periods, tile=tile)
+    except ValueError as error:
+        problems.append(str(error).removeprefix("measure: "))
     for problem in problems:
         print(f"tconvjax measure: {printable(problem)}", file=sys.stderr)
     if found is None:
@@ -121,9 +127,10 @@ def _read(paths: Sequence[Path], problems: list[str]) -> Iterator[Picture]:
             problems.append(str(error))
 
 
-def _chained(first: Picture, rest: Iterator[Picture]) -> Iterator[Picture]:
-    yield first
-    yield from rest
+def _some(pictures: Iterator[Picture]) -> Iterator[Picture] | None:
+    """Returns pictures, of which one is read already; None if there is none."""
+    first = next(pictures, None)
+    return None if first is None else chain([first], pictures)
 
 
 def _refuse_large(name: str, array: np.ndarray) -> None:
