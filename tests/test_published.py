@@ -161,7 +161,7 @@ def test_how_often_a_grid_is_seen_is_printed_and_drawn(capsys, tmp_path, monkeyp
     monkeypatch.setattr(grids, "QUALITIES", (None, 95))
     monkeypatch.setattr(grids, "GRIDS", {n: grids.GRIDS[n] for n in ("board of 2", "rows of 4")})
     for i in range(2):
-        pixels = RNG.normal(128, 3, (70, 80, 3)).astype(np.uint8)
+        pixels = np.random.default_rng(i).normal(128, 3, (70, 80, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
     options = ("--clean", "4", "--crops", "2", "--sets", "1", "--size", "64")
