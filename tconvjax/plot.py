@@ -1,7 +1,8 @@
 """Figures of upsampling: what integers and weights predict, what images show. Needs the extra `plot`.
 
 Each function draws into `ax`, or into a new figure of pyplot, and returns the axes: `plot.spectrum(images).figure` is
-the figure, which `savefig` writes in any format. Colors are told apart in gray and by the color-blind.
+the figure, which `savefig` writes in any format. The color-blind tell the colors apart; in gray, numbers and lengths
+say the same.
 """
 
 from collections.abc import Sequence

@@ -134,6 +134,18 @@ def test_blocks_of_jpeg_are_no_pattern_and_hide_none_that_is_left(quality, level
     assert (found.verdict, found.period, found.orientation) == ("pattern", 2, "board")
 
 
+@each("dtype", (np.uint8, np.float32))
+def test_files_are_known_as_floats_too(dtype):
+    """A JPEG as floats in [0, 1] has its blocks; a weak pattern of color that no file has made is one."""
+    pixels_of_file = jpeg(pixels(scene(1, 160)), 75)
+    given = pixels_of_file if dtype == np.uint8 else pixels_of_file.astype(dtype) / dtype(255)
+    found = measure(given)
+    assert (found.verdict, found.cause) == ("clean", "jpeg")
+    if dtype == np.float32:
+        green = 0.7 * GRIDS["columns"][0][..., None] * np.array([-0.5, 1, -0.5])
+        assert measure(np.clip(scene(0) + green, 0, 255)).verdict == "pattern"
+
+
 def test_a_pattern_of_the_reference_is_none():
     grid = GRIDS["columns"][0][..., None]
     real = [pixels(scene(seed) + grid) for seed in range(8)]
@@ -269,6 +281,7 @@ def test_sheets_of_samples_are_cut(gutter):
     again = measure(page, tile=64)
     assert (again.amplitude, len(again.images)) == (found.amplitude, 16)
     assert measure(page, tile=page.shape[:2]).tile == page.shape[:2]
+    assert len(measure(page, tile=32).images) == (page.shape[0] // 32) ** 2  # not the cells found
 
 
 def test_a_picture_is_no_sheet():

@@ -6,6 +6,7 @@ A grid is a set of lines of the spectrum at multiples of 1/period: `fields` make
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,8 @@ def measure(
     who = "measure"
     shown = _periods(who, periods)
     given = pictures_of(who, images)
-    usual = None if reference is None else pictures_of(who, reference, "reference")
-    return measured(given, usual, periods=shown, tile=_tile(who, tile))
+    clean = None if reference is None else pictures_of(who, reference, "reference")
+    return measured(given, clean, periods=shown, tile=_tile(who, tile))
 
 
 def measured(
@@ -117,13 +118,13 @@ def _cut(
     if tile is not None:
         return (c for p in pictures for c in _cells(p, tile)), tuple(tile)
     pictures = iter(pictures)
-    first = list(_next(pictures, 2))
+    first = list(islice(pictures, 2))
     if len(first) == 1 and (cells := sheets.cells_of(first[0])):
         size = tuple(along[0][1] - along[0][0] for along in cells)
         found = list(sheets.cut(first[0], cells))
         if found:
             return found, size
-    return _chained(first, pictures), None
+    return chain(first, pictures), None
 
 
 def _cells(picture: Picture, tile: Sequence[int]) -> Iterable[Picture]:
@@ -135,17 +136,9 @@ def _cells(picture: Picture, tile: Sequence[int]) -> Iterable[Picture]:
         )
     if tuple(tile) == space:
         return [picture]
-    return sheets.cut(picture, sheets.cells_of(picture) or sheets.tiled(space, tile))
-
-
-def _next(pictures: Iterable[Picture], count: int) -> Iterable[Picture]:
-    for _, picture in zip(range(count), pictures, strict=False):
-        yield picture
-
-
-def _chained(first: Iterable[Picture], rest: Iterable[Picture]) -> Iterable[Picture]:
-    yield from first
-    yield from rest
+    found = sheets.cells_of(picture)  # it knows the gutters
+    fits = found and all(a[0][1] - a[0][0] == t for a, t in zip(found, tile, strict=True))
+    return sheets.cut(picture, found if found and fits else sheets.tiled(space, tile))
 
 
 class _Set:

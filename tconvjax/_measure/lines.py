@@ -18,9 +18,7 @@ FLOOR = 1e-12  # power that counts as rounding, over the gain: about a millionth
 HANN = 1.9  # bins of a Hann window that are worth an independent one
 POWER = 1.64  # standard deviations above a needed ratio: 19 of 20 are found
 PEAK = 0.8  # of the power within a bin that a line has at its fraction
-COMB_LIMIT = (
-    1e-4  # p-value of a line that counts, at most, in a comb: a texture with one line is no comb
-)
+COMB_LIMIT = 1e-4  # least p-value of a line that counts in a comb: a texture with one line is none
 FEWEST = 16  # pixels along a direction
 FEW_LINES = 8  # period up to which one line is a pattern
 

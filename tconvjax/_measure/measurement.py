@@ -43,6 +43,7 @@ class Measurement:
       tile: size of the cells that a sheet of samples was cut into; None if none was cut.
       images: the same for each picture of a set.
       reference: the same for the reference set, if there is one.
+      pictures: the first of them, which `plot` shows.
     """
 
     verdict: Verdict
@@ -76,13 +77,13 @@ class Measurement:
           ValueError: for signals and volumes.
           ImportError: without matplotlib.
         """
-        from tconvjax import plot
-
         pixels = [p.levels for p in self.pictures if p.levels.ndim == 3]
         if not pixels:
             raise ValueError("Measurement.plot: there must be a picture, with height and width.")
         same = [x for x in pixels if x.shape == pixels[0].shape]
         from matplotlib.figure import Figure
+
+        from tconvjax import plot
 
         figure = Figure(figsize=(5.4, 4.8), dpi=150, layout="constrained")  # pyplot would keep it
         ax = figure.add_subplot()

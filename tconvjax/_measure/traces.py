@@ -10,16 +10,13 @@ from tconvjax._measure.fields import Key, local_mean
 from tconvjax._measure.lines import Fractions, Table, heights
 from tconvjax._measure.pictures import Picture
 
-FAINT = (
-    0.1,
-    1e-3,
-)  # grey levels of lines that rounding leaves, in codecs and scalers of integers and of floats
+# Grey levels of lines that rounding leaves, in codecs and scalers of integers and of floats.
+FAINT = 0.1, 1e-3
+WHOLE = 1e-3  # grey levels between a whole number and what float32 makes of it
 BUSY = 6.0  # squared differences over those of rounding where a picture changes
 LEAST_BUSY = 0.02  # part of a picture
-UNEVEN, SMOOTH = (
-    3.0,
-    4.0,
-)  # energy of the other phases over that of the least, and of the least over rounding
+# Energy of the other phases over that of the least, and of the least over that of rounding.
+UNEVEN, SMOOTH = 3.0, 4.0
 LATTICE = 1e-4  # p-value of lines of the energy at multiples of 1/8
 BLOCKS = 0.05  # part of the coefficients that vanish in the blocks of JPEG and not in others
 VANISHES = 1.0  # grey levels; rounding leaves 0.3
@@ -44,7 +41,7 @@ class Traits(NamedTuple):
 def traits_of(picture: Picture) -> Traits:
     """Returns what a picture is made of."""
     x = picture.levels
-    whole = bool((np.abs(x - np.rint(x)) < 1e-6).all())
+    whole = bool((np.abs(x - np.rint(x)) < WHOLE).all())
     return Traits(whole, whole and x.ndim == 3 and _has_blocks(x.mean(-1)), _enlargement(x))
 
 
@@ -121,6 +118,8 @@ class Files:
         top = self.height(key, period)
         if not key.is_energy and top < FAINT[not self._traits.whole]:
             return "rounding"
+        if not self._traits.whole:
+            return None  # no file
         if self._jpeg and self._is_of_blocks(key, period, top):
             return "jpeg"
         if key.field == "chroma" and top < WEAK:
