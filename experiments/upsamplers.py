@@ -83,9 +83,9 @@ class UnpoolConv(nnx.Module):
         self.scale = arguments.scale
         self.conv = arguments.conv()
 
-    def __call__(self, x: jax.Array, phases: jax.Array) -> jax.Array:
-        """Enlarges `x` with `phases` of `max_pool`."""
-        return self.conv(max_unpool(x, phases, strides=self.scale))
+    def __call__(self, x: jax.Array, indices: jax.Array) -> jax.Array:
+        """Enlarges `x` with `indices` of `max_pool`."""
+        return self.conv(max_unpool(x, indices, strides=self.scale))
 
 
 def wrong(name: str, in_features: int, kernel_size: int, scale: int, rank: int) -> str:
@@ -119,7 +119,7 @@ def upsampler(
     """Returns a module that enlarges `(batch, *spatial, in_features)` by `scale`; see `wrong`.
 
     Args:
-      name: an `Upsampler`; 'unpool_conv', whose module takes the phases of a pooling, too; or `module:function`, which
+      name: an `Upsampler`; 'unpool_conv', whose module takes the indices of a pooling, too; or `module:function`, which
         takes all that follows, as this function and the layers of `tconvjax.nnx` do.
       in_features: channels of the input.
       out_features: channels of the result.

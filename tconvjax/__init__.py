@@ -24,6 +24,8 @@ from tconvjax._ops.pooling import max_unpool as max_unpool
 from tconvjax._ops.resize import bilinear_additive as bilinear_additive
 from tconvjax._ops.resize import resize as resize
 from tconvjax._ops.resize_conv import resize_conv as resize_conv
+from tconvjax._ops.streaming import causal_conv as causal_conv
+from tconvjax._ops.streaming import causal_conv_transpose as causal_conv_transpose
 from tconvjax._ops.subpixel import pixel_conv_transpose as pixel_conv_transpose
 from tconvjax._ops.subpixel import pixel_shuffle as pixel_shuffle
 from tconvjax._ops.subpixel import pixel_unshuffle as pixel_unshuffle

@@ -172,18 +172,18 @@ def resolve_paint(
     x: jax.Array,
     kernel: jax.Array,
     *,
-    strides: Ints,
-    padding: Padding,
-    padding_mode: PaddingMode,
-    output_padding: Ints | None,
-    output_shape: Sequence[int] | None,
-    kernel_dilation: Ints,
-    feature_group_count: int,
-    transpose_kernel: bool,
-    padding_convention: str,
-    precision: lax.PrecisionLike,
-    preferred_element_type: DTypeLike | None,
-    implementation: str,
+    strides: Ints = 1,
+    padding: Padding = "SAME",
+    padding_mode: PaddingMode = "zeros",
+    output_padding: Ints | None = None,
+    output_shape: Sequence[int] | None = None,
+    kernel_dilation: Ints = 1,
+    feature_group_count: int = 1,
+    transpose_kernel: bool = False,
+    padding_convention: str = "forward",
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: str = "auto",
 ) -> Bordered:
     """Resolves the arguments of `conv_transpose` in the name of `who`, for arrays that `operands` returned."""
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
@@ -354,10 +354,15 @@ def image_and_factors(
     return image, factors
 
 
-def enlarged_shape(who: str, shape: tuple[int, ...], factors: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the shape of images enlarged by whole factors, or refuses it if it is too large."""
+def enlarged_shape(
+    who: str,
+    shape: tuple[int, ...],
+    factors: tuple[int, ...],
+    output_shape: Sequence[int] | None = None,
+) -> tuple[int, ...]:
+    """Returns the shape of images enlarged by whole factors to a size of the user's, or refuses it."""
     rank = len(factors)
-    large = (r * n for r, n in zip(factors, shape[-1 - rank : -1], strict=True))
+    large = geo.enlarged_sizes(who, output_shape, shape[-1 - rank : -1], factors)
     new = (*shape[: -1 - rank], *large, shape[-1])
     geo.fits(who, new)
     return new

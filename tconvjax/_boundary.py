@@ -74,6 +74,13 @@ def pad(x: jax.Array, pads: Pairs, mode: PaddingMode) -> jax.Array:
     return x
 
 
+def cut(x: jax.Array, sizes: Sequence[int]) -> jax.Array:
+    """Crops an image to spatial `sizes` at the high ends, or appends zeros there."""
+    first = x.ndim - 1 - len(sizes)
+    pads = ((0, m - n) for m, n in zip(sizes, x.shape[first:-1], strict=True))
+    return pad(x, tuple(pads), "zeros")
+
+
 def fold(y: jax.Array, shape: Sequence[int], pads: Pairs, mode: PaddingMode) -> jax.Array:
     """Adjoint of `pad`: from the padded image back to the spatial `shape`."""
     first = y.ndim - 1 - len(pads)

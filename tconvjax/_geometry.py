@@ -212,22 +212,26 @@ def conv_transpose_geometry(
             f"output_padding={output_padding!r} with {other}. Choose the size with output_shape alone."
         )
 
-    if isinstance(pads, str):
-        # The smallest size that the forward convolution maps to `small`, and lax's choice.
-        if pads == "VALID":
-            smallest = full
-            default = tuple(t * n + max(e - t, 0) for n, t, e in zip(small, s, extent, strict=True))
-        else:
-            smallest = tuple(t * (n - 1) + 1 for n, t in zip(small, s, strict=True))
-            default = tuple(t * n for n, t in zip(small, s, strict=True))
-        big = _chosen_shape(who, output_shape, smallest, s) or default
-        offset = (0,) * rank if pads == "VALID" else _same_offset(pads, big, s, extent)
+    if pads == "VALID":
+        default = tuple(t * n + max(e - t, 0) for n, t, e in zip(small, s, extent, strict=True))
+        big = _chosen_shape(who, output_shape, full, s, full) or default
+        offset = (0,) * rank
+    elif isinstance(pads, str):
+        default = tuple(t * n for n, t in zip(small, s, strict=True))
+        smallest = tuple(t * (n - 1) + 1 for n, t in zip(small, s, strict=True))
+        # Sizes beyond lax's are those that the padding of lax's size maps back.
+        counts = tuple(t + min(e, t) - 1 for e, t in zip(extent, s, strict=True))
+        big = _chosen_shape(who, output_shape, smallest, counts, full) or default
+        padded = tuple(
+            w if known_at_least(m - w, 1) else m for m, w in zip(big, default, strict=True)
+        )
+        offset = _same_offset(pads, padded, s, extent)
     else:
         if padding_convention == "dilated":
             pads = tuple((e - 1 - a, e - 1 - b) for e, (a, b) in zip(extent, pads, strict=True))
         smallest = tuple(f - lo - hi for f, (lo, hi) in zip(full, pads, strict=True))
         extra = _output_padding(who, output_padding, s, d)
-        big = _chosen_shape(who, output_shape, smallest, s) or tuple(
+        big = _chosen_shape(who, output_shape, smallest, s, full) or tuple(
             m + op for m, op in zip(smallest, extra, strict=True)
         )
         offset = tuple(lo for lo, _ in pads)
@@ -622,24 +626,76 @@ def _chosen_shape(
     who: str,
     output_shape: Sequence[int] | None,
     smallest: tuple[int, ...],
-    strides: tuple[int, ...],
+    counts: tuple[int, ...],
+    full: tuple[int, ...],
 ) -> tuple[int, ...] | None:
+    """Returns the size that a user chose among `counts` sizes from the smallest on; `full` is without padding."""
     if output_shape is None:
         return None
-    shape = sizes(who, "output_shape", output_shape)
-    if len(shape) != len(strides):
-        raise ValueError(
-            f"{who}: output_shape has spatial axes alone, one int for each; got output_shape={shape} for "
-            f"{len(strides)} spatial axes."
-        )
-    extra = tuple(n - m for n, m in zip(shape, smallest, strict=True))
-    if any(_known(e) and not 0 <= e < s for e, s in zip(extra, strides, strict=True)):
-        valid = " x ".join(
-            f"{m}" if s == 1 else f"{{{max(m, 1) if _known(m) else m}..{m + s - 1}}}"
-            for m, s in zip(smallest, strides, strict=True)
-        )
+    shape = spatial_sizes(who, output_shape, len(counts))
+    extra = tuple(m - least for m, least in zip(shape, smallest, strict=True))
+    if any(_known(e) and not 0 <= e < count for e, count in zip(extra, counts, strict=True)):
+        total = [f - m for f, m in zip(full, shape, strict=True)]
+        pads = tuple((t // 2, t - t // 2) for t in total)
+        fitting = all(_known(t) and t >= 0 for t in total)
+        remedy = f" This size needs padding={pads} of the forward convolution." if fitting else ""
         raise ValueError(
             f"{who}: output_shape must be a size that the forward convolution maps back to the input; got "
-            f"output_shape={shape}, valid sizes are {valid}."
+            f"output_shape={shape}, valid sizes are {_listed(smallest, counts)}.{remedy}"
         )
     return shape
+
+
+def spatial_sizes(who: str, output_shape: Sequence[int], rank: int) -> tuple[int, ...]:
+    """Returns a user's `output_shape`, one size for each of `rank` spatial axes."""
+    shape = sizes(who, "output_shape", output_shape)
+    if len(shape) != rank:
+        raise ValueError(
+            f"{who}: output_shape has spatial axes alone, one int for each; got output_shape={shape} for "
+            f"{rank} spatial axes."
+        )
+    return shape
+
+
+def enlarged_sizes(
+    who: str, output_shape: Sequence[int] | None, small: Sequence[int], scale: Sequence[int]
+) -> tuple[int, ...]:
+    """Returns the size of an image of whole cells, or the size near it that a user chose.
+
+    An encoder that divides by `scale`, rounding down or up, makes `small` of sizes less than `scale` pixels from it.
+    """
+    whole = tuple(r * n for r, n in zip(scale, small, strict=True))
+    return sizes_near(who, output_shape, whole, scale)
+
+
+def sizes_near(
+    who: str, output_shape: Sequence[int] | None, whole: tuple[int, ...], scale: Sequence[int]
+) -> tuple[int, ...]:
+    """Returns `whole`, or the size that a user chose, less than `scale` pixels from it."""
+    if output_shape is None:
+        return whole
+    shape = spatial_sizes(who, output_shape, len(whole))
+    away = tuple(m - w for m, w in zip(shape, whole, strict=True))
+    if any(_known(a) and abs(a) >= r for a, r in zip(away, scale, strict=True)):
+        least = tuple(w - r + 1 for w, r in zip(whole, scale, strict=True))
+        raise ValueError(
+            f"{who}: output_shape must be less than scale pixels from {whole}, here "
+            f"{_listed(least, [2 * r - 1 for r in scale])}, scale={tuple(scale)}; got output_shape={shape}. "
+            "Resize to other sizes."
+        )
+    return shape
+
+
+def extra_cells(
+    small: Sequence[int], large: Sequence[int], scale: Sequence[int]
+) -> tuple[int, ...]:
+    """Returns how many input pixels are missing, 0 or 1 per axis, for an enlarged image of a chosen size."""
+    pairs = zip(small, large, scale, strict=True)
+    return tuple(int(known_at_least(m - r * n, 1)) for n, m, r in pairs)
+
+
+def _listed(smallest: Sequence[int], counts: Sequence[int]) -> str:
+    return " x ".join(
+        f"{m}" if count == 1 else f"{{{max(m, 1) if _known(m) else m}..{m + count - 1}}}"
+        for m, count in zip(smallest, counts, strict=True)
+    )

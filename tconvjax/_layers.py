@@ -8,6 +8,7 @@ Flax's strings for borders stand for, with a dilated kernel of extent e and stri
 
     'CIRCULAR', 'REFLECT'   of Conv            padding ((e − 1)//2, e//2) with this padding_mode
     'CAUSAL'                of Conv, one axis   padding (e − 1, 0)
+    'CAUSAL'                of ConvTranspose, one axis   padding (0, e − s)
     'CIRCULAR'              of ConvTranspose   padding (low, e − s − low) with padding_mode='circular', where low is
                                                max(e − s, 0)/2, rounded up for transpose_kernel and else down
 """
@@ -32,10 +33,17 @@ from tconvjax._arguments import IMPLEMENTATIONS, Bordered, Implementation, opera
 from tconvjax._geometry import Geometry, Ints, Padding, PaddingMode, Pairs
 from tconvjax._ops import phases
 from tconvjax._ops.adaptive import odd_window
-from tconvjax._ops.convolution import conv, conv_transpose, gather
+from tconvjax._ops.convolution import conv_transpose, gather
 from tconvjax._ops.resize import METHODS, Method
 from tconvjax._ops.resize_conv import RESIZE_CONV_IMPLEMENTATIONS, resize_conv
-from tconvjax._ops.subpixel import ORDERS, Order, pixel_shuffle, subpixel_conv
+from tconvjax._ops.streaming import causal_conv, causal_conv_transpose
+from tconvjax._ops.subpixel import (
+    ORDERS,
+    at_size,
+    biased_subpixel_conv,
+    pixel_shuffle,
+    subpixel_conv,
+)
 from tconvjax.initializers import variance_scaling_transpose
 
 UpsampleMethod = Literal["conv_transpose", "subpixel_conv"] | Method
@@ -225,6 +233,37 @@ def apply(
     return kind.biased(x, kernel, bias, **options)
 
 
+def stream(
+    transpose: bool,  # noqa: FBT001
+    kernel_size: tuple[int, ...],
+    options: Mapping[str, Any],
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    state: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the output of a causal layer for a chunk of a signal, and its state; refuses other layers."""
+    who = "stream"
+    wanted = _causal_transpose if transpose else _causal
+    geometry = {"padding": wanted(who, kernel_size, options), "padding_mode": "zeros"}
+    plain = {"input_dilation": (1,), "output_padding": None, "padding_convention": "forward"}
+    other = {n: v for n, v in (geometry | plain).items() if options.get(n, v) != v}
+    if other:
+        raise ValueError(
+            f"{who}: the layer must be causal, with {', '.join(f'{n}={v!r}' for n, v in other.items())}; got "
+            f"{', '.join(f'{n}={options[n]!r}' for n in other)}. Make it with padding='CAUSAL'."
+        )
+    function = causal_conv_transpose if transpose else causal_conv
+    kept = {
+        n: v
+        for n, v in options.items()
+        if n not in {*geometry, *plain, "strides", "kernel_dilation"}
+    }
+    (s,), (d,) = options["strides"], options["kernel_dilation"]
+    y, state = function(x, kernel, s, state=state, kernel_dilation=d, **kept)
+    return (y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))), state
+
+
 def inexact(who: str, name: str, dtype: DTypeLike | None) -> None:
     """Raises unless a dtype is floating, complex or None."""
     try:
@@ -352,13 +391,24 @@ def _centered(_who: str, kernel_size: tuple[int, ...], options: Mapping[str, Any
 
 
 def _causal(who: str, kernel_size: tuple[int, ...], options: Mapping[str, Any]) -> Pairs:
+    (extent,) = _one_extent(who, kernel_size, options)
+    return ((extent - 1, 0),)
+
+
+def _causal_transpose(who: str, kernel_size: tuple[int, ...], options: Mapping[str, Any]) -> Pairs:
+    (extent,) = _one_extent(who, kernel_size, options)
+    return ((0, extent - options["strides"][0]),)
+
+
+def _one_extent(
+    who: str, kernel_size: tuple[int, ...], options: Mapping[str, Any]
+) -> tuple[int, ...]:
     if len(kernel_size) != 1:
         raise ValueError(
             f"{who}: padding='CAUSAL' is for one spatial axis; got kernel_size={kernel_size}. "
             "Give (low, high) pairs."
         )
-    (extent,) = geo.kernel_extent(kernel_size, options["kernel_dilation"])
-    return ((extent - 1, 0),)
+    return geo.kernel_extent(kernel_size, options["kernel_dilation"])
 
 
 def _whole_strides(_who: str, kernel_size: tuple[int, ...], options: Mapping[str, Any]) -> Pairs:
@@ -375,19 +425,6 @@ def _plus_bias(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
     return biased
-
-
-def _biased_subpixel_conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array,
-    *,
-    scale: Sequence[int],
-    order: Order,
-    **options: Any,
-) -> jax.Array:
-    """`subpixel_conv` with a bias per phase, added before the shuffle."""
-    return pixel_shuffle(_plus_bias(conv)(x, kernel, bias, **options), scale, order=order)
 
 
 CONV = Kind(
@@ -408,13 +445,16 @@ CONV_TRANSPOSE = Kind(
         transpose_kernel=options["transpose_kernel"],
         feature_group_count=options["feature_group_count"],
     ),
-    borders={"CIRCULAR": Border("circular", _whole_strides)},
+    borders={
+        "CIRCULAR": Border("circular", _whole_strides),
+        "CAUSAL": Border("zeros", _causal_transpose),
+    },
 )
 RESIZE_CONV = Kind(
     resize_conv, _plus_bias(resize_conv), implementations=RESIZE_CONV_IMPLEMENTATIONS
 )
 SUBPIXEL_CONV = Kind(
-    subpixel_conv, _biased_subpixel_conv, outputs_per_channel=lambda options: prod(options["scale"])
+    subpixel_conv, biased_subpixel_conv, outputs_per_channel=lambda options: prod(options["scale"])
 )
 
 
@@ -439,6 +479,19 @@ def fixed_options(
     others = [geo.ints(who, n, (number,), minimum=m)[0] for n, (number, m) in least.items()]
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
     return geo.ints(who, name, value, minimum=1), *others, padding_mode
+
+
+def unpool_options(
+    who: str, strides: Sequence[int], window_shape: Ints | None, padding: Padding
+) -> tuple[tuple[int, ...], tuple[int, ...], Padding]:
+    """Returns the canonical arguments of `max_unpool`, or refuses them."""
+    factors, _ = fixed_options(who, "strides", strides, "zeros")
+    window = (
+        factors
+        if window_shape is None
+        else geo.per_axis(who, "window_shape", window_shape, len(factors))
+    )
+    return factors, window, geo.resolve_padding(who, padding, len(factors))
 
 
 def pixel_kernel_shapes(
@@ -490,6 +543,26 @@ def dysample_options(
             f"{who}: groups must divide the channels; got groups={count}, channels={features}."
         )
     return factors, count
+
+
+def continued(
+    who: str,
+    x: jax.Array,
+    scale: tuple[int, ...],
+    output_shape: Sequence[int] | None,
+    mode: PaddingMode,
+) -> jax.Array:
+    """Returns features with a border at the high end, if the enlarged image needs more of them than there are."""
+    small = x.shape[-1 - len(scale) : -1]
+    large = geo.enlarged_sizes(who, output_shape, small, scale)
+    extra = geo.extra_cells(small, large, scale)
+    return boundary.pad(x, tuple((0, more) for more in extra), mode) if any(extra) else x
+
+
+def shuffled(y: jax.Array, scale: tuple[int, ...], output_shape: Sequence[int] | None) -> jax.Array:
+    """Returns `pixel_shuffle(y, scale)`, cropped to a shape."""
+    y = pixel_shuffle(y, scale)
+    return y if output_shape is None else at_size(y, output_shape)
 
 
 def upsampler(

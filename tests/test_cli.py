@@ -48,6 +48,15 @@ def test_explain(capsys):
     assert "even" in out
 
 
+def test_explain_takes_a_padding_for_each_axis_and_end(capsys):
+    causal = ("--kernel", 16, "--stride", 8, "--padding", "0,8", "--input", 20)
+    assert "output size   20 -> 160" in run(capsys, "explain", *causal)[1]
+    volume = ("--kernel", 3, 4, 4, "--stride", 1, 2, 2, "--padding", 0, 1, 1, "--input", 8)
+    assert "8 x 8 x 8 -> 10 x 16 x 16" in run(capsys, "explain", *volume)[1]
+    both = ("--kernel", 3, "--stride", 2, "--padding", "0,1", "1", "--json")
+    assert json.loads(run(capsys, "explain", *both)[1])["forward_padding"] == [[0, 1], [1, 1]]
+
+
 def test_explain_draws(capsys, tmp_path):
     arguments = ("explain", "--kernel", 3, 3, "--stride", 2, "--padding", 1, "--input", 3)
     status, out, _ = run(capsys, *arguments, "--picture", tmp_path / "overlap.png")
@@ -604,8 +613,12 @@ def test_odd_places_are_escaped_or_left_out(capsys):
     ("arguments", "message"),
     [
         (("explain", "--kernel", 3, "--stride", 0), "strides must be at least 1"),
-        (("explain", "--kernel", 3, "--padding", "FULL"), "padding must be one of"),
-        (("explain", "--kernel", 3, "--padding=--1"), "padding must be one of"),
+        (
+            ("explain", "--kernel", 3, "--padding", "FULL"),
+            "--padding must be SAME, SAME_LOWER, VALID, or pixels",
+        ),
+        (("explain", "--kernel", 3, "--padding=--1"), "--padding must be SAME"),
+        (("explain", "--kernel", 3, "--padding", "1,2,3"), "got '1,2,3'"),
         (("explain", "--kernel", 3, "--input", 10**9), "--input must be at most"),
         (("explain", "--kernel", 3, "--stride", 10**9), "must be at most 65536; got 8000000000"),
         (("explain", "--kernel", 10**5, 10**5), "--kernel and --dilation span must be at most"),

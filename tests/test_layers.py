@@ -20,7 +20,7 @@ from tconvjax import conv, conv_transpose, linen, resize_conv, subpixel_conv
 from tconvjax import nnx as tnn
 
 NAMES = ("Conv", "ConvTranspose", "ResizeConv", "SubpixelConv")
-WITHOUT_KERNEL = ("BlurPool", "MaxBlurPool", "Hold", "BilinearAdditive", "Upsample")
+WITHOUT_KERNEL = ("BlurPool", "MaxBlurPool", "MaxUnpool", "Hold", "BilinearAdditive", "Upsample")
 OF_SEVERAL = ("PixelConvTranspose", "LargeContextConvTranspose", "Carafe", "DySample")
 
 
@@ -357,20 +357,23 @@ ARGUMENTS = {  # behind the channels; of every public layer
     **dict.fromkeys(("Conv", "PixelConvTranspose"), ((3, 3),)),
     **dict.fromkeys(("ConvTranspose", "ResizeConv", "SubpixelConv", "Upsample"), ((3, 3), 2)),
     "LargeContextConvTranspose": ((5, 5), 2),
-    **dict.fromkeys((*FIXED, "Carafe", "DySample"), ((2, 2),)),
+    **dict.fromkeys((*FIXED, "MaxUnpool", "Carafe", "DySample"), ((2, 2),)),
 }
 
 
 @each("name", [n for n, layer in vars(linen).items() if isinstance(layer, type)])
 def test_both_flaxes_draw_up_a_table_of_every_layer(name):
     args, x = ARGUMENTS[name], jnp.zeros((1, 4, 6, 8))
-    channels = () if name in FIXED else (8,) if name in {"Carafe", "DySample"} else (8, 3)
+    inputs = (x, x.astype(int)) if name == "MaxUnpool" else (x,)
+    channels = (
+        () if name in {*FIXED, "MaxUnpool"} else (8,) if name in {"Carafe", "DySample"} else (8, 3)
+    )
     rngs = {"rngs": nnx.Rngs(0), "kernel_init": jax.nn.initializers.zeros} if channels else {}
     one = getattr(tnn, name)(*channels, *args, **rngs)
-    assert name in nnx.tabulate(one, x)
+    assert name in nnx.tabulate(one, *inputs)
     two = getattr(linen, name)(*channels[1:], *args)
-    assert name in two.tabulate(jax.random.key(0), x)
-    inside = flax.linen.Sequential([two]).tabulate(jax.random.key(0), x)
+    assert name in two.tabulate(jax.random.key(0), *inputs)
+    inside = flax.linen.Sequential([two]).tabulate(jax.random.key(0), *inputs)
     assert "layers_0" in inside
 
 
@@ -498,7 +501,12 @@ WRONG = [
         {"padding_convention": "forwards"},
         "Did you mean 'forward'?",
     ),
-    ("ConvTranspose", (4, 6, (3, 3)), {"padding": "CAUSAL"}, "must be one of 'SAME', 'SAME_LOWER'"),
+    (
+        "ConvTranspose",
+        (4, 6, (3, 3)),
+        {"padding": "CAUSAL"},
+        "for one spatial axis; got kernel_size=(3, 3)",
+    ),
     ("ConvTranspose", (4, 6, (3, 3)), {"implementation": "foo"}, "implementation must be one of"),
     ("Conv", (4, 6, (3, 3), 2), {"precision": "hihg"}, "precision must be None"),
     ("Conv", (4, 6, (3, 3)), {"padding": "CIRCULR"}, "Did you mean 'CIRCULAR'?"),

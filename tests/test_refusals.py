@@ -24,7 +24,7 @@ INTEGER = (2.5, "2", True, None, *HUGE)
 POSITIVE = (0, -1, *INTEGER)
 CHOICE = ("nope", 3, None)
 BAD = {
-    **dict.fromkeys(("x", "kernel", "filter", "phases", "offsets", "images", "reference"), NO_ARRAY),
+    **dict.fromkeys(("x", "kernel", "filter", "indices", "offsets", "images", "reference"), NO_ARRAY),
     **dict.fromkeys(("images_a", "images_b", "features_a", "features_b"), NO_ARRAY),
     **dict.fromkeys(("features_real", "features_fake"), NO_ARRAY),
     **dict.fromkeys(("strides", "kernel_dilation", "feature_group_count", "scale"), POSITIVE),
@@ -36,6 +36,8 @@ BAD = {
     "output_padding": (-1, *(v for v in INTEGER if v is not None)),
     "padding": (*INTEGER, "sam", ((1, 2, 3), 0), (1, 2, 3)),
     "radius": (-1, *INTEGER),
+    "state": tuple(v for v in NO_ARRAY if v is not None),
+    "window_shape": tuple(v for v in POSITIVE if v is not None),
     "precision": ("nope", 3),
     "preferred_element_type": ("int32", "nope", 3),
     "layers": (None, 3, [3], analysis.Layer(3)),
@@ -53,6 +55,8 @@ SPARED = {  # by design
 CALLS = {
     tconvjax.conv: {"x": X, "kernel": KERNEL},
     tconvjax.conv_transpose: {"x": X, "kernel": KERNEL, "padding": 0},
+    tconvjax.causal_conv: {"x": X[0], "kernel": KERNEL[0]},
+    tconvjax.causal_conv_transpose: {"x": X[0], "kernel": KERNEL[0]},
     tconvjax.conv_transpose_shape: {"spatial_shape": (4, 6), "kernel_size": 3, "padding": 0},
     tconvjax.conv_matrix: {"input_shape": (2, 3, 4), "kernel": KERNEL},
     tconvjax.resize: {"x": X, "scale": (2, 2)},
@@ -67,7 +71,7 @@ CALLS = {
     tconvjax.max_blur_pool: {"x": X, "strides": (2, 2)},
     tconvjax.hold: {"x": X, "scale": (2, 2)},
     tconvjax.max_pool: {"x": X, "strides": (2, 2)},
-    tconvjax.max_unpool: {"x": X, "phases": X.astype(int), "strides": (2, 2)},
+    tconvjax.max_unpool: {"x": X, "indices": X.astype(int), "strides": (2, 2)},
     tconvjax.carafe: {"x": X, "kernels": np.ones((8, 12, 25), "f"), "scale": (2, 2)},
     tconvjax.dysample: {"x": X, "offsets": np.ones((8, 12, 1, 2), "f"), "scale": (2, 2)},
     analysis.tap_counts: {"kernel_size": (3, 3), "strides": (2, 2)},
@@ -194,8 +198,8 @@ def test_what_moves_pixels_takes_every_dtype(dtype):
     assert shuffled.dtype == dtype
     np.testing.assert_array_equal(tconvjax.pixel_unshuffle(shuffled, (2, 2)), x)
     np.testing.assert_array_equal(tconvjax.resize(x, (2, 1))[::2], x)
-    values, phases = tconvjax.max_pool(x, (2, 1))
-    assert values.dtype == tconvjax.max_unpool(values, phases, strides=(2, 1)).dtype == dtype
+    values, indices = tconvjax.max_pool(x, (2, 1))
+    assert values.dtype == tconvjax.max_unpool(values, indices, strides=(2, 1)).dtype == dtype
 
 
 @each("dtype", ("int8", "bool"))

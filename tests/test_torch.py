@@ -350,7 +350,7 @@ def test_the_recipe_of_the_pages_repairs_a_network_of_torch():
     assert distance(module(torch.tensor(pictures)).detach(), want) < TOLERANCE
 
 
-def test_pooling_its_phases_and_its_gradient_are_those_of_torch():
+def test_pooling_its_indices_and_its_gradient_are_those_of_torch():
     """Of equal pixels, and of those that are not numbers, too."""
     x = np.random.default_rng(0).integers(0, 3, (2, 3, 6, 8)).astype(np.float32)
     x[0, 0, 1, 1] = x[1, 2, 4, 5] = np.nan
@@ -361,6 +361,26 @@ def test_pooling_its_phases_and_its_gradient_are_those_of_torch():
     found, back = jax.vjp(lambda x: tconvjax.max_pool(x, (2, 4)).values, jnp.asarray(last(x)))
     np.testing.assert_array_equal(found, last(want.detach()))
     np.testing.assert_array_equal(back(jnp.asarray(last(weights)))[0], last(given.grad))
-    rows, columns = np.divmod(last(places), 8)
-    phases = tconvjax.max_pool(jnp.asarray(last(x)), (2, 4)).phases
-    np.testing.assert_array_equal(phases, rows % 2 * 4 + columns % 4)
+    np.testing.assert_array_equal(
+        tconvjax.max_pool(jnp.asarray(last(x)), (2, 4)).indices, last(places)
+    )
+
+
+@pytest.mark.parametrize(
+    ("window", "strides", "padding"),
+    [((3, 3), (2, 2), (1, 1)), ((3, 2), (2, 1), (1, 0)), ((2, 3), (2, 3), (0, 0)), ((2, 2), (3, 3), (0, 0))],
+)  # fmt: skip
+def test_windows_that_overlap_and_sizes_that_leave_pixels_are_those_of_torch(
+    window, strides, padding
+):
+    x = np.random.default_rng(0).integers(0, 4, (2, 3, 7, 9)).astype(np.float32)
+    want, places = torch.nn.functional.max_pool2d(
+        torch.tensor(x), window, strides, padding, return_indices=True
+    )
+    options = {"window_shape": window, "padding": padding}
+    values, indices = tconvjax.max_pool(jnp.asarray(last(x)), strides, **options)
+    np.testing.assert_array_equal(values, last(want))
+    np.testing.assert_array_equal(indices, last(places))
+    back = torch.nn.functional.max_unpool2d(want, places, window, strides, padding, x.shape[2:])
+    ours = tconvjax.max_unpool(values, indices, strides, **options, output_shape=x.shape[2:])
+    np.testing.assert_array_equal(ours, last(back))

@@ -48,10 +48,10 @@ def test_downsamplers_halve_and_keep_constants_flat(name):
 
 def test_unpooling_goes_where_the_pooling_was():
     image = jax.random.normal(jax.random.key(0), (1, 8, 8, 2))
-    values, phases = max_pool(image, (2, 2))
+    values, indices = max_pool(image, (2, 2))
     module = upsampler("unpool_conv", 2, 2, (1, 1), (2, 2), rngs=nnx.Rngs(0))
     module.conv.kernel[...] = jnp.eye(2)[None, None]
-    y = module(values, phases)
+    y = module(values, indices)
     np.testing.assert_array_equal(y[y != 0], image[y != 0])
     assert (y != 0).sum() == values.size
 

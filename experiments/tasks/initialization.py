@@ -114,7 +114,7 @@ def measure(options: Options, key: jax.Array) -> tuple[Scalars, Arrays]:
         def unpool(x: jax.Array) -> jax.Array:
             larger = (len(x), *(scale * n for n in x.shape[1:-1]), x.shape[-1])
             noise = jax.random.normal(key, larger)
-            return module(x, max_pool(noise, (scale,) * rank).phases)
+            return module(x, max_pool(noise, (scale,) * rank).indices)
 
         return unpool
 

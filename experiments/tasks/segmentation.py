@@ -117,8 +117,8 @@ class UNet(nnx.Module):
             x = relu(encode(down(x)))
         for i, (up, decode) in enumerate(zip(self.up, self.decode, strict=True)):
             beside = seen.pop()
-            phases = (max_pool(beside, (2, 2)).phases,) if self.unpools else ()
-            x = up(self.thin[i](x) if self.unpools else x, *phases)
+            indices = (max_pool(beside, (2, 2)).indices,) if self.unpools else ()
+            x = up(self.thin[i](x) if self.unpools else x, *indices)
             x = relu(decode(jnp.concatenate([x, beside * skip], -1)))
         logits: jax.Array = self.last(x)[..., 0]
         return logits

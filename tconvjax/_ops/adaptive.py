@@ -25,7 +25,7 @@ from tconvjax._arguments import (
     image_and_factors,
     widened,
 )
-from tconvjax._geometry import Ints, PaddingMode
+from tconvjax._geometry import Ints, PaddingMode, Pairs
 
 
 def carafe(
@@ -35,6 +35,7 @@ def carafe(
     *,
     window: Ints = 5,
     padding_mode: PaddingMode = "zeros",
+    output_shape: Sequence[int] | None = None,
 ) -> jax.Array:
     """Reassembles features: every output pixel is a weighted sum over a window around its input pixel.
 
@@ -49,12 +50,14 @@ def carafe(
       window: odd, input pixels, one number per spatial axis; an int serves all axes of `scale`.
       padding_mode: pixels beyond the border: 'zeros', as published, which darkens the frame; 'circular', 'reflect' or
         'replicate'.
+      output_shape: spatial shape of kernels and result, less than scale pixels from scale times the input; pixels
+        behind the last cell read the border.
 
     Returns:
       The enlarged images, dtype of x; half precision adds in float32.
 
     Raises:
-      ValueError: for an even window, or kernels of another shape.
+      ValueError: for an even window, kernels of another shape, or another `output_shape`.
       TypeError: for integer images, or unless the scale or the window is a sequence of integers.
 
     Example:
@@ -70,7 +73,8 @@ def carafe(
     """
     who = "carafe"
     window = geo.as_list(window)
-    rank = len(window) if isinstance(window, Sequence) else None
+    fixed = next((v for v in (window, output_shape) if isinstance(v, Sequence)), None)
+    rank = None if fixed is None else len(fixed)
     image, factors = image_and_factors(who, x, "scale", scale, rank if _is_single(scale) else None)
     check_inexact(who, image)
     w = as_array(who, "kernels", kernels)
@@ -83,23 +87,26 @@ def carafe(
     sizes = odd_window(who, window, len(factors))
     geo.choice(who, "padding_mode", padding_mode, geo.PADDING_MODES)
     spatial = image.shape[-1 - len(factors) : -1]
-    shape = enlarged_shape(who, image.shape, factors)
+    shape = enlarged_shape(who, image.shape, factors, output_shape)
     expected = (*shape[:-1], prod(sizes))
     if w.shape != expected:
         raise ValueError(
             f"{who}: kernels must have shape (*batch, *(scale · spatial), prod(window)) = {expected}; got {w.shape}."
         )
-    pads = tuple((k // 2, k // 2) for k in sizes)
+    extra = geo.extra_cells(spatial, shape[-1 - len(factors) : -1], factors)
+    pads = tuple((k // 2, k // 2 + more) for k, more in zip(sizes, extra, strict=True))
     boundary.check(who, spatial, pads, padding_mode)
     return sharding.placed(
-        lambda x, w: _reassembled(x, w, factors, sizes, padding_mode),
+        lambda x, w: _reassembled(x, w, factors, sizes, pads, padding_mode),
         image,
         w,
         shape=shape,
     )
 
 
-def dysample(x: ArrayLike, offsets: ArrayLike, scale: Ints) -> jax.Array:
+def dysample(
+    x: ArrayLike, offsets: ArrayLike, scale: Ints, *, output_shape: Sequence[int] | None = None
+) -> jax.Array:
     """Samples the image at one position per output pixel, linearly between pixels.
 
     `(*batch, *spatial, channels)` and `(*batch, *(scale · spatial), groups, rank)` give
@@ -111,12 +118,13 @@ def dysample(x: ArrayLike, offsets: ArrayLike, scale: Ints) -> jax.Array:
         groups of consecutive channels have their own. Positions beyond the border, also infinite ones, move onto it;
         NaN makes its pixel NaN.
       scale: r >= 1, output pixels per input pixel, one factor per spatial axis; an int serves all axes of `offsets`.
+      output_shape: spatial shape of offsets and result, less than scale pixels from scale times the input.
 
     Returns:
       The enlarged images, dtype of x; half precision calculates in float32.
 
     Raises:
-      ValueError: for offsets of another shape, or if groups do not divide the channels.
+      ValueError: for offsets of another shape, another `output_shape`, or if groups do not divide the channels.
       TypeError: for integer images, or a scale that is no integer and no sequence of integers.
 
     Example:
@@ -135,7 +143,7 @@ def dysample(x: ArrayLike, offsets: ArrayLike, scale: Ints) -> jax.Array:
     image, factors = image_and_factors(who, x, "scale", scale, axes)
     check_inexact(who, image)
     rank = len(factors)
-    shape = enlarged_shape(who, image.shape, factors)
+    shape = enlarged_shape(who, image.shape, factors, output_shape)
     groups = shifts.shape[-2] if shifts.ndim > 1 else 1
     expected = (*shape[:-1], groups, rank)
     if shifts.shape != expected or not jnp.issubdtype(shifts.dtype, jnp.floating):
@@ -171,17 +179,20 @@ def odd_window(who: str, window: Ints, rank: int) -> tuple[int, ...]:
     return sizes
 
 
-@partial(jax.jit, static_argnames=("factors", "sizes", "mode"))
+@partial(jax.jit, static_argnames=("factors", "sizes", "pads", "mode"))
 def _reassembled(
     x: jax.Array,
     kernels: jax.Array,
     factors: tuple[int, ...],
     sizes: tuple[int, ...],
+    pads: Pairs,
     mode: PaddingMode,
 ) -> jax.Array:
     rank = len(factors)
-    batch, spatial = x.shape[: -1 - rank], x.shape[-1 - rank : -1]
-    padded = boundary.pad(x, tuple((k // 2, k // 2) for k in sizes), mode)
+    batch, large = x.shape[: -1 - rank], kernels.shape[-1 - rank : -1]
+    padded = boundary.pad(x, pads, mode)
+    spatial = tuple(n - k + 1 for n, k in zip(padded.shape[-1 - rank : -1], sizes, strict=True))
+    kernels = boundary.cut(kernels, tuple(r * n for r, n in zip(factors, spatial, strict=True)))
     # Phases behind their pixels: (*batch, n_1, r_1, n_2, r_2, .., 1); in the image, common to all phases, every r is 1.
     split = tuple(n for pair in zip(spatial, factors, strict=True) for n in pair)
     unit_split = tuple(n for size in spatial for n in (size, 1))
@@ -193,7 +204,8 @@ def _reassembled(
             *batch, *unit_split, x.shape[-1]
         )
         y = y + pixels * weights.astype(y.dtype)
-    return y.reshape(*batch, *kernels.shape[-1 - rank : -1], x.shape[-1]).astype(x.dtype)
+    y = y.reshape(*batch, *kernels.shape[-1 - rank : -1], x.shape[-1])
+    return boundary.cut(y, large).astype(x.dtype)
 
 
 @partial(jax.jit, static_argnames=("factors",))
@@ -206,11 +218,9 @@ def _sampled(x: jax.Array, offsets: jax.Array, factors: tuple[int, ...]) -> jax.
 
     def sample(image: jax.Array, shifts: jax.Array) -> jax.Array:  # one channel
         positions = [
-            (jnp.arange(r * n, dtype=shifts.dtype).reshape(shape) + 0.5) / r
-            - 0.5
-            + shifts[..., axis]
-            for axis, (r, n, shape) in enumerate(
-                zip(factors, spatial, _vector_shapes(rank), strict=True)
+            (jnp.arange(m, dtype=shifts.dtype).reshape(shape) + 0.5) / r - 0.5 + shifts[..., axis]
+            for axis, (r, m, shape) in enumerate(
+                zip(factors, large, _vector_shapes(rank), strict=True)
             )
         ]
         # All positions from one pixel beyond the border on give the same value, and an index must be finite.

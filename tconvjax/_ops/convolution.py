@@ -172,7 +172,7 @@ def conv_transpose(
         preferred_element_type=preferred_element_type,
         implementation=implementation,
     )
-    return _paint(x, kernel, bordered, transpose_kernel=transpose_kernel)
+    return paint(x, kernel, bordered, transpose_kernel=transpose_kernel)
 
 
 @operator
@@ -185,9 +185,10 @@ def gather(x: jax.Array, kernel: jax.Array, bordered: Bordered) -> jax.Array:
 
 
 @operator
-def _paint(
+def paint(
     x: jax.Array, kernel: jax.Array, bordered: Bordered, *, transpose_kernel: bool
 ) -> jax.Array:
+    """Paints an image under any border."""
     call = bordered.call
     if not transpose_kernel:
         kernel = flip_and_swap(kernel, call.geometry.rank, call.geometry.feature_group_count)

@@ -214,7 +214,7 @@ def max_blur_pool(
     taps = (_binomial(who, filter_size),) * len(factors)
     check_aligned(who, filter_size, aligned=aligned)
     first = image.ndim - 1 - len(factors)
-    _check_border(who, image.shape[first:-1], taps, padding_mode)
+    _check_border(who, image.shape[first:-1], taps, padding_mode, (0,) * len(taps))
     before = tuple(0 if aligned else (s - 1) // 2 for s in factors)
     largest = sharding.placed(lambda x: _largest(x, factors, before), image, shape=image.shape)
     return _smoothed(who, largest, taps, factors, padding_mode)
@@ -226,6 +226,7 @@ def hold(
     *,
     order: int = 0,
     padding_mode: PaddingMode = "replicate",
+    output_shape: Sequence[int] | None = None,
 ) -> jax.Array:
     """Removes the pattern of a layer with these strides by a hold of this order: `x` to the same shape.
 
@@ -240,6 +241,8 @@ def hold(
         takes the last.
       padding_mode: pixels beyond the border, as in `blur_pool`, for f = (order + 1)(s − 1) + 1 taps. The image moves by
         −1/2 pixel if f is even.
+      output_shape: spatial shape to produce, less than scale pixels from that of x: cropped at the high end, or
+        continued over the border.
 
     Returns:
       The filtered images, dtype kept; half precision calculates in float32.
@@ -262,7 +265,10 @@ def hold(
     _refuse_long(who, "order", order, tuple((order + 1) * (s - 1) + 1 for s in factors))
     boxes = (np.ones(s) / s for s in factors)
     taps = tuple(tuple(reduce(np.convolve, [box] * (order + 1)).tolist()) for box in boxes)
-    return _smoothed(who, image, taps, (1,) * len(factors), padding_mode)
+    small = image.shape[-1 - len(factors) : -1]
+    large = geo.sizes_near(who, output_shape, small, factors)
+    extra = tuple(m - n for m, n in zip(large, small, strict=True))
+    return _smoothed(who, image, taps, (1,) * len(factors), padding_mode, extra)
 
 
 @partial(jax.jit, static_argnames=("window", "before"))
@@ -317,13 +323,18 @@ def _smoothed(
     taps: tuple[tuple[float, ...], ...],
     strides: tuple[int, ...],
     mode: PaddingMode,
+    extra: Sequence[int] = (),
 ) -> jax.Array:
-    """Filters along one axis after the other, with f taps on `(f − 1) // 2` pixels before and `f // 2` after."""
+    """Filters along one axis after the other, with f taps on `(f − 1) // 2` pixels before and `f // 2` after.
+
+    `extra` pixels are appended to the result at the high ends.
+    """
     check_inexact(who, image)
     first = image.ndim - 1 - len(strides)
     spatial = image.shape[first:-1]
-    pads = _check_border(who, spatial, taps, mode)
-    new = ((n - 1) // s + 1 for n, s in zip(spatial, strides, strict=True))
+    extra = extra or (0,) * len(strides)
+    pads = _check_border(who, spatial, taps, mode, extra)
+    new = ((n + more - 1) // s + 1 for n, more, s in zip(spatial, extra, strides, strict=True))
     return sharding.placed(
         lambda x: _filtered(x, taps, strides, pads, mode),
         image,
@@ -332,11 +343,17 @@ def _smoothed(
 
 
 def _check_border(
-    who: str, spatial: Sequence[int], taps: tuple[tuple[float, ...], ...], mode: PaddingMode
+    who: str,
+    spatial: Sequence[int],
+    taps: tuple[tuple[float, ...], ...],
+    mode: PaddingMode,
+    extra: Sequence[int],
 ) -> Pairs:
     """Returns the pixels that filters need before and after every axis, or refuses an image that cannot be padded."""
     geo.choice(who, "padding_mode", mode, geo.PADDING_MODES)
-    pads = tuple(((len(t) - 1) // 2, len(t) // 2) for t in taps)
+    pads = tuple(
+        ((len(t) - 1) // 2, len(t) // 2 + more) for t, more in zip(taps, extra, strict=True)
+    )
     boundary.check(who, spatial, pads, mode)
     return pads
 

@@ -4,11 +4,11 @@ Output pixel `r·m + p` of an axis takes phase p of input pixel m. The phases of
 of a number, the last axis fastest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from math import prod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,11 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
+from tconvjax import _boundary as boundary
 from tconvjax import _geometry as geo
 from tconvjax import _sharding as sharding
 from tconvjax._arguments import (
+    Bordered,
     Implementation,
     as_array,
     enlarged_shape,
@@ -136,6 +138,7 @@ def subpixel_conv(
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation = "auto",
+    output_shape: Sequence[int] | None = None,
 ) -> jax.Array:
     """Convolves, then shuffles: every phase of the output has a kernel of its own.
 
@@ -154,12 +157,15 @@ def subpixel_conv(
       precision: see there.
       preferred_element_type: see there.
       implementation: see there.
+      output_shape: spatial shape to produce, less than scale pixels from scale times that of the convolution. Where
+        both exist, pixels are those of the call without it; others continue the convolution over the padding.
 
     Returns:
       The enlarged images, in the promoted dtype.
 
     Raises:
-      ValueError: if the product of `scale` does not divide the last axis of the kernel; else as `conv`.
+      ValueError: if the product of `scale` does not divide the last axis of the kernel, or for another `output_shape`;
+        else as `conv`.
       TypeError: as `conv`.
 
     Example:
@@ -173,6 +179,31 @@ def subpixel_conv(
     PyTorch:
       `torch.nn.Sequential(Conv2d(in, out * r**2, k, padding=k // 2), PixelShuffle(r))`, k odd, is 'CRD'.
     """
+    options = {
+        "padding": padding,
+        "padding_mode": padding_mode,
+        "kernel_dilation": kernel_dilation,
+        "feature_group_count": feature_group_count,
+        "precision": precision,
+        "preferred_element_type": preferred_element_type,
+        "implementation": implementation,
+    }
+    return biased_subpixel_conv(
+        x, kernel, None, scale, order=order, output_shape=output_shape, **options
+    )
+
+
+def biased_subpixel_conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: jax.Array | None,
+    scale: Ints,
+    *,
+    order: Order,
+    output_shape: Sequence[int] | None = None,
+    **options: Any,
+) -> jax.Array:
+    """`subpixel_conv` with a bias for every output of the kernel, or None, added before the shuffle."""
     who = "subpixel_conv"
     geo.choice(who, "order", order, ORDERS)
     x, kernel = operands(who, x, kernel)
@@ -182,24 +213,17 @@ def subpixel_conv(
             f"{who}: prod(scale) must divide the last axis of the kernel, out · prod(scale); got "
             f"kernel shape {kernel.shape}, scale={factors} (product {prod(factors)})."
         )
-    if order == "CRD" and feature_group_count == 1:
+    bordered, large = _continued(who, x, kernel, factors, output_shape, options)
+    if order == "CRD" and bordered.call.geometry.feature_group_count == 1:
         # In the order 'DCR' the shuffle moves whole rows of channels, and a kernel is cheaper to reorder than an image.
         reorder = partial(_crd_to_dcr, phase_count=prod(factors))
         kernel = sharding.placed(reorder, kernel, shape=kernel.shape)
+        bias = None if bias is None else reorder(bias)
         order = "DCR"
-    bordered = resolve_gather(
-        who,
-        x,
-        kernel,
-        padding=padding,
-        padding_mode=padding_mode,
-        kernel_dilation=kernel_dilation,
-        feature_group_count=feature_group_count,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-        implementation=implementation,
-    )
-    return pixel_shuffle(gather(x, kernel, bordered), factors, order=order)
+    y = gather(x, kernel, bordered)
+    if bias is not None:
+        y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    return at_size(pixel_shuffle(y, factors, order=order), large)
 
 
 def pixel_conv_transpose(
@@ -210,6 +234,7 @@ def pixel_conv_transpose(
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
     implementation: Implementation = "auto",
+    output_shape: Sequence[int] | None = None,
 ) -> jax.Array:
     """Doubles an image and computes neighboring pixels one from the other, instead of independently.
 
@@ -227,12 +252,14 @@ def pixel_conv_transpose(
       precision: see there.
       preferred_element_type: see there.
       implementation: see there.
+      output_shape: spatial shape to produce, at most a pixel from twice that of x; the first convolution continues
+        over its padding.
 
     Returns:
       The enlarged images, in the promoted dtype.
 
     Raises:
-      ValueError: unless there are three kernels that fit; else as `conv`.
+      ValueError: for another `output_shape`, unless there are three kernels that fit; else as `conv`.
       TypeError: as `conv`.
 
     Example:
@@ -260,26 +287,51 @@ def pixel_conv_transpose(
             f"(*kernel_size, out, out) with two spatial axes; got {first.shape}, {second.shape}, {third.shape}."
         )
 
+    options: dict[str, Any] = {
+        "padding_mode": padding_mode,
+        "precision": precision,
+        "preferred_element_type": preferred_element_type,
+        "implementation": implementation,
+    }
+
     def conv(x: ArrayLike, kernel: jax.Array) -> jax.Array:
         image, kernel = operands(who, x, kernel)
-        bordered = resolve_gather(
-            who,
-            image,
-            kernel,
-            padding_mode=padding_mode,
-            precision=precision,
-            preferred_element_type=preferred_element_type,
-            implementation=implementation,
-        )
-        return gather(image, kernel, bordered)
+        return gather(image, kernel, resolve_gather(who, image, kernel, **options))
 
-    c_0 = conv(x, first)
+    image, first = operands(who, x, first)
+    bordered, large = _continued(who, image, first, (2, 2), output_shape, options)
+    c_0 = gather(image, first, bordered)
     c_1 = conv(c_0, second)
     zeros = jnp.zeros_like(c_0)
     z = pixel_shuffle(jnp.concatenate([c_0, zeros, zeros, c_1], -1), (2, 2), order="DCR")
     rows, columns = (np.arange(k) - k // 2 for k in third.shape[:2])
     odd = (rows[:, None] + columns) % 2 == 1
-    return z + conv(z, third * jnp.asarray(odd[..., None, None], third.dtype))
+    return at_size(z + conv(z, third * jnp.asarray(odd[..., None, None], third.dtype)), large)
+
+
+def _continued(
+    who: str,
+    x: jax.Array,
+    kernel: jax.Array,
+    scale: tuple[int, ...],
+    output_shape: Sequence[int] | None,
+    options: Mapping[str, Any],
+) -> tuple[Bordered, tuple[int, ...]]:
+    """Returns a convolution that makes as many pixels as the enlarged image needs, and the size of the latter."""
+    bordered = resolve_gather(who, x, kernel, **options)
+    small, pads = bordered.call.geometry.small, bordered.call.geometry.padding
+    large = geo.enlarged_sizes(who, output_shape, small, scale)
+    extra = geo.extra_cells(small, large, scale)
+    if any(extra):
+        longer = tuple((low, high + more) for (low, high), more in zip(pads, extra, strict=True))
+        bordered = resolve_gather(who, x, kernel, **{**options, "padding": longer})
+    return bordered, large
+
+
+def at_size(y: jax.Array, large: Sequence[int]) -> jax.Array:
+    """Crops an image to a spatial shape at the high ends, or appends zeros there."""
+    shape = (*y.shape[: -1 - len(large)], *large, y.shape[-1])
+    return sharding.placed(lambda y: boundary.cut(y, large), y, shape=shape)
 
 
 def _crd_to_dcr(kernel: jax.Array, phase_count: int) -> jax.Array:

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from tconvjax import analysis, plot
-from tconvjax._geometry import Geometry, Padding, conv_transpose_geometry
+from tconvjax._geometry import (
+    STRING_PADDINGS,
+    Geometry,
+    Padding,
+    Pairs,
+    conv_transpose_geometry,
+)
 from tconvjax.cli import _pictures as pictures
 
 HELP = "sizes, overlap and alignment of a transposed convolution"
@@ -30,7 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stride", type=int, nargs="+", default=[1], help="one for all axes, or one per axis"
     )
     parser.add_argument(
-        "--padding", default="SAME", help="'SAME', 'VALID' or pixels of the forward convolution"
+        "--padding",
+        nargs="+",
+        default=["SAME"],
+        metavar="PIXELS",
+        help="'SAME', 'SAME_LOWER', 'VALID', or pixels of the forward convolution, or LOW,HIGH; one for all axes, or "
+        "one per axis",
     )
     parser.add_argument("--output-padding", type=int, help="extra pixels at the high end")
     parser.add_argument("--dilation", type=int, default=1, help="output pixels between taps")
@@ -42,17 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Explains a layer; returns the exit status."""
     pictures.check(options.picture)
-    rank = max(len(options.kernel), len(options.stride), len(options.input))
+    padding = _padding(options.padding)
+    per_axis = (options.kernel, options.stride, options.input, options.padding)
+    rank = max(map(len, per_axis))
     k, s, n = (
         tuple(v * rank if len(v) == 1 else v)
         for v in (options.kernel, options.stride, options.input)
     )
-    padding: Padding
-    try:
-        padding = int(options.padding)
-    except ValueError:
-        padding = options.padding.upper()
-    layer = {
+    if not isinstance(padding, str) and len(padding) == 1:
+        padding *= rank
+    layer: dict[str, Any] = {
         "strides": s,
         "padding": padding,
         "output_padding": options.output_padding,
@@ -69,7 +79,10 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(f"{name} must be at most {LONGEST}; got {size}.")
     centers = analysis.center_map(k, s, padding, kernel_dilation=options.dilation)
     overlaps = [  # the map of all axes is their product
-        analysis.overlap_map((n[i],), k[i], **layer | {"strides": s[i]}) for i in range(rank)
+        analysis.overlap_map(
+            (n[i],), k[i], **layer | {"strides": s[i], "padding": _axis(padding, i)}
+        )
+        for i in range(rank)
     ]
     counts = analysis.tap_counts(k, s) if options.dilation == 1 else None
     if options.json:
@@ -92,6 +105,28 @@ def run(options: argparse.Namespace) -> int:
         plot.overlap_map(n, k, **layer, ax=ax)
         pictures.save(ax.figure, options.picture)
     return 0
+
+
+def _padding(words: Sequence[str]) -> str | Pairs:
+    """Returns a padding by name, or a pair of pixels for each word, 'P' or 'LOW,HIGH'."""
+    if len(words) == 1 and words[0].upper() in STRING_PADDINGS:
+        return words[0].upper()
+    pairs = []
+    for word in words:
+        try:
+            numbers = [int(number) for number in word.split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 2):
+            raise ValueError(
+                f"--padding must be {', '.join(STRING_PADDINGS)}, or pixels P or LOW,HIGH for each axis; got {word!r}."
+            )
+        pairs.append((numbers[0], numbers[-1]))
+    return tuple(pairs)
+
+
+def _axis(padding: str | Pairs, axis: int) -> Padding:
+    return padding if isinstance(padding, str) else (padding[axis],)
 
 
 def _lines(

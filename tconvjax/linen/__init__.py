@@ -13,10 +13,12 @@ from tconvjax.linen._convolution import ConvTranspose as ConvTranspose
 from tconvjax.linen._convolution import ResizeConv as ResizeConv
 from tconvjax.linen._convolution import SubpixelConv as SubpixelConv
 from tconvjax.linen._convolution import Upsample as Upsample
+from tconvjax.linen._convolution import stream as stream
 from tconvjax.linen._fixed import BilinearAdditive as BilinearAdditive
 from tconvjax.linen._fixed import BlurPool as BlurPool
 from tconvjax.linen._fixed import Hold as Hold
 from tconvjax.linen._fixed import MaxBlurPool as MaxBlurPool
+from tconvjax.linen._fixed import MaxUnpool as MaxUnpool
 from tconvjax.linen._repairing import artifact_free as artifact_free
 from tconvjax.linen._repairing import balance as balance
 from tconvjax.linen._repairing import repair as repair

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from tconvjax import _layers as layers
 from tconvjax._geometry import Ints, PaddingMode
 from tconvjax._ops.adaptive import carafe, dysample
-from tconvjax._ops.subpixel import pixel_conv_transpose, pixel_shuffle
+from tconvjax._ops.subpixel import pixel_conv_transpose
 from tconvjax.linen._convolution import Conv, ConvTranspose
 
 
@@ -61,8 +61,8 @@ class PixelConvTranspose(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `pixel_conv_transpose(x, kernels) + bias`."""
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `pixel_conv_transpose(x, kernels) + bias`; see there for `output_shape`."""
         init = self.kernel_init or lecun_normal()
         shapes = self._shapes(layers.image("PixelConvTranspose", x).shape[-1])
         kernels = [
@@ -74,7 +74,11 @@ class PixelConvTranspose(nn.Module):
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
         x, bias, *kernels = nn.dtypes.promote_dtype(x, bias, *kernels, dtype=self.dtype)
         y = pixel_conv_transpose(
-            x, kernels, padding_mode=self.padding_mode, precision=self.precision
+            x,
+            kernels,
+            padding_mode=self.padding_mode,
+            precision=self.precision,
+            output_shape=output_shape,
         )
         return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
@@ -121,10 +125,10 @@ class LargeContextConvTranspose(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the sum of both layers."""
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns the sum of both layers; of a size as `conv_transpose` takes it."""
         large, small = self._pair()
-        return large(x) + small(x)
+        return large(x, output_shape=output_shape) + small(x, output_shape=output_shape)
 
     @nn.nowrap  # as above
     def _pair(self) -> tuple[ConvTranspose, ConvTranspose]:
@@ -180,8 +184,8 @@ class Carafe(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `carafe(x, kernels)`."""
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `carafe(x, kernels)`; see there for `output_shape`."""
         scale, window, padding_mode = layers.carafe_options(
             "Carafe", self.scale, self.window, self.padding_mode
         )
@@ -192,14 +196,21 @@ class Carafe(nn.Module):
             name="compress",
             **{"kernel_init": glorot_uniform(), **self.options},
         )(x)
+        compressed = layers.continued("Carafe", compressed, scale, output_shape, "zeros")
         logits = Conv(
             taps * prod(scale),
             (self.encoder_kernel_size,) * rank,
             name="encode",
             **{"kernel_init": normal(1e-3), **self.options},
         )(compressed)
-        kernels = jax.nn.softmax(pixel_shuffle(logits, scale))
-        return carafe(x, kernels, scale=scale, window=window, padding_mode=padding_mode)
+        return carafe(
+            x,
+            jax.nn.softmax(layers.shuffled(logits, scale, output_shape)),
+            scale=scale,
+            window=window,
+            padding_mode=padding_mode,
+            output_shape=output_shape,
+        )
 
 
 class DySample(nn.Module):
@@ -237,18 +248,22 @@ class DySample(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `dysample(x, offsets)`."""
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `dysample(x, offsets)`; see there for `output_shape`."""
         features = layers.image("DySample", x).shape[-1]
         scale, groups = layers.dysample_options("DySample", features, self.scale, self.groups)
         rank = len(scale)
         shape = groups * rank * prod(scale), (1,) * rank
-        offsets = Conv(*shape, name="offset", **{"kernel_init": normal(1e-3), **self.options})(x)
+        around = layers.continued("DySample", x, scale, output_shape, "replicate")
+        offsets = Conv(*shape, name="offset", **{"kernel_init": normal(1e-3), **self.options})(
+            around
+        )
         reach: Any = 0.25
         if self.dynamic_scope:
             scope_options: dict[str, Any] = {"kernel_init": zeros, "use_bias": False}
             reach = 0.5 * jax.nn.sigmoid(
-                Conv(*shape, name="scope", **{**self.options, **scope_options})(x)
+                Conv(*shape, name="scope", **{**self.options, **scope_options})(around)
             )
-        offsets = pixel_shuffle(offsets * reach, scale)
-        return dysample(x, offsets.reshape(*offsets.shape[:-1], groups, rank), scale=scale)
+        offsets = layers.shuffled(offsets * reach, scale, output_shape)
+        offsets = offsets.reshape(*offsets.shape[:-1], groups, rank)
+        return dysample(x, offsets, scale=scale, output_shape=output_shape)

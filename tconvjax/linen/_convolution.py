@@ -29,7 +29,8 @@ class ConvTranspose(nn.Module):
       features: channels of the output.
       kernel_size: one integer per spatial axis; an int is one axis, as in Flax: write (3, 3) for images.
       strides: output pixels per input pixel; an int serves all axes, None is 1.
-      padding: of the forward convolution, as in `conv_transpose`; or Flax's 'CIRCULAR'.
+      padding: of the forward convolution, as in `conv_transpose`; or Flax's 'CIRCULAR'; or, for one
+        axis, 'CAUSAL': output pixels depend on no later input, and there are s for each.
       kernel_dilation: as in `conv_transpose`; None is 1.
       use_bias: adds one value per output channel.
       mask: an array of the shape of the kernel, which multiplies it at every call.
@@ -278,9 +279,52 @@ class SubpixelConv(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `subpixel_conv(x, kernel) + bias`."""
-        return _apply(self, layers.SUBPIXEL_CONV, x)
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `subpixel_conv(x, kernel) + bias`; see there for `output_shape`."""
+        return _apply(self, layers.SUBPIXEL_CONV, x, output_shape=output_shape)
+
+
+def stream(
+    layer: Conv | ConvTranspose, variables: Any, x: jax.Array, state: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Runs a causal layer on the next chunk of a signal: `(*batch, n, in)` to its output and the state behind it.
+
+    The chunks of a signal, of any lengths, give bitwise what the whole gives as one chunk, and up to rounding
+    `layer.apply(variables, x)`.
+
+    Args:
+      layer: with one spatial axis and padding='CAUSAL'.
+      variables: of the layer alone, `{"params": {"kernel": ..., "bias": ...}}`.
+      x: the next pixels; for a `Conv` with strides a multiple of them.
+      state: of the chunk before; None at the beginning.
+
+    Returns:
+      As `causal_conv` and `causal_conv_transpose`, with the bias of the layer.
+
+    Raises:
+      ValueError: for a layer that is not causal; else as `causal_conv`.
+      TypeError: if `layer` is neither a `Conv` nor a `ConvTranspose` of this module.
+
+    Example:
+      >>> layer, x = ConvTranspose(4, 16, 8, padding="CAUSAL"), jnp.zeros((1, 5, 8))
+      >>> variables = layer.init(jax.random.key(0), x)
+      >>> y, state = stream(layer, variables, x)
+      >>> more, state = stream(layer, variables, x[:, :2], state)
+      >>> y.shape, more.shape
+      ((1, 40, 4), (1, 16, 4))
+    """
+    if not isinstance(layer, Conv | ConvTranspose):
+        raise TypeError(
+            f"stream: layer must be a Conv or ConvTranspose of tconvjax.linen; got {type(layer).__name__}. "
+            "For NNX: tconvjax.nnx.stream."
+        )
+    transpose = isinstance(layer, ConvTranspose)
+    kind = layers.CONV_TRANSPOSE if transpose else layers.CONV
+    spec = spec_of(layer, kind, layers.image(type(layer).__name__, x).shape[-1])
+    params = nn.meta.unbox(variables)["params"]
+    kernel = layers.effective_kernel(layer, spec.options, params["kernel"])
+    x, kernel, bias = layer.promote_dtype(x, kernel, params.get("bias"), dtype=layer.dtype)
+    return layers.stream(transpose, spec.kernel_size, spec.options, x, kernel, bias, state)
 
 
 class Upsample(nn.Module):
@@ -323,9 +367,10 @@ class Upsample(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the enlarged images."""
-        return self._layer(name="layer")(x)
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns the enlarged images; of a size as the layer inside takes it."""
+        at_call = {} if output_shape is None else {"output_shape": output_shape}
+        return self._layer(name="layer")(x, **at_call)
 
     @nn.nowrap  # the constructor calls it, too, without a scope
     def _layer(self, **place: Any) -> nn.Module:

@@ -6,8 +6,9 @@ import jax
 from flax import linen as nn
 
 from tconvjax import _layers as layers
-from tconvjax._geometry import PaddingMode
+from tconvjax._geometry import Ints, Padding, PaddingMode
 from tconvjax._ops.filters import blur_pool, check_aligned, hold, max_blur_pool
+from tconvjax._ops.pooling import max_unpool
 from tconvjax._ops.resize import bilinear_additive
 
 
@@ -127,9 +128,15 @@ class Hold(nn.Module):
         layers.fixed_options("Hold", "scale", self.scale, self.padding_mode, order=(self.order, 0))
         super().__post_init__()
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `hold(x)`."""
-        return hold(x, self.scale, order=self.order, padding_mode=self.padding_mode)
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `hold(x)`; see there for `output_shape`."""
+        return hold(
+            x,
+            self.scale,
+            order=self.order,
+            padding_mode=self.padding_mode,
+            output_shape=output_shape,
+        )
 
 
 class BilinearAdditive(nn.Module):
@@ -158,3 +165,46 @@ class BilinearAdditive(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `bilinear_additive(x)`."""
         return bilinear_additive(x, self.scale)
+
+
+class MaxUnpool(nn.Module):
+    """Pixels put back where a pooling found them, `tconvjax.max_unpool`; it has no parameters.
+
+    Attributes:
+      strides: as in `max_pool`: one integer per spatial axis.
+      window_shape: as in `max_pool`.
+      padding: as in `max_pool`.
+
+    Raises:
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
+
+    Example:
+      >>> from tconvjax import max_pool
+      >>> values, indices = max_pool(jax.numpy.zeros((1, 9, 9, 8)), (2, 2))  # 4 x 4
+      >>> MaxUnpool((2, 2)).apply({}, values, indices, output_shape=(9, 9)).shape
+      (1, 9, 9, 8)
+
+    References:
+      Badrinarayanan, Kendall & Cipolla 2015, arXiv:1511.00561.
+    """
+
+    strides: Sequence[int]
+    window_shape: Ints | None = None
+    padding: Padding = "VALID"
+
+    def __post_init__(self) -> None:
+        layers.unpool_options("MaxUnpool", self.strides, self.window_shape, self.padding)
+        super().__post_init__()
+
+    def __call__(
+        self, x: jax.Array, indices: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `max_unpool(x, indices)`; see there for `output_shape`."""
+        return max_unpool(
+            x,
+            indices,
+            self.strides,
+            window_shape=self.window_shape,
+            padding=self.padding,
+            output_shape=output_shape,
+        )

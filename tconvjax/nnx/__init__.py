@@ -16,10 +16,12 @@ from tconvjax.nnx._convolution import ConvTranspose as ConvTranspose
 from tconvjax.nnx._convolution import ResizeConv as ResizeConv
 from tconvjax.nnx._convolution import SubpixelConv as SubpixelConv
 from tconvjax.nnx._convolution import Upsample as Upsample
+from tconvjax.nnx._convolution import stream as stream
 from tconvjax.nnx._fixed import BilinearAdditive as BilinearAdditive
 from tconvjax.nnx._fixed import BlurPool as BlurPool
 from tconvjax.nnx._fixed import Hold as Hold
 from tconvjax.nnx._fixed import MaxBlurPool as MaxBlurPool
+from tconvjax.nnx._fixed import MaxUnpool as MaxUnpool
 from tconvjax.nnx._repairing import artifact_free as artifact_free
 from tconvjax.nnx._repairing import balance as balance
 from tconvjax.nnx._repairing import repair as repair

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from tconvjax import _layers as layers
 from tconvjax._geometry import Ints, PaddingMode
 from tconvjax._ops.adaptive import carafe, dysample
-from tconvjax._ops.subpixel import pixel_conv_transpose, pixel_shuffle
+from tconvjax._ops.subpixel import pixel_conv_transpose
 from tconvjax.nnx._convolution import Conv, ConvTranspose
 
 
@@ -75,13 +75,17 @@ class PixelConvTranspose(nnx.Module):
         if use_bias:
             self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `pixel_conv_transpose(x, kernels) + bias`."""
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `pixel_conv_transpose(x, kernels) + bias`; see there for `output_shape`."""
         bias = None if self.bias is None else self.bias[...]
         kernels = [getattr(self, f"kernel_{i}")[...] for i in range(3)]
         x, bias, *kernels = nnx.nn.dtypes.promote_dtype((x, bias, *kernels), dtype=self.dtype)
         y = pixel_conv_transpose(
-            x, kernels, padding_mode=self.padding_mode, precision=self.precision
+            x,
+            kernels,
+            padding_mode=self.padding_mode,
+            precision=self.precision,
+            output_shape=output_shape,
         )
         return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
@@ -133,9 +137,9 @@ class LargeContextConvTranspose(nnx.Module):
             *features, small, strides, rngs=rngs, **options | {"use_bias": False}
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the sum of both layers."""
-        return self.large(x) + self.small(x)
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns the sum of both layers; of a size as `conv_transpose` takes it."""
+        return self.large(x, output_shape=output_shape) + self.small(x, output_shape=output_shape)
 
 
 class Carafe(nnx.Module):
@@ -197,12 +201,17 @@ class Carafe(nnx.Module):
             **{"kernel_init": normal(1e-3)} | options,
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `carafe(x, kernels)`."""
-        logits = pixel_shuffle(self.encode(self.compress(x)), self.scale)
-        kernels = jax.nn.softmax(logits)
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `carafe(x, kernels)`; see there for `output_shape`."""
+        compressed = layers.continued("Carafe", self.compress(x), self.scale, output_shape, "zeros")
+        logits = layers.shuffled(self.encode(compressed), self.scale, output_shape)
         return carafe(
-            x, kernels, scale=self.scale, window=self.window, padding_mode=self.padding_mode
+            x,
+            jax.nn.softmax(logits),
+            scale=self.scale,
+            window=self.window,
+            padding_mode=self.padding_mode,
+            output_shape=output_shape,
         )
 
 
@@ -251,9 +260,10 @@ class DySample(nnx.Module):
             scope_options: dict[str, Any] = {"kernel_init": zeros, "use_bias": False}
             self.scope = Conv(*shape, rngs=rngs, **options | scope_options)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `dysample(x, offsets)`."""
-        scope = 0.25 if self.scope is None else 0.5 * jax.nn.sigmoid(self.scope(x))
-        offsets = pixel_shuffle(self.offset(x) * scope, self.scale)
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `dysample(x, offsets)`; see there for `output_shape`."""
+        around = layers.continued("DySample", x, self.scale, output_shape, "replicate")
+        scope = 0.25 if self.scope is None else 0.5 * jax.nn.sigmoid(self.scope(around))
+        offsets = layers.shuffled(self.offset(around) * scope, self.scale, output_shape)
         offsets = offsets.reshape(*offsets.shape[:-1], self.groups, len(self.scale))
-        return dysample(x, offsets, scale=self.scale)
+        return dysample(x, offsets, scale=self.scale, output_shape=output_shape)

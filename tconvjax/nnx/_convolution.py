@@ -71,12 +71,16 @@ class _Layer(nnx.Module):
 
     def _apply(self, kind: layers.Kind, x: jax.Array, **at_call: Any) -> jax.Array:
         """Returns `function(x, effective kernel) + bias`, all in the dtype of the computation."""
+        options, operands = self._operands(kind, x)
+        return layers.apply(kind, options | at_call, *operands)
+
+    def _operands(self, kind: layers.Kind, x: jax.Array) -> tuple[dict[str, Any], Any]:
+        """Returns the options of the function, and image, kernel and bias in the dtype of the computation."""
         x = layers.image(type(self).__name__, x)
         options = {name: getattr(self, name) for name in kind.option_names}
         kernel = layers.effective_kernel(self, options, self.kernel[...])
         bias = None if self.bias is None else self.bias[...]
-        x, kernel, bias = self.promote_dtype((x, kernel, bias), dtype=self.dtype)
-        return layers.apply(kind, options | at_call, x, kernel, bias)
+        return options, self.promote_dtype((x, kernel, bias), dtype=self.dtype)
 
 
 class ConvTranspose(_Layer):
@@ -87,7 +91,8 @@ class ConvTranspose(_Layer):
       out_features: channels of the output.
       kernel_size: one integer per spatial axis; an int is one axis, as in Flax: write (3, 3) for images.
       strides: output pixels per input pixel; an int serves all axes, None is 1.
-      padding: of the forward convolution, as in `conv_transpose`; or Flax's 'CIRCULAR'.
+      padding: of the forward convolution, as in `conv_transpose`; or Flax's 'CIRCULAR'; or, for one
+        axis, 'CAUSAL': output pixels depend on no later input, and there are s for each.
       kernel_dilation: as in `conv_transpose`; None is 1.
       use_bias: adds one value per output channel.
       mask: an array of the shape of the kernel, which multiplies it at every call.
@@ -389,9 +394,48 @@ class SubpixelConv(_Layer):
     ) -> None:
         self._create(layers.SUBPIXEL_CONV, locals())
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `subpixel_conv(x, kernel) + bias`."""
-        return self._apply(layers.SUBPIXEL_CONV, x)
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `subpixel_conv(x, kernel) + bias`; see there for `output_shape`."""
+        return self._apply(layers.SUBPIXEL_CONV, x, output_shape=output_shape)
+
+
+def stream(
+    layer: Conv | ConvTranspose, x: jax.Array, state: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Runs a causal layer on the next chunk of a signal: `(*batch, n, in)` to its output and the state behind it.
+
+    The chunks of a signal, of any lengths, give bitwise what the whole gives as one chunk, and up to rounding
+    `layer(x)`.
+
+    Args:
+      layer: with one spatial axis and padding='CAUSAL'.
+      x: the next pixels; for a `Conv` with strides a multiple of them.
+      state: of the chunk before; None at the beginning.
+
+    Returns:
+      As `causal_conv` and `causal_conv_transpose`, with the bias of the layer.
+
+    Raises:
+      ValueError: for a layer that is not causal; else as `causal_conv`.
+      TypeError: if `layer` is neither a `Conv` nor a `ConvTranspose` of this module.
+
+    Example:
+      >>> from flax import nnx
+      >>> layer = ConvTranspose(8, 4, 16, 8, padding="CAUSAL", rngs=nnx.Rngs(0))
+      >>> y, state = stream(layer, jnp.zeros((1, 5, 8)))
+      >>> more, state = stream(layer, jnp.zeros((1, 2, 8)), state)
+      >>> y.shape, more.shape
+      ((1, 40, 4), (1, 16, 4))
+    """
+    if not isinstance(layer, Conv | ConvTranspose):
+        raise TypeError(
+            f"stream: layer must be a Conv or ConvTranspose of tconvjax.nnx; got {type(layer).__name__}. "
+            "For Linen: tconvjax.linen.stream."
+        )
+    transpose = isinstance(layer, ConvTranspose)
+    kind = layers.CONV_TRANSPOSE if transpose else layers.CONV
+    options, (x, kernel, bias) = layer._operands(kind, x)
+    return layers.stream(transpose, layer.kernel_size, options, x, kernel, bias, state)
 
 
 class Upsample(nnx.Module):
@@ -450,6 +494,7 @@ class Upsample(nnx.Module):
             **options,
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the enlarged images."""
-        return self.layer(x)
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns the enlarged images; of a size as the layer inside takes it."""
+        at_call = {} if output_shape is None else {"output_shape": output_shape}
+        return self.layer(x, **at_call)
