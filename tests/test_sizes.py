@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import each
 from flax import nnx
 
 import tconvjax
 from tconvjax import linen
 from tconvjax import nnx as tnn
-from tests.cases import each
 
 SMALL, WHOLE = (5, 6), (10, 12)
 SIZES = ((9, 12), (10, 13), (11, 11))

@@ -26,6 +26,9 @@ from tconvjax.interop._converted import Converted as Converted
 from tconvjax.interop._converted import Foreign as Foreign
 from tconvjax.interop._flax import from_flax as from_flax
 from tconvjax.interop._keras import from_keras as from_keras
+from tconvjax.interop._models import Loaded as Loaded
+from tconvjax.interop._models import load_torch as load_torch
+from tconvjax.interop._models import verify as verify
 from tconvjax.interop._onnx import from_onnx as from_onnx
 from tconvjax.interop._onnx import to_onnx as to_onnx
 from tconvjax.interop._torch import from_torch as from_torch

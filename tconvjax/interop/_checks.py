@@ -172,20 +172,30 @@ def writable(who: str, c: Converted, layers: tuple[str, ...]) -> Converted:
 
 def check_round_trip(who: str, c: Converted, read_again: Converted) -> None:
     """Raises unless the layer, written and read again, computes the same numbers."""
-    (facts, *arrays), (facts_again, *arrays_again) = (
+    (known, *arrays), (known_again, *arrays_again) = (
         _canonical(who, layer) for layer in (c, read_again)
     )
     pairs = zip(arrays, arrays_again, strict=True)
-    if facts != facts_again or not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
+    if known != known_again or not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
         raise ValueError(
-            f"{who}: what is written must be what was given; got {facts}, and {facts_again} when it is read again, or "
+            f"{who}: what is written must be what was given; got {known}, and {known_again} when it is read again, or "
             "another kernel or bias. Please report this layer."
         )
 
 
 def _canonical(who: str, c: Converted) -> tuple[Any, np.ndarray, np.ndarray]:
     """Returns facts, kernel and bias in one form, the same for all arguments that mean the same layer."""
-    padding = crops(who, c) if c.layer == "ConvTranspose" else boundary(who, c)
-    groups, scale = (c.arguments.get(n, 1) for n in ("feature_group_count", "scale"))
-    facts = (c.layer, *sizes(c), groups, scale, padding)
-    return facts, forward_kernel(c), c.parameters.get("bias", np.zeros(0))
+    known = (c.layer, c.arguments.get("scale", 1), facts(who, c))
+    return known, forward_kernel(c), c.parameters.get("bias", np.zeros(0))
+
+
+def facts(who: str, c: Converted) -> dict[str, Any]:
+    """Returns the integers and the border of a convolution, equal for all arguments that mean the same."""
+    transposed = c.layer == "ConvTranspose"
+    names = ("kernel_size", "strides", "kernel_dilation")
+    return {
+        "transposed": transposed,
+        **dict(zip(names, sizes(c), strict=True)),
+        "feature_group_count": c.arguments.get("feature_group_count", 1),
+        "padding": crops(who, c) if transposed else boundary(who, c),
+    }

@@ -238,8 +238,12 @@ def forward_kernel(c: Converted) -> np.ndarray:
     kernel = kernel_in_use(c.layer, c.parameters["kernel"], c.arguments)
     if c.layer != "ConvTranspose" or c.arguments.get("transpose_kernel", False):
         return kernel
+    return exchanged(kernel, c.arguments.get("feature_group_count", 1))
+
+
+def exchanged(kernel: np.ndarray, groups: int) -> np.ndarray:
+    """Returns a kernel reversed in space, its channels exchanged in each group: painted as it is, or flipped."""
     *k, per_group, last = kernel.shape
-    groups = c.arguments.get("feature_group_count", 1)
     kernel = np.flip(kernel, tuple(range(len(k)))).reshape(*k, per_group, groups, last // groups)
     return kernel.swapaxes(-1, -3).reshape(*k, last // groups, per_group * groups)
 

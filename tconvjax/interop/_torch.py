@@ -138,7 +138,7 @@ def from_torch(
     }
     if isinstance(source, Mapping | str | os.PathLike):
         arguments["transposed"] &= upscale_factor is None
-        return _from_tensors(who, _read(who, source), prefix, arguments, upscale_factor)
+        return _from_tensors(who, state_of(who, source), prefix, arguments, upscale_factor)
     if (arguments, upscale_factor, prefix) != (TORCH, None, ""):
         extra = {n: v for n, v in arguments.items() if v != TORCH[n]} or "upscale_factor or prefix"
         raise ValueError(
@@ -168,7 +168,7 @@ def from_torch(
         converted = as_shuffle(SHUFFLES[list(FACTORS).index(names[0])], factor, "CRD")
     else:
         if called:  # to read `layer.weight` would advance spectral norm's power iteration: pytorch/pytorch#57784
-            tensors = _tensors(layer)
+            tensors = tensors_of(layer)
             hints = {"others": True, "spectral_axis": _spectral_axis(layer)}
         else:
             tensors, hints = {n: getattr(layer, n) for n in ("weight", "bias")}, {}
@@ -189,8 +189,8 @@ def _from_tensors(
     upscale_factor: int | None,
     **hints: Any,
 ) -> Converted:
-    """Returns the layer with these tensors and PyTorch's arguments; the hints go to `_weights_in_use`."""
-    weight, bias = _weights_in_use(who, tensors, prefix, **hints)
+    """Returns the layer with these tensors and PyTorch's arguments; the hints go to `weights_in_use`."""
+    weight, bias = weights_in_use(who, tensors, prefix, **hints)
     _refuse_arguments(who, spatial_rank(who, weight), arguments)
     kernel, pads = channels_last(weight), arguments["padding"]
     options = {
@@ -384,7 +384,7 @@ def _refuse_arguments(who: str, rank: int, arguments: Mapping[str, Any]) -> None
         )
 
 
-def _tensors(module: Any) -> dict[str, Any]:
+def tensors_of(module: Any) -> dict[str, Any]:
     """Returns parameters and buffers by name."""
     every = {"remove_duplicate": False}
     return dict(module.named_parameters(**every)) | dict(module.named_buffers(**every))
@@ -397,13 +397,13 @@ def _run(module: Any, x: np.ndarray) -> np.ndarray:
     first = np.ascontiguousarray(np.moveaxis(x, -1, 1))
     if first.dtype == jnp.bfloat16:
         first = first.astype(np.float32)
-    with torch.no_grad(), _untouched(module):
+    with torch.no_grad(), untouched(module):
         y = module(torch.as_tensor(first).to(like))
-    return np.moveaxis(_array("from_torch", "the output", y), 1, -1)
+    return np.moveaxis(array_of("from_torch", "the output", y), 1, -1)
 
 
 @contextmanager
-def _untouched(module: Any) -> Iterator[None]:
+def untouched(module: Any) -> Iterator[None]:
     """Sets a module to evaluation, and restores all its attributes: hooks write weights, and `eval` writes flags."""
     saved = [(vars(part), dict(vars(part))) for part in module.modules()]
     try:
@@ -416,7 +416,7 @@ def _untouched(module: Any) -> Iterator[None]:
             attributes.update(before)
 
 
-def _read(who: str, source: Any) -> Mapping[str, Any]:
+def state_of(who: str, source: Any) -> Mapping[str, Any]:
     """Returns a state dict, from a safetensors file if the source is a path."""
     if isinstance(source, Mapping):
         return source
@@ -458,7 +458,7 @@ def _subpixel_parts(who: str, c: Converted) -> tuple[Converted, Converted]:
     return Converted("Conv", arguments, parameters), shuffle
 
 
-def _weights_in_use(
+def weights_in_use(
     who: str,
     state: Mapping[str, Any],
     prefix: str,
@@ -527,7 +527,7 @@ class _Layer:
                 f"{self.who}: {name} must be there, too; got {sorted(self.tensors)[:8]}. Give all tensors of the layer."
             )
         self.used.add(name)
-        return _array(self.who, name, self.tensors[name])
+        return array_of(self.who, name, self.tensors[name])
 
     def resolve(self, name: str) -> np.ndarray:
         """Returns a tensor in use, in its own dtype."""
@@ -623,7 +623,7 @@ def _common_length(name: str, prefix: str) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(name), len(prefix)))
 
 
-def _array(who: str, name: str, value: Any) -> np.ndarray:
+def array_of(who: str, name: str, value: Any) -> np.ndarray:
     """Returns a copy of a tensor, or of an array; a tensor must be plain and dense, and have values."""
     if not hasattr(value, "detach"):
         return as_numpy(who, name, value)
