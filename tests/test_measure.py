@@ -284,6 +284,47 @@ def test_sheets_of_samples_are_cut(gutter):
     assert len(measure(page, tile=32).images) == (page.shape[0] // 32) ** 2  # not the cells found
 
 
+def test_seams_between_cells_that_pass_into_each_other_are_found():
+    """In each row of an interpolation neighbors are alike; some edges are stronger than its seams."""
+    ends = [[scene(2 * i + j, 64) for j in (0, 1)] for i in range(4)]
+    rows = [np.concatenate([a + (b - a) * j / 7 for j in range(8)], 1) for a, b in ends]
+    page = np.concatenate(rows)
+    page[40:42] += 100  # an edge
+    (picture,) = pictures_of("measure", pixels(page))
+    down, across = sheets.cells_of(picture)
+    assert [a for a, _ in down] == [0, 64, 128, 192]
+    assert [a for a, _ in across] == list(range(0, 512, 64))
+    framed = np.pad(pixels(page), ((2, 2), (2, 2), (0, 0)))
+    down, across = sheets.cells_of(pictures_of("measure", framed)[0])
+    assert (down[0], across[1]) == ((2, 66), (66, 130))
+
+
+@each("gutter", (0, 2))
+def test_cells_on_one_background_are_cut(gutter):
+    """Digits leave no seams, and gutters that are wider than those of the sheet."""
+    random = np.random.default_rng(0)
+    page = np.zeros((8 * (28 + gutter) + gutter,) * 2)
+    for place in np.ndindex(8, 8):
+        y, x = (gutter + (28 + gutter) * i for i in place)
+        h, w = random.integers(8, 20, 2)
+        page[y + 4 : y + 4 + h, x + 6 : x + 6 + w] = random.uniform(100, 250, (h, w))
+    (picture,) = pictures_of("measure", pixels(page))
+    pitch = 28 + gutter
+    want = [(gutter + pitch * i, gutter + pitch * (i + 1)) for i in range(8)]
+    assert sheets.cells_of(picture) == (want, want)
+
+
+def test_two_or_three_repetitions_are_no_grid():
+    """What all pictures of a set have at one place, as faces do, adds up; a few of its edges have a common distance."""
+    random = np.random.default_rng(0)
+    at = [14, 18, 19, 27, 28, 33, 45, 56, 70, 88, 91, 99]
+    bars = np.where(np.isin(COLUMNS, at), 6.0, 3.0)
+    faces = [pixels(128 + bars[..., None] * random.normal(size=(N, N, 1))) for _ in range(40)]
+    found = measure(faces)
+    assert found.verdict == "clean"
+    assert not any(image.verdict == "pattern" for image in found.images)
+
+
 def test_a_picture_is_no_sheet():
     for seed in range(10):
         (picture,) = pictures_of("measure", pixels(scene(seed)))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import fft
+from scipy import fft, ndimage
 
 from tconvjax._measure.pictures import Picture
 
@@ -130,11 +130,8 @@ def _along(values: np.ndarray, axis: int, rank: int) -> np.ndarray:
 def local_mean(x: np.ndarray, radius: int) -> np.ndarray:
     """Returns means over boxes, mirrored at the borders."""
     for axis, n in enumerate(x.shape):
-        r = min(radius, (n - 1) // 2)
-        widths = [(r + 1, r) if a == axis else (0, 0) for a in range(x.ndim)]
-        sums = np.cumsum(np.pad(x, widths, mode="symmetric"), axis)
-        cut = lambda a, b, sums=sums, axis=axis: sums[(slice(None),) * axis + (slice(a, b),)]
-        x = (cut(2 * r + 1, n + 2 * r + 1) - cut(0, n)) / (2 * r + 1)
+        size = 2 * min(radius, (n - 1) // 2) + 1
+        x = ndimage.uniform_filter1d(x, size, axis, mode="reflect")
     return x
 
 

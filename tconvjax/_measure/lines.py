@@ -20,6 +20,7 @@ POWER = 1.64  # standard deviations above a needed ratio: 19 of 20 are found
 PEAK = 0.8  # of the power within a bin that a line has at its fraction
 COMB_LIMIT = 1e-4  # least p-value of a line that counts in a comb: a texture with one line is none
 FEWEST = 16  # pixels along a direction
+REPEATED = 4  # periods in a picture; two or three of something are no grid
 FEW_LINES = 8  # period up to which one line is a pattern
 
 
@@ -75,7 +76,7 @@ def fractions(periods: Iterable[int]) -> Fractions:
 
 
 def table_of(spectra: Mapping[Key, Spectrum], at: Fractions) -> Table:
-    """Returns the lines of spectra at fractions; a period of which a picture has less than two has none."""
+    """Returns the lines of spectra at fractions; a period of which a picture has too few has none."""
     return {key: _lines(spectrum, at) for key, spectrum in spectra.items()}
 
 
@@ -89,7 +90,7 @@ def _lines(spectrum: Spectrum, at: Fractions) -> Lines:
     p = tail(ratio, neighbors, half=at.half)
     # The window has a line of its own at 0.
     pixels = 2 * last // ZOOM
-    seen = (index >= 2 * ZOOM) & (2 * at.period <= pixels) & (pixels >= FEWEST)
+    seen = (index >= 2 * ZOOM) & (REPEATED * at.period <= pixels) & (pixels >= FEWEST)
     p[~seen] = 1.0
     peak = seen & (power[index] >= PEAK * power[near].max(1))
     return Lines(ratio, p, power[index], floor[index], peak, seen, spectrum.gain, neighbors)

@@ -109,6 +109,10 @@ def sentence(found: Judged, count: int, *, referred: bool) -> str:
         )
         often = f"{found.p_value:.0e}" if found.p_value > SURE else f"below {SURE:.0e}"
         like = f"; it looks like {found.cause}" if found.cause else ""
+        if found.cause == "upsampling":
+            like += f" from 1/{found.period} of the size"  # the layer whose input has that size
+        elif not found.cause:
+            like = "; enlarged files, layers after a nearest resize, and video codecs leave that"
         return (
             f"A pattern of period {found.period} ({found.orientation}){beyond}{high}{levels}; noise has that with "
             f"probability {often}{like}."
@@ -130,4 +134,4 @@ def measurement(
 ) -> Measurement:
     """Returns the answer for pictures that were judged together."""
     text = sentence(found, len(pictures), referred=referred)
-    return Measurement(found.verdict, text, *found[1:], path=path, pictures=tuple(pictures), **rest)
+    return Measurement(**found._asdict(), text=text, path=path, pictures=tuple(pictures), **rest)
