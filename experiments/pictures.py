@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from experiments import claims, records
+from tconvjax import plot
 
 COLORS = (
     "#0072b2",
@@ -29,6 +30,7 @@ LOG_SCALE = ("phase_mean_fraction", "frechet", "relative_", "harmonic_share")
 COLUMNS = 8  # of variants beside each other
 BEFORE, AFTER = "before training", "after training"
 DECIBEL = (-60, -10)  # power per bin over the total, of all spectra
+TICKS = (-0.5, -0.25, 0, 0.25, 0.5), ("1/2", "1/4", "0", "1/4", "1/2")  # cycles per pixel
 
 
 def of_run(run: records.Run) -> tuple[dict[str, bytes], list[str]]:
@@ -156,20 +158,13 @@ def draw_spectra(
     for (name, title), axis in cells.items():
         arrays = {BEFORE: first, AFTER: last}.get(title)
         power = real if arrays is None else arrays[name]["spectrum"].mean(0)
-        # The bins of an even size start at -1/2 and end one bin before 1/2; centers go to their frequencies.
-        low, high = -0.5 - 0.5 / len(power), 0.5 - 0.5 / len(power)
-        picture = axis.imshow(
-            _decibel(power),
-            vmin=DECIBEL[0],
-            vmax=DECIBEL[1],
-            extent=(low, high, high, low),
-            interpolation="nearest",
-        )
+        plot.spectrum(power, power=True, limits=DECIBEL, ax=axis)
         axis.set_title(f"{textwrap.fill(name, 22)}\n{title}", fontsize=9)
-        ticks, labels = (-0.5, -0.25, 0, 0.25), ("1/2", "1/4", "0", "1/4")
-        axis.set_xticks(ticks, labels)
-        axis.set_yticks(ticks, labels)
+        axis.set(xlabel="", ylabel="")
+        axis.set_xticks(*TICKS)
+        axis.set_yticks(*TICKS)
     label = "power per bin, dB of the total"
+    picture = next(iter(cells.values())).images[0]
     figure.colorbar(picture, ax=list(cells.values()), label=label, shrink=0.8)
     figure.supxlabel("frequency, cycles per pixel", fontsize=9)
 
@@ -310,12 +305,10 @@ def grid(images: np.ndarray) -> Image.Image:
 
 
 def spectrum(power: np.ndarray) -> Image.Image:
-    """Returns a mean spectrum in the colors of the figures, four pixels for each of its own."""
+    """Returns a mean spectrum in the grays of the figures, four pixels for each of its own."""
     low, high = DECIBEL
     level = np.clip((_decibel(power) - low) / (high - low), 0, 1) * 255
-    image = Image.fromarray(np.kron(level.round().astype(np.uint8), np.ones((4, 4), np.uint8)))
-    image.putpalette(mpl.colormaps["viridis"](range(256), bytes=True)[:, :3].tobytes())
-    return image
+    return Image.fromarray(np.kron(level.round().astype(np.uint8), np.ones((4, 4), np.uint8)))
 
 
 def png(picture: Figure | Image.Image) -> bytes:

@@ -31,7 +31,12 @@ __all__ = [
 
 
 def spectrum(
-    images: ArrayLike, periods: int | Sequence[int] = (), *, ax: "Axes | None" = None
+    images: ArrayLike,
+    periods: int | Sequence[int] = (),
+    *,
+    power: bool = False,
+    limits: tuple[float, float] | None = None,
+    ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws the mean power spectrum of images, zero frequency in the middle, harmonics of periods circled.
 
@@ -40,13 +45,16 @@ def spectrum(
     Args:
       images: `(*batch, height, width, channels)`, or one gray image `(height, width)`.
       periods: in pixels, each >= 2; up to four. Harmonics of periods above 16 are circled on the axes alone.
+      power: whether `images` is a power spectrum instead, `(height, width)`, zero frequency in the middle.
+      limits: range of the colors in dB, of the power per bin over the total, without a color bar: for spectra beside
+        each other. By default 60 dB below the strongest power.
       ax: to draw into.
 
     Returns:
-      The axes, in cycles per pixel; power in dB below the strongest.
+      The axes, in cycles per pixel.
 
     Raises:
-      ValueError, TypeError: for arrays of another rank, a period below 2, or more than four.
+      ValueError, TypeError: for arrays of another rank, negative power, a period below 2, or more than four.
       ImportError: without matplotlib.
 
     Example:
@@ -56,6 +64,10 @@ def spectrum(
     """
     who = "spectrum"
     x = np.asarray(images, np.float64)
+    if power and (x.ndim != 2 or not (x >= 0).all()):
+        raise ValueError(
+            f"{who}: power must be (height, width) of numbers >= 0; got shape {x.shape}."
+        )
     if x.ndim == 2:
         x = x[..., None]
     if x.ndim < 3 or min(x.shape[-3:-1]) < 4 or 0 in x.shape:
@@ -67,15 +79,20 @@ def spectrum(
     periods = [geo.positive_int(who, "periods", period) for period in periods]
     if len(periods) > len(CIRCLES) or min(periods, default=2) < 2:
         raise ValueError(f"{who}: periods must be up to {len(CIRCLES)} integers >= 2; got {periods}.")  # fmt: skip
-    x = x.reshape(-1, *x.shape[-3:])
-    height, width = x.shape[1:3]
+    height, width = x.shape[-3:-1]
+    x = x.reshape(-1, height, width, x.shape[-1])
+    middle = x[0, ..., 0] if power else np.fft.fftshift(_power(x))
     ax = _axes(ax, 5.4, 4.8)
     # An even size has half the sampling rate once; the picture shows it at both ends.
     repeated = [(0, 1 - n % 2) for n in (height, width)]
-    power = np.pad(np.fft.fftshift(_power(x)), repeated, mode="wrap")
-    decibels = 10 * np.log10(power / (power.max() or 1) + 10 ** (-FLOOR / 10))
+    scale = (middle.sum() if limits else middle.max()) or 1
+    floor = limits[0] if limits else -FLOOR
+    shown = np.pad(middle / scale, repeated, mode="wrap")
+    decibels = 10 * np.log10(np.maximum(shown, 10 ** (floor / 10)))
     down, across = (0.5 + 0.5 / n * (1 - n % 2) for n in (height, width))
-    picture = ax.imshow(decibels, cmap="gray", extent=(-across, across, down, -down))
+    low, high = limits or (None, None)
+    extent = (-across, across, down, -down)
+    picture = ax.imshow(decibels, cmap="gray", vmin=low, vmax=high, extent=extent)
     for i, period in enumerate(periods):
         ticks = [q / period for q in range(-(period // 2), period // 2 + 1)]
         points = [(u, v) for u in ticks for v in ticks if (u or v) and (period <= SHOWN or not u * v)]  # fmt: skip
@@ -83,9 +100,11 @@ def spectrum(
             *zip(*points, strict=True), "o", mfc="none", color=CIRCLES[i], markersize=9 + 4 * i,
             label=f"period {period}", clip_on=False,
         )  # fmt: skip
-    ax.figure.colorbar(picture, ax=ax, label="mean power, dB", shrink=0.8)
+    if not limits:
+        ax.figure.colorbar(picture, ax=ax, label="mean power, dB", shrink=0.8)
     ax.set(xlabel="cycles per pixel along the width", ylabel="cycles per pixel along the height")
-    ax.set_title(f"{len(x)} image{'s' * (len(x) != 1)} of {height} x {width}", pad=14)
+    what = "spectrum" if power else f"{len(x)} image{'s' * (len(x) != 1)}"
+    ax.set_title(f"{what} of {height} x {width}", pad=14)
     if periods:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False, fontsize=8)  # fmt: skip
     return ax

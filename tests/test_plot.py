@@ -59,6 +59,22 @@ def test_a_checkerboard_is_bright_in_the_corner_of_the_spectrum():
     assert picture.max() == pytest.approx(0, abs=0.1)
 
 
+def test_a_given_power_is_drawn_over_its_total():
+    power = np.fft.fftshift(np.abs(np.fft.fft2(BOARD - 0.5)) ** 2)
+    power[16, 16] = power.max() * 3
+    ax = plot.spectrum(power, power=True, limits=(-60, -1), ax=Figure().add_subplot())
+    image = ax.images[0]
+    picture = image.get_array()
+    assert picture.shape == (33, 33)
+    np.testing.assert_allclose(picture[[0, 0, -1, -1], [0, -1, 0, -1]], 10 * np.log10(1 / 4))
+    assert picture[16, 16] == pytest.approx(10 * np.log10(3 / 4))
+    assert picture[3, 3] == pytest.approx(-60)
+    assert image.get_clim() == (-60, -1)
+    assert len(ax.figure.axes) == 1  # no color bar
+    with pytest.raises(ValueError, match=r"^spectrum: power must be .* got shape \(1, 4, 4\)\.$"):
+        plot.spectrum(np.ones((1, 4, 4)), power=True)
+
+
 def test_overlap_is_that_of_analysis():
     options = {"padding": ((1, 0), (2, 1)), "output_padding": 1, "kernel_dilation": 2}
     ax = plot.overlap_map((6, 5), (3, 2), (2, 3), **options)
