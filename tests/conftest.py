@@ -43,11 +43,21 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+# Seconds that few tests take beyond a third of one each, or, marked slow, beyond seven.
+LONG = {
+    "test_experiment.py": 170, "test_sweep.py": 100, "test_tasks.py": 150, "test_cluster.py": 80,
+    "test_results.py": 60, "test_transforms.py": 50, "test_metrics.py": 35, "layers.md": 30,
+    "test_meshes.py": 15, "test_upsamplers.py": 15, "README.md": 15, "audit_and_repair.md": 12,
+    "repair.md": 12,
+}  # fmt: skip
+
+
 @pytest.hookimpl(trylast=True)  # after -m and -k
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the longest files first, so that no worker has one alone at the end."""
     length = Counter(item.path for item in items)
     length.update(item.path for item in items if item.get_closest_marker("slow") for _ in range(20))
+    length.update({path: 3 * LONG.get(path.name, 0) for path in length})
     items.sort(key=lambda item: -length[item.path])
 
 
