@@ -33,8 +33,9 @@ fast: $(STAMP)                 ## all tests but those that take long for their n
 	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 # LLVM takes up to a minute at its highest level, and a second at this one, for the random numbers of one kernel.
-test-all: test                 ## those, too: kills, Slurm, a browser, two processes, every experiment, optimized numbers
-	$(BIN)/python -m pytest -m "slow and not optimized" $(WORKERS)
+# Tests of minutes and slow ones share fixtures and programs, so that one session has both.
+test-all: lint $(STAMP)        ## those, too: kills, Slurm, a browser, two processes, every experiment, optimized numbers
+	$(BIN)/python -m pytest -m "not (slow and optimized)" $(WORKERS)
 	XLA_FLAGS=--xla_backend_optimization_level=1 $(BIN)/python -m pytest -m optimized -n 2
 
 lint: $(STAMP)                 ## formatting, lint rules, floors of the house, types
