@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--packages", type=Path, help="folder of the wheels (installed packages)")
     parser.add_argument("--crops", type=int, default=24, help="to repair with (24)")
     parser.add_argument("--size", type=int, default=96, help="of these crops, in pixels (96)")
-    parser.add_argument("--strength", type=float, nargs="+", default=[10.0], help="(10)")
-    parser.add_argument("--iterations", type=int, default=20, help="(20)")
+    parser.add_argument("--strength", type=float, nargs="+", default=[0.3], help="(0.3)")
+    parser.add_argument("--iterations", type=int, default=8, help="(8)")
     parser.add_argument("--layers", nargs="+", help="names of layers to repair (all that enlarge)")
     options = parser.parse_args(arguments)
     try:

@@ -4,11 +4,12 @@ Weights alone mislead: a trained network cancels most of what they predict, for 
 runs, and its output y is what counts. With J, the derivative of y by the kernels of layers that enlarge, the change d
 of these kernels minimizes
 
-    |J d|² / (pixels · ε²)  +  strength · Σ_b |B_b (y + J d)|² / (number of b · P_b)
+    |J d|² / (pixels · ε²)  +  strength · Σ_b |B_b (y + J d)|² / (number of b · P_b)  +  ridge · |d|²
 
 where B_b is the Hann-windowed spectrum of a patch within one bin of a stride harmonic, P_b the power around it, and
-ε a hundredth of the output's standard deviation: Gauss-Newton, exact where the layer makes the output. Conjugate
-gradients solve it; they go first along what the data determine, and stop early.
+ε a hundredth of the output's standard deviation: exact where the layer makes the output. Elsewhere rounds of
+Gauss-Newton follow, each with a search along its step. The ridge is 1e-5 of the mean curvature: what the data do not
+show stays.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ def repair(
     params: Any,
     *args: Any,
     strength: float = 0.3,
-    iterations: int = 12,
+    iterations: int = 8,
     layers: Sequence[str] | None = None,
 ) -> Repaired:
     """Repairs a trained network: patterns that its upsampling leaves in the output fade, and the output stays.
@@ -78,7 +79,7 @@ def repair(
       params: a pytree with the weights; leaves that are not arrays are left alone.
       *args: data as varied as those to come, at least 16 images; what they do not show is not repaired.
       strength: weight of the contrast against the change of the output, >= 0; 0 changes nothing.
-      iterations: steps of conjugate gradients; more remove more of the pattern of these very data.
+      iterations: steps of conjugate gradients in a round, at most; fewer are an approximation.
       layers: paths of the weights to try, such as "params['up']['kernel']"; by default of all layers that enlarge.
 
     Returns:
