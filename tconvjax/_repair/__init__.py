@@ -94,7 +94,7 @@ def repair(
       >>> x = jax.random.normal(jax.random.key(0), (16, 16, 16, 4)) + 1
       >>> params = {"up": jnp.ones((4, 4, 4, 1)).at[::2, ::2].mul(1.1)}  # one phase is too strong
       >>> up = lambda params, x: jax.lax.conv_transpose(x, params["up"], (2, 2), "SAME")
-      >>> found = repair(up, params, x)
+      >>> found = repair(up, params, x, strength=10)
       >>> list(found.layers), found.before - found.after > 3
       (["params['up']"], True)
 
