@@ -600,3 +600,23 @@ def test_refuses_a_mask_of_another_shape_and_odd_pools():
         tnn.LargeContextConvTranspose(4, 6, (7,), 2, padding=1, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match=moved):
         linen.LargeContextConvTranspose(6, (7,), 2, options={"kernel_dilation": 2})
+
+
+def test_layers_that_resize_meet_the_size_of_a_skip_connection():
+    x = np.random.default_rng(0).standard_normal((1, 5, 4, 2)).astype("f")
+    for name, options in (
+        ("ResizeConv", {"method": "linear"}),
+        ("Upsample", {"method": "nearest"}),
+    ):
+        theirs = getattr(tnn, name)(2, 3, (3, 3), 2, rngs=nnx.Rngs(0), **options)
+        kernel = getattr(theirs, "layer", theirs).kernel[...]
+        want = tconvjax.resize_conv(x, kernel, 2, output_shape=(11, 7), **options)
+        np.testing.assert_allclose(theirs(x, output_shape=(11, 7)), want, atol=1e-6)
+        ours = getattr(linen, name)(3, (3, 3), 2, **options)
+        parameters = {"kernel": kernel, "bias": np.zeros(3, "f")}
+        inside = {"layer": parameters} if name == "Upsample" else parameters
+        got = ours.apply({"params": inside}, x, output_shape=(11, 7))
+        np.testing.assert_allclose(got, want, atol=1e-6)
+    shuffle = tnn.Upsample(2, 3, (3, 3), 2, method="subpixel_conv", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"^Upsample: output_shape needs"):
+        shuffle(x, output_shape=(11, 7))

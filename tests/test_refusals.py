@@ -33,6 +33,8 @@ BAD = {
     **dict.fromkeys(("input_shape", "spatial_shape"), (*((v, v) for v in POSITIVE), 3, "ab")),
     **dict.fromkeys(("padding_mode", "padding_convention", "implementation", "method"), CHOICE),
     "output_shape": (*((v, v) for v in POSITIVE), 3, (1, 2, 3)),
+    "cubic_coeff_a": (None, "a", float("nan"), True),
+    "nearest_mode": CHOICE,
     "output_padding": (-1, *(v for v in INTEGER if v is not None)),
     "padding": (*INTEGER, "sam", ((1, 2, 3), 0), (1, 2, 3)),
     "radius": (-1, *INTEGER),
@@ -50,7 +52,8 @@ BAD = {
 ORDER = {tconvjax.hold: (-1, *INTEGER)}  # elsewhere a choice
 PER_AXIS = {"scale", "strides"}  # sequences where no kernel says the rank
 SPARED = {  # by design
-    "transpose_kernel", "transpose", "aligned", "f", "ft", "fn", "y", "metric", "args", "key", "draw",
+    "transpose_kernel", "transpose", "aligned", "antialias", "align_corners", "half_pixel_centers",
+    "exclude_outside", "f", "ft", "fn", "y", "metric", "args", "key", "draw",
 }  # fmt: skip
 CALLS = {
     tconvjax.conv: {"x": X, "kernel": KERNEL},
@@ -112,6 +115,8 @@ def bad_values(function, name):
     if name == "kernels" and function is tconvjax.carafe:
         return NO_ARRAY
     values = BAD[name]
+    if function is tconvjax.resize and name == "scale":  # fractions are welcome
+        values = tuple(v for v in values if v != 2.5)
     parameters = inspect.signature(function).parameters
     if name in PER_AXIS and "kernel" not in parameters and "kernel_size" not in parameters:
         if function in {analysis.equivariance_error, tconvjax.dysample}:  # an int serves all axes

@@ -1,5 +1,6 @@
 """Resize-convolution: enlarge with a fixed kernel, then learn; no checkerboard exists before training."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -16,7 +17,8 @@ from tconvjax import _geometry as geo
 from tconvjax._arguments import Bordered, flip_and_swap, operator
 from tconvjax._geometry import Geometry, Ints, Padding, PaddingMode
 from tconvjax._ops.convolution import gather
-from tconvjax._ops.resize import FOOTPRINTS, METHODS, Method, enlarge
+from tconvjax._ops.resize import FOOTPRINTS, METHODS, Method, enlarge, plan, ratios
+from tconvjax._ops.sampling import Ratio, Rule
 
 ResizeConvImplementation = Literal["auto", "fused", "plain"]
 RESIZE_CONV_IMPLEMENTATIONS: tuple[str, ...] = get_args(ResizeConvImplementation)
@@ -34,6 +36,7 @@ def resize_conv(
     kernel: ArrayLike,
     scale: Ints,
     *,
+    output_shape: Sequence[int] | None = None,
     method: Method = "nearest",
     padding: Padding = "SAME",
     padding_mode: PaddingMode = "zeros",
@@ -52,6 +55,9 @@ def resize_conv(
       x: floating or complex, channels last; any number of leading batch axes.
       kernel: fixes the rank; acts on the enlarged image.
       scale: output pixels per input pixel, >= 1; an int serves all axes.
+      output_shape: sizes of the result, one per spatial axis, instead of those that follow from `scale`: the image is
+        resized by the ratio of the sizes, which must be some that factors s step over: the enlarged axis of n pixels
+        holds more than `s·(n − 1)` and fewer than `s·(n + 1)`.
       method: as in `resize`.
       padding: of the convolution, in pixels of the enlarged image; as in `conv`, like all arguments below.
       padding_mode: see there.
@@ -61,14 +67,14 @@ def resize_conv(
       preferred_element_type: see there.
       implementation: 'auto'; 'fused', which never makes the enlarged image; or 'plain', which makes it, in JAX's own
         operations without a primitive of ours, for exporters. 'auto' is 'fused' for 'nearest' with any border but
-        'reflect' and for 'linear' with 'zeros' (of known sizes) or 'replicate', in 32 bits or more. Never changes the
-        result beyond rounding.
+        'reflect' and for 'linear' with 'zeros' (of known sizes) or 'replicate', by whole factors, in 32 bits or more.
+        Never changes the result beyond rounding.
 
     Returns:
       The enlarged images, in the promoted dtype.
 
     Raises:
-      ValueError: as `conv` and `resize`; for 'fused' with a method and a border that need the enlarged image.
+      ValueError: as `conv` and `resize`; for 'fused' with a method, a border or sizes that need the enlarged image.
       TypeError: as `conv` and `resize`.
 
     Notes:
@@ -89,7 +95,11 @@ def resize_conv(
     x, kernel = arguments.operands(who, x, kernel)
     small = arguments.spatial_shape(who, x.shape, kernel)
     factors = geo.per_axis(who, "scale", scale, len(small))
-    large = arguments.enlarged_shape(who, x.shape, factors)[-1 - len(small) : -1]
+    rule = Rule(method)
+    steps, large = _enlarged(
+        who, small, kernel, factors, rule, output_shape, padding, kernel_dilation
+    )
+    geo.fits(who, (*x.shape[: -1 - len(small)], *large, x.shape[-1]))
     bordered = arguments.resolve_gather(
         who,
         x,
@@ -105,28 +115,63 @@ def resize_conv(
     )
     framed = method == "linear" and padding_mode == "zeros"
     known = all(isinstance(n, int) for n in small)
-    fusable = padding_mode in FUSED.get(method, ()) and (known or not framed)
+    whole = not any(isinstance(step, Ratio) for step in steps)
+    fusable = whole and padding_mode in FUSED.get(method, ()) and (known or not framed)
     if implementation == "fused" and not fusable:
         raise ValueError(
-            f"{who}: implementation='fused' needs a border that one footprint describes, and 'linear' with 'zeros' "
-            f"known sizes: {', '.join(f'{m!r} with {b}' for m, b in FUSED.items())}; got method={method!r}, "
-            f"padding_mode={padding_mode!r}, spatial shape {small}. Use 'auto'."
+            f"{who}: implementation='fused' needs whole factors, a border that one footprint describes, and "
+            f"'linear' with 'zeros' known sizes: {', '.join(f'{m!r} with {b}' for m, b in FUSED.items())}; got "
+            f"method={method!r}, padding_mode={padding_mode!r}, spatial shape {small} to {large}. Use 'auto'."
         )
     # In half precision the summed kernel would be rounded once more.
     exact = fusable and jnp.finfo(x.dtype).bits >= 32
     if implementation == "plain" or (implementation == "auto" and not exact):
-        return _gather_enlarged(x, kernel, bordered, factors, method)
+        return _gather_enlarged(x, kernel, bordered, steps, rule)
     if framed:
         return _paint_framed(x, kernel, bordered, factors)
     return _paint_footprints(x, kernel, bordered, factors, method)
 
 
+def _enlarged(
+    who: str,
+    small: tuple[int, ...],
+    kernel: jax.Array,
+    factors: tuple[int, ...],
+    rule: Rule,
+    output_shape: Sequence[int] | None,
+    padding: Padding,
+    kernel_dilation: Ints,
+) -> tuple[tuple[int | Ratio, ...], tuple[int, ...]]:
+    """Returns what happens to each axis and the sizes of the enlarged image, from which the result has its own."""
+    if output_shape is None:
+        return plan(who, small, factors, rule)
+    rank = len(small)
+    new = geo.ints(who, "output_shape", output_shape, minimum=1)
+    if len(new) != rank:
+        raise ValueError(
+            f"{who}: output_shape must have one size per spatial axis; got output_shape={new} for {rank} spatial axes."
+        )
+    dilation = geo.per_axis(who, "kernel_dilation", kernel_dilation, rank)
+    resolved = geo.resolve_padding(who, padding, rank)
+    extent = geo.kernel_extent(kernel.shape[:-2], dilation)
+    if resolved == "VALID":
+        resolved = ((0, 0),) * rank
+    if not isinstance(resolved, str):  # else 'SAME' or 'SAME_LOWER'
+        cut = (e - 1 - low - high for e, (low, high) in zip(extent, resolved, strict=True))
+        new = tuple(m + c for m, c in zip(new, cut, strict=True))
+    return plan(who, small, ratios(who, small, factors, new), rule)
+
+
 @operator
 def _gather_enlarged(
-    x: jax.Array, kernel: jax.Array, bordered: Bordered, factors: tuple[int, ...], method: Method
+    x: jax.Array,
+    kernel: jax.Array,
+    bordered: Bordered,
+    factors: tuple[int | Ratio, ...],
+    rule: Rule,
 ) -> jax.Array:
     """The two steps one after the other."""
-    return gather(enlarge(x, factors, method), kernel, bordered)
+    return gather(enlarge(x, factors, rule), kernel, bordered)
 
 
 @operator
@@ -161,7 +206,9 @@ def _framed(
 
     def border(start: int, size: int, first: int) -> jax.Array:
         image = enlarge(
-            lax.slice_in_dim(x, first, first + border_rows, axis=array_axis), factors, "linear"
+            lax.slice_in_dim(x, first, first + border_rows, axis=array_axis),
+            factors,
+            Rule("linear"),
         )
         part = replace(geometry, big=image.shape[-geometry.rank - 1 : -1])
         return faces.run(

@@ -214,9 +214,9 @@ class ResizeConv(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `resize_conv(x, kernel) + bias`."""
-        return _apply(self, layers.RESIZE_CONV, x)
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `resize_conv(x, kernel) + bias`; see there for `output_shape`."""
+        return _apply(self, layers.RESIZE_CONV, x, output_shape=output_shape)
 
 
 class SubpixelConv(nn.Module):
@@ -368,9 +368,8 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns the enlarged images; of a size as the layer inside takes it."""
-        at_call = {} if output_shape is None else {"output_shape": output_shape}
-        return self._layer(name="layer")(x, **at_call)
+        """Returns the enlarged images; for `output_shape` see the function of the layer inside."""
+        return self._layer(name="layer")(x, output_shape=output_shape)
 
     @nn.nowrap  # the constructor calls it, too, without a scope
     def _layer(self, **place: Any) -> nn.Module:

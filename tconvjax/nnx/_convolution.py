@@ -317,9 +317,9 @@ class ResizeConv(_Layer):
     ) -> None:
         self._create(layers.RESIZE_CONV, locals())
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `resize_conv(x, kernel) + bias`."""
-        return self._apply(layers.RESIZE_CONV, x)
+    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+        """Returns `resize_conv(x, kernel) + bias`; see there for `output_shape`."""
+        return self._apply(layers.RESIZE_CONV, x, output_shape=output_shape)
 
 
 class SubpixelConv(_Layer):
@@ -483,6 +483,7 @@ class Upsample(nnx.Module):
         name, method_options = layers.upsampler(
             "Upsample", kernel_size, scale, method, order, options
         )
+        self.method = method
         self.layer = globals()[name](
             in_features,
             out_features,
@@ -495,6 +496,5 @@ class Upsample(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns the enlarged images; of a size as the layer inside takes it."""
-        at_call = {} if output_shape is None else {"output_shape": output_shape}
-        return self.layer(x, **at_call)
+        """Returns the enlarged images; for `output_shape` see the function of the layer inside."""
+        return self.layer(x, output_shape=output_shape)
