@@ -12,6 +12,8 @@ from tconvjax._geometry import conv_transpose_shape as conv_transpose_shape
 from tconvjax._measure import measure as measure
 from tconvjax._ops.adaptive import carafe as carafe
 from tconvjax._ops.adaptive import dysample as dysample
+from tconvjax._ops.alias_free import filtered_activation as filtered_activation
+from tconvjax._ops.alias_free import lowpass as lowpass
 from tconvjax._ops.convolution import conv as conv
 from tconvjax._ops.convolution import conv_matrix as conv_matrix
 from tconvjax._ops.convolution import conv_transpose as conv_transpose

@@ -35,6 +35,9 @@ BAD = {
     "output_shape": (*((v, v) for v in POSITIVE), 3, (1, 2, 3)),
     "cubic_coeff_a": (None, "a", float("nan"), True),
     "nearest_mode": CHOICE,
+    "activation": (None, 3, "relu"),
+    "support": (-1, 1, *INTEGER),
+    **dict.fromkeys(("cutoff", "width"), (-1, 0, float("nan"), "a", None)),
     "output_padding": (-1, *(v for v in INTEGER if v is not None)),
     "padding": (*INTEGER, "sam", ((1, 2, 3), 0), (1, 2, 3)),
     "radius": (-1, *INTEGER),
@@ -73,6 +76,8 @@ CALLS = {
     tconvjax.blur_pool: {"x": X, "strides": (2, 2)},
     tconvjax.max_blur_pool: {"x": X, "strides": (2, 2)},
     tconvjax.hold: {"x": X, "scale": (2, 2)},
+    tconvjax.filtered_activation: {"x": X, "scale": (2, 2), "activation": jnp.tanh},
+    tconvjax.lowpass: {"filter_size": 6, "cutoff": 0.25},
     tconvjax.max_pool: {"x": X, "strides": (2, 2)},
     tconvjax.max_unpool: {"x": X, "indices": X.astype(int), "strides": (2, 2)},
     tconvjax.carafe: {"x": X, "kernels": np.ones((8, 12, 25), "f"), "scale": (2, 2)},
@@ -115,6 +120,8 @@ def bad_values(function, name):
     if name == "kernels" and function is tconvjax.carafe:
         return NO_ARRAY
     values = BAD[name]
+    if function in {tconvjax.filtered_activation, tconvjax.lowpass} and name == "window":
+        return CHOICE
     if function is tconvjax.resize and name == "scale":  # fractions are welcome
         values = tuple(v for v in values if v != 2.5)
     parameters = inspect.signature(function).parameters

@@ -16,6 +16,7 @@ from tconvjax.linen._convolution import Upsample as Upsample
 from tconvjax.linen._convolution import stream as stream
 from tconvjax.linen._fixed import BilinearAdditive as BilinearAdditive
 from tconvjax.linen._fixed import BlurPool as BlurPool
+from tconvjax.linen._fixed import FilteredActivation as FilteredActivation
 from tconvjax.linen._fixed import Hold as Hold
 from tconvjax.linen._fixed import MaxBlurPool as MaxBlurPool
 from tconvjax.linen._fixed import MaxUnpool as MaxUnpool

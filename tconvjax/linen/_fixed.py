@@ -1,12 +1,13 @@
 """Layers without parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import linen as nn
 
 from tconvjax import _layers as layers
 from tconvjax._geometry import Ints, Padding, PaddingMode
+from tconvjax._ops.alias_free import Window, check_design, filtered_activation
 from tconvjax._ops.filters import blur_pool, check_aligned, hold, max_blur_pool
 from tconvjax._ops.pooling import max_unpool
 from tconvjax._ops.resize import bilinear_additive
@@ -207,4 +208,52 @@ class MaxUnpool(nn.Module):
             window_shape=self.window_shape,
             padding=self.padding,
             output_shape=output_shape,
+        )
+
+
+class FilteredActivation(nn.Module):
+    """A nonlinearity between two low-pass filters, `tconvjax.filtered_activation`; it has no parameters.
+
+    Attributes:
+      scale: as in `filtered_activation`: fine pixels per pixel, one factor per spatial axis.
+      activation: maps every number on its own, such as `jax.nn.silu`.
+      support: as in `filtered_activation`.
+      window: as in `filtered_activation`.
+      padding_mode: as in `filtered_activation`.
+
+    Raises:
+      ValueError, TypeError: at construction, for arguments that every call would refuse.
+
+    Example:
+      >>> layer = FilteredActivation((2, 2), activation=jax.nn.silu)
+      >>> layer.apply({}, jax.numpy.zeros((1, 16, 16, 8))).shape
+      (1, 16, 16, 8)
+
+    References:
+      Karras et al. 2021, arXiv:2106.12423; Lee et al. 2022, arXiv:2206.04658.
+    """
+
+    scale: Sequence[int]
+    activation: Callable[[jax.Array], jax.Array]
+    support: int = 6
+    window: Window = "kaiser"
+    padding_mode: PaddingMode = "replicate"
+
+    def __post_init__(self) -> None:
+        factors, *_ = layers.fixed_options(
+            "FilteredActivation", "scale", self.scale, self.padding_mode, support=(self.support, 2)
+        )
+        options = self.activation, self.support, self.window, self.padding_mode
+        check_design("FilteredActivation", factors, *options)
+        super().__post_init__()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns `filtered_activation(x)`."""
+        return filtered_activation(
+            x,
+            self.scale,
+            activation=self.activation,
+            support=self.support,
+            window=self.window,
+            padding_mode=self.padding_mode,
         )

@@ -19,6 +19,7 @@ from tconvjax.nnx._convolution import Upsample as Upsample
 from tconvjax.nnx._convolution import stream as stream
 from tconvjax.nnx._fixed import BilinearAdditive as BilinearAdditive
 from tconvjax.nnx._fixed import BlurPool as BlurPool
+from tconvjax.nnx._fixed import FilteredActivation as FilteredActivation
 from tconvjax.nnx._fixed import Hold as Hold
 from tconvjax.nnx._fixed import MaxBlurPool as MaxBlurPool
 from tconvjax.nnx._fixed import MaxUnpool as MaxUnpool
