@@ -7,9 +7,9 @@ of these kernels minimizes
     |J d|² / (pixels · ε²)  +  strength · Σ_b |B_b (y + J d)|² / (number of b · P_b)  +  ridge · |d|²
 
 where B_b is the Hann-windowed spectrum of a patch within one bin of a stride harmonic, P_b the power around it, and
-ε a hundredth of the output's standard deviation: exact where the layer makes the output. Elsewhere rounds of
-Gauss-Newton follow, each with a search along its step. The ridge is 1e-5 of the mean curvature: what the data do not
-show stays.
+ε² the power of the pattern in y plus that of a hundredth of its standard deviation: exact where the layer makes the
+output. Elsewhere rounds of Gauss-Newton follow, each with a search along its step. The ridge is 1e-5 of the mean
+curvature: what the data do not show stays.
 """
 
 from collections.abc import Callable, Sequence
@@ -78,7 +78,8 @@ def repair(
       fn: `fn(params, *args)` of any framework; its largest array of floats is the output, an image or a signal.
       params: a pytree with the weights; leaves that are not arrays are left alone.
       *args: data as varied as those to come, at least 16 images; what they do not show is not repaired.
-      strength: weight of the contrast against the change of the output, >= 0; 0 changes nothing.
+      strength: weight of the contrast against the change of the output, >= 0; 0 changes nothing. A change costs 1 if it
+        has as much power as the pattern and a hundredth of the output's standard deviation have together.
       iterations: steps of conjugate gradients in a round, at most; fewer are an approximation.
       layers: paths of the weights to try, such as "params['up']['kernel']"; by default of all layers that enlarge.
 
@@ -94,7 +95,7 @@ def repair(
       >>> x = jax.random.normal(jax.random.key(0), (16, 16, 16, 4)) + 1
       >>> params = {"up": jnp.ones((4, 4, 4, 1)).at[::2, ::2].mul(1.1)}  # one phase is too strong
       >>> up = lambda params, x: jax.lax.conv_transpose(x, params["up"], (2, 2), "SAME")
-      >>> found = repair(up, params, x, strength=10)
+      >>> found = repair(up, params, x)
       >>> list(found.layers), found.before - found.after > 3
       (["params['up']"], True)
 

@@ -19,6 +19,7 @@ class Bands:
       axes: axes of the images with a period.
       tones: for each the windowed waves `(patches, s, bins, pixels)`: of the band, and of the band with its ring.
       weight: 1 / (number of values · power of the surroundings), for each image, harmonic, patch and channel.
+      pattern: power near the harmonics beyond that of the surroundings, mean over pixels, in units of y².
     """
 
     def __init__(self, y: jax.Array, period: dict[int, int]) -> None:
@@ -34,10 +35,15 @@ class Bands:
             [_tones(y.shape[a], p, half) for a, p in zip(self.axes, s, strict=True)]
             for half in (RADIUS, surround)
         ]
-        around = self._powers(y)[1]
+        band, around = self._powers(y)
         # What rounding leaves counts as no power.
         floor = 1e-3 * jnp.median(around) + jnp.finfo(y.dtype).eps ** 2 * jnp.mean(y**2) + 1e-30
         self.weight = 1 / ((around + floor) * around.size * prod(2 * RADIUS + 1 for _ in s))
+        bins = (2 * RADIUS + 1) ** len(s)
+        # By Parseval, all bins of a Hann window of n pixels hold 3/8 n² of the mean power; its squares sum to 3/8 n.
+        scale = prod(8 / 3 * np.sum(np.abs(waves[0, 0, 0]) ** 2) ** 2 for waves in self.tones[0])
+        beyond = jnp.maximum(band - around, 0).sum(-1)  # over harmonics
+        self.pattern = float(jnp.mean(beyond) * bins / scale)
 
     def spectrum(self, y: jax.Array, tones: Sequence[Any]) -> jax.Array:
         """Returns the windowed spectra near harmonics: `(*bins, *rest, *patches, harmonics without 0)`."""

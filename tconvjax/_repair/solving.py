@@ -18,7 +18,9 @@ from jax.extend import core
 
 from tconvjax._repair.bands import Bands
 
-EPSILON = 0.01  # change that costs as much as a contrast of 1, in standard deviations of the output
+EPSILON = (
+    0.01  # change that costs as much as one like the pattern, in standard deviations of the output
+)
 RIDGE = 1e-5  # cost of a change that the data do not show, relative to the mean curvature
 SAMPLES = 2  # gradients per unknown
 BATCH = 16  # gradients at once
@@ -87,7 +89,7 @@ def solved(
 ) -> tuple[list[jax.Array], jax.Array]:
     """Returns the kernels that minimize the objective, and the output with them; see `repair`."""
     run = jax.jit(problem.run)
-    scale = 1 / (y.size * EPSILON**2 * (jnp.var(y) + 1e-30))
+    scale = 1 / (y.size * (EPSILON**2 * jnp.var(y) + bands.pattern + 1e-30))
     gradients = _sampled(problem, bands, y, scale, strength)
     ridges = [RIDGE * float(np.mean(np.square(g))) for g in gradients]
     inverses = [_inverse(g, ridge) for g, ridge in zip(gradients, ridges, strict=True)]
