@@ -30,7 +30,7 @@ def apply(converted, x):
     """The layer as its function plus bias; channels last."""
     if not converted.parameters:
         return converted.to_nnx()(x)
-    names = {"ConvTranspose": "conv_transpose", "Conv": "conv", "SubpixelConv": "subpixel_conv"}
+    names = {"ConvTranspose": "conv_transpose", "Conv": "conv", "ResizeConv": "resize_conv"}
     kernel = converted.parameters["kernel"]
     kernel = kernel * np.asarray(converted.arguments.get("mask", 1), kernel.dtype)
     if converted.layer != "SubpixelConv":
@@ -313,6 +313,55 @@ def test_a_convolution_and_its_shuffle_are_one_layer_both_ways(key):
     np.testing.assert_allclose(apply(again, x), apply(other, x), atol=1e-5)
 
 
+def enlarging_block(*between, padding=(0, 0), **upsample):
+    """Sequential(Upsample, Conv2d) whose output is `10·a + b` of neighbors a, b along a row of the enlarged image."""
+    weight = np.zeros((1, 1, 3, 2), np.float32)
+    weight[0, 0, 0] = 10, 1
+    case = {"arguments": {"padding": padding}, "weight": weight, "bias": None}
+    given = {"scale_factor": 2.0, "mode": "nearest", "align_corners": None} | upsample
+    parts = [instance("Upsample", **given), *between, torch_case(case, "Conv2d")]
+    return type("Sequential", (list,), {})(parts)
+
+
+TWO, FOUR = [11, 12, 22], [33, 34, 44]  # of the rows 1 1 2 2 and 3 3 4 4
+HALF = {
+    "mode": "bilinear",
+    "align_corners": False,
+}  # the rows begin 1 1.25 1.75 2 and 1.5 1.75 2.25 2.5
+PAD = instance("ReflectionPad2d", padding=(0, 1, 2, 0))  # one column right, two rows above
+
+
+@pytest.mark.parametrize(
+    ("block", "want"),
+    [
+        (enlarging_block(), [TWO, TWO]),
+        (enlarging_block(padding=(1, 0)), [[0, 0, 0], TWO, TWO, FOUR]),
+        (enlarging_block(PAD), [[*FOUR, 44], [*TWO, 22], [*TWO, 22], [*TWO, 22]]),
+        (enlarging_block(**HALF), [[11.25, 14.25, 19.5], [16.75, 19.75, 25]]),
+    ],
+)
+def test_an_enlargement_and_its_convolution_are_one_layer(block, want):
+    x = jnp.array([[1.0, 2.0], [3.0, 4.0]])[None, ..., None]
+    layer = interop.from_torch(block)
+    assert layer.layer == "ResizeConv"
+    np.testing.assert_array_equal(layer.to_nnx(implementation="plain")(x)[0, ..., 0], want)
+    if PAD in block:
+        with pytest.raises(ValueError, match="PyTorch pads both ends alike"):
+            interop.to_torch(layer)
+        return
+    foreign = interop.to_torch(layer)
+    assert (foreign.name, list(foreign.state)) == ("Sequential", ["1.weight"])
+    upsample, conv = foreign.arguments.values()
+    assert (upsample.name, conv.name) == ("Upsample", "Conv2d")
+    again = interop.from_torch(
+        foreign.state,
+        prefix="1.",
+        padding=conv.arguments["padding"],
+        **{n: v for n, v in upsample.arguments.items() if n != "align_corners"},
+    )
+    np.testing.assert_array_equal(again.to_nnx(implementation="plain")(x)[0, ..., 0], want)
+
+
 @pytest.mark.slow
 def test_layers_of_ours_go_to_torch_with_their_masks_and_flips(key):
     x = jax.random.normal(key, (1, 5, 4, 4))
@@ -391,6 +440,10 @@ TENSOR = SimpleNamespace(dims=(1,), data_type=7, raw_data=bytes(8))
 SPARSE = {**NODE, "attributes": {"auto_pad": "SAME_UPPER", "strides": (3,)}}
 
 
+CUBIC = {"scale": (2, 2), "method": "cubic"}
+CORNERS = {"mode": "bilinear", "align_corners": True}
+
+
 @pytest.mark.refuses
 @pytest.mark.parametrize(
     ("call", "message"),
@@ -413,6 +466,11 @@ SPARSE = {**NODE, "attributes": {"auto_pad": "SAME_UPPER", "strides": (3,)}}
             "feature_group_count=2",
         ),
         (lambda: interop.to_torch(ours("SubpixelConv", scale=(2, 1))), r"got scale=\(2, 1\)"),
+        (lambda: interop.to_torch(ours("ResizeConv", **CUBIC)), "got method='cubic'"),
+        (lambda: interop.from_torch(enlarging_block(scale_factor=1.5)), r"got scale_factor=1\.5"),
+        (lambda: interop.from_torch(enlarging_block(mode="bicubic")), "got mode='bicubic'"),
+        (lambda: interop.from_torch(enlarging_block(**CORNERS)), "align_corners=True"),
+        (lambda: interop.from_torch(enlarging_block(PAD, padding=(1, 0))), "Pad once"),
         (
             lambda: interop.to_torch(
                 interop.Converted("pixel_shuffle", {"scale": (2, 2), "order": "DCR"}, {})
@@ -457,7 +515,7 @@ def test_refuses_what_has_no_counterpart(call, message):
         (lambda: interop.from_torch(type("Sequential", (list,), {})([1, 2, 3])), "got Sequential"),
         (lambda: interop.from_keras(instance("Dense")), "got Dense"),
         (lambda: interop.from_flax(nnx.Embed(2, 3, rngs=nnx.Rngs(0))), "got Embed"),
-        (lambda: interop.to_torch(ours("ResizeConv")), "got ResizeConv"),
+        (lambda: interop.to_torch(ours("DySample")), "got DySample"),
     ],
 )
 def test_refuses_layers_of_another_kind(call, message):

@@ -94,6 +94,25 @@ MODULES = {
     "subpixel": lambda: torch.nn.Sequential(
         torch.nn.Conv2d(4, 18, 3, padding=1, groups=2), torch.nn.PixelShuffle(3)
     ),
+    "resize 1d": lambda: torch.nn.Sequential(
+        torch.nn.Upsample(scale_factor=3, mode="linear"), torch.nn.Conv1d(4, 6, 4, padding="same")
+    ),
+    "resize 2d": lambda: torch.nn.Sequential(
+        torch.nn.Upsample(scale_factor=(2, 3)), torch.nn.Conv2d(4, 6, 3, padding=(1, 2), groups=2)
+    ),
+    "resize 3d": lambda: torch.nn.Sequential(
+        torch.nn.Upsample(scale_factor=2, mode="trilinear"),
+        torch.nn.Conv3d(4, 2, (2, 3, 1), dilation=2, bias=False),
+    ),
+    "resize, a pad": lambda: torch.nn.Sequential(
+        torch.nn.UpsamplingNearest2d(scale_factor=2),
+        torch.nn.ReflectionPad2d((1, 1, 2, 2)),  # the last axis comes first
+        torch.nn.Conv2d(4, 6, (5, 3)),
+    ),
+    "resize, bilinear": lambda: torch.nn.Sequential(
+        torch.nn.Upsample(scale_factor=2, mode="bilinear"),
+        torch.nn.Conv2d(4, 6, 3, padding=1, padding_mode="replicate"),
+    ),
     "shuffle": lambda: torch.nn.PixelShuffle(2),
     "unshuffle": lambda: torch.nn.PixelUnshuffle(2),
 }
@@ -281,6 +300,11 @@ def sequential(change):
     return changed(torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.PixelShuffle(2)), change)
 
 
+def resized(factor, **options):
+    upsample = torch.nn.Upsample(scale_factor=factor, **options)
+    return torch.nn.Sequential(upsample, torch.nn.Conv2d(4, 6, 3))
+
+
 def doubles(_, inputs, output=None):
     return 2 * (inputs[0] if output is None else output)
 
@@ -309,6 +333,28 @@ CHANGED = {
     "parallel": lambda: torch.nn.DataParallel(plain()),
     "activation": lambda: torch.nn.Sequential(plain(), torch.nn.ReLU()),
     "empty": torch.nn.Sequential,
+    "resize alone": lambda: torch.nn.Upsample(scale_factor=2),
+    "hook of an upsample": lambda: changed(
+        resized(2), lambda m: m[0].register_forward_hook(doubles)
+    ),
+    "resize to a size": lambda: resized(None, size=(8, 8)),
+    "fractional": lambda: resized(1.5),
+    "corners": lambda: resized(2, mode="bilinear", align_corners=True),
+    "corners by name": lambda: torch.nn.Sequential(
+        torch.nn.UpsamplingBilinear2d(scale_factor=2), torch.nn.Conv2d(4, 6, 3)
+    ),
+    "bicubic": lambda: resized(2, mode="bicubic"),
+    "resize before a transpose": lambda: torch.nn.Sequential(
+        torch.nn.Upsample(scale_factor=2), torch.nn.ConvTranspose2d(4, 6, 3)
+    ),
+    "resize before strides": lambda: torch.nn.Sequential(
+        torch.nn.Upsample(scale_factor=2), torch.nn.Conv2d(4, 6, 3, stride=2)
+    ),
+    "two pads": lambda: torch.nn.Sequential(
+        torch.nn.Upsample(scale_factor=2),
+        torch.nn.ZeroPad2d(1),
+        torch.nn.Conv2d(4, 6, 3, padding=1),
+    ),
 }
 
 

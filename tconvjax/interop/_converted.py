@@ -113,6 +113,13 @@ class Foreign(NamedTuple):
     state: dict[str, np.ndarray]
 
 
+def in_sequence(*parts: Foreign) -> Foreign:
+    """Returns layers of a peer one behind the other."""
+    named = {str(i): part for i, part in enumerate(parts)}
+    state = {f"{i}.{n}": v for i, part in named.items() for n, v in part.state.items()}
+    return Foreign("Sequential", named, state)
+
+
 def as_converted(
     who: str, layer: str, kernel: np.ndarray, bias: np.ndarray | None, options: dict[str, Any]
 ) -> Converted:

@@ -13,10 +13,10 @@ PyTorch may compute a weight from other tensors. A module or a state dict then h
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,17 @@ from tconvjax.interop._checks import (
     is_own,
     writable,
 )
+from tconvjax.interop._composite import (
+    PAD,
+    UPSAMPLE,
+    convolution_of,
+    enlargement,
+    mode_of,
+    padded,
+    subpixel_parts,
+)
 from tconvjax.interop._converted import (
+    LAYERS,
     SHUFFLES,
     Converted,
     Foreign,
@@ -44,6 +54,7 @@ from tconvjax.interop._converted import (
     channels_last,
     crops,
     forward_kernel,
+    in_sequence,
     sizes,
     spatial_rank,
     split,
@@ -60,9 +71,16 @@ TORCH: dict[str, Any] = {  # PyTorch's arguments and defaults
     "padding_mode": "zeros",
     "transposed": True,
 }
+STEP: dict[str, Any] = {"upscale_factor": None, "scale_factor": None, "mode": "nearest"}
 CONVOLUTION = r"Conv(Transpose)?[123]d"  # names of classes
 FACTORS = {"PixelShuffle": "upscale_factor", "PixelUnshuffle": "downscale_factor"}
-PACKAGES = ("torch.nn.modules.conv", "torch.nn.modules.pixelshuffle", "torch.nn.modules.container")
+PACKAGES = tuple(
+    f"torch.nn.modules.{name}"
+    for name in ("conv", "pixelshuffle", "container", "upsampling", "padding")
+)
+
+# Names of classes, one behind the other, that are one layer here.
+ONE_LAYER = rf"Pixel(Uns|S)huffle|{CONVOLUTION}( PixelShuffle)?|({UPSAMPLE})( {PAD})? {CONVOLUTION}"
 
 ALIGNED = 0.99  # cosine between u and W v, 1 where these are singular vectors
 
@@ -89,6 +107,8 @@ def from_torch(
     padding_mode: str = "zeros",
     transposed: bool = True,
     upscale_factor: int | None = None,
+    scale_factor: Ints | None = None,
+    mode: str = "nearest",
     prefix: str = "",
 ) -> Converted:
     """Converts a layer of PyTorch: same numbers, channels last.
@@ -98,9 +118,10 @@ def from_torch(
     converted layer, which must compute the same, and stays as it is.
 
     Args:
-      source: a module (`ConvTranspose1d` to `3d`, `Conv1d` to `3d`, `PixelShuffle`, `PixelUnshuffle` or
-        `Sequential(Conv2d, PixelShuffle)`), which has its arguments; or a state dict or the path of a safetensors file,
-        whose arguments are the ones below, with PyTorch's names, defaults and meanings.
+      source: a module (`ConvTranspose1d` to `3d`, `Conv1d` to `3d`, `PixelShuffle`, `PixelUnshuffle`,
+        `Sequential(Conv2d, PixelShuffle)`, `Sequential(Upsample, Conv2d)` of 1 to 3 axes, perhaps with a pad such as
+        `ReflectionPad2d` between), which has its arguments; or a state dict or the path of a safetensors file, whose
+        arguments are the ones below, with PyTorch's names, defaults and meanings.
       stride: one int for all axes, or one per axis.
       padding: ints; for a plain convolution also 'same' or 'valid'.
       output_padding: pixels that a transposed convolution adds at the high end of each axis.
@@ -109,11 +130,13 @@ def from_torch(
       padding_mode: border of a plain convolution.
       transposed: whether the weights belong to a transposed convolution.
       upscale_factor: factor of a `PixelShuffle` behind a plain convolution; it sets `transposed` to False.
+      scale_factor: whole factor, or one per axis, of an `Upsample` before a plain convolution; likewise.
+      mode: of that `Upsample`: 'nearest', or 'linear', 'bilinear' or 'trilinear' with `align_corners=False`.
       prefix: start of the names in the state dict, such as 'decoder.up.', in front of 'weight' and 'bias' or the names
         in their place.
 
     Returns:
-      A 'ConvTranspose', a 'Conv', a 'SubpixelConv' or the name of a shuffle.
+      A 'ConvTranspose', a 'Conv', a 'SubpixelConv', a 'ResizeConv' or the name of a shuffle.
 
     Raises:
       TypeError: for a source of another kind, subclasses and wrappers included, and weights that are no plain numbers.
@@ -136,49 +159,69 @@ def from_torch(
         "padding_mode": padding_mode,
         "transposed": transposed,
     }
+    step = {"upscale_factor": upscale_factor, "scale_factor": scale_factor, "mode": mode}
     if isinstance(source, Mapping | str | os.PathLike):
-        arguments["transposed"] &= upscale_factor is None
-        return _from_tensors(who, state_of(who, source), prefix, arguments, upscale_factor)
-    if (arguments, upscale_factor, prefix) != (TORCH, None, ""):
-        extra = {n: v for n, v in arguments.items() if v != TORCH[n]} or "upscale_factor or prefix"
+        arguments["transposed"] &= upscale_factor is None and scale_factor is None
+        return _from_tensors(who, state_of(who, source), prefix, arguments, step)
+    if (arguments, step, prefix) != (TORCH, STEP, ""):
+        extra = {n: v for n, v in (arguments | step).items() if v != (TORCH | STEP)[n]} or "prefix"
         raise ValueError(
             f"{who}: a module brings its own arguments and weights; got {extra} beside "
             f"{type(source).__name__}. Leave them out, or give the state dict."
         )
-    layers = list(source) if _is(source, "Sequential") else [source]
-    names = [_class(layer).__name__ for layer in layers]
-    good = all(_is(layer, f"{CONVOLUTION}|{'|'.join(FACTORS)}") for layer in layers)
-    if not good or (len(layers) != 1 and names[1:] != ["PixelShuffle"]):
-        wrong = next(
-            (v for v in layers if not _is(v, f"{CONVOLUTION}|{'|'.join(FACTORS)}")), source
-        )
-        inside = "" if wrong is source else f" with {described(wrong)}"
-        raise TypeError(
-            f"{who}: source must be a convolution, a pixel shuffle or Sequential(Conv2d, PixelShuffle) of PyTorch "
-            f"itself, a state dict or the path of a safetensors file; got {described(source)}{inside}. Convert the "
-            "layers of a model one by one; of a subclass or a wrapper that computes what the plain layer does, give "
-            "the state dict and the arguments; run a lazy module once."
-        )
+    layers = _layers(who, source)
     called = callable(source)
     for module in {id(m): m for m in (source, *layers)}.values() if called else ():
         _refuse_changes(who, module)
-    layer, *rest = layers
-    if names[0] in FACTORS:
-        factor = getattr(layer, FACTORS[names[0]])
-        converted = as_shuffle(SHUFFLES[list(FACTORS).index(names[0])], factor, "CRD")
+    first, name = layers[0], _class(layers[0]).__name__
+    if name in FACTORS:
+        factor = getattr(first, FACTORS[name])
+        converted = as_shuffle(SHUFFLES[list(FACTORS).index(name)], factor, "CRD")
     else:
-        if called:  # to read `layer.weight` would advance spectral norm's power iteration: pytorch/pytorch#57784
-            tensors = tensors_of(layer)
-            hints = {"others": True, "spectral_axis": _spectral_axis(layer)}
-        else:
-            tensors, hints = {n: getattr(layer, n) for n in ("weight", "bias")}, {}
-        arguments = {name: getattr(layer, name) for name in TORCH}
-        upscale_factor = rest[0].upscale_factor if rest else None
-        converted = _from_tensors(who, tensors, "", arguments, upscale_factor, **hints)
+        converted = _from_layers(who, layers)
     if not called:
         return converted
-    device = next((str(p.device) for p in layer.parameters()), "cpu")
+    device = next((str(p.device) for p in source.parameters()), "cpu")
     return compare(who, source, lambda x: _run(source, x), converted, on_cpu=device == "cpu")
+
+
+def _layers(who: str, source: Any) -> list[Any]:
+    """Returns the layers of a module that are one layer here; raises for others."""
+    layers = list(source) if _is(source, "Sequential") else [source]
+    known = "|".join((CONVOLUTION, *FACTORS, UPSAMPLE, PAD))
+    wrong = next((v for v in layers if not _is(v, known)), None)
+    kinds = " ".join(_class(layer).__name__ for layer in layers)
+    if wrong is not None or not re.fullmatch(ONE_LAYER, kinds):
+        inside = f" with {described(wrong)}" if wrong is not None else f" of {kinds or 'none'}"
+        inside = "" if wrong is source else inside
+        raise TypeError(
+            f"{who}: source must be a convolution, a pixel shuffle, Sequential(Conv2d, PixelShuffle) or "
+            f"Sequential(Upsample, Conv2d) of PyTorch itself, a state dict or the path of a safetensors file; got "
+            f"{described(source)}{inside}. Convert the layers of a model one by one; of a subclass or a wrapper that "
+            "computes what the plain layer does, give the state dict and the arguments; run a lazy module once."
+        )
+    return layers
+
+
+def _from_layers(who: str, layers: list[Any]) -> Converted:
+    """Returns a convolution with what stands before and behind it."""
+    place = next(i for i, layer in enumerate(layers) if _is(layer, CONVOLUTION))
+    layer, before, behind = layers[place], layers[:place], layers[place + 1 :]
+    if callable(
+        layer
+    ):  # reading `layer.weight` would advance spectral norm's iteration: pytorch/pytorch#57784
+        tensors = tensors_of(layer)
+        hints = {"others": True, "spectral_axis": _spectral_axis(layer)}
+    else:
+        tensors, hints = {n: getattr(layer, n) for n in ("weight", "bias")}, {}
+    arguments = {name: getattr(layer, name) for name in TORCH}
+    step = dict(STEP)
+    if behind:
+        step["upscale_factor"] = behind[0].upscale_factor
+    if before:
+        step |= {n: getattr(before[0], n) for n in ("scale_factor", "mode", "align_corners")}
+    pad = before[1] if before[1:] else None
+    return _from_tensors(who, tensors, "", arguments, step, pad, **hints)
 
 
 def _from_tensors(
@@ -186,10 +229,21 @@ def _from_tensors(
     tensors: Mapping[str, Any],
     prefix: str,
     arguments: dict[str, Any],
-    upscale_factor: int | None,
+    step: dict[str, Any],
+    pad: Any = None,
     **hints: Any,
 ) -> Converted:
-    """Returns the layer with these tensors and PyTorch's arguments; the hints go to `weights_in_use`."""
+    """Returns the layer with these tensors and PyTorch's arguments.
+
+    Args:
+      who: the converter, for error messages.
+      tensors: by name.
+      prefix: of the names.
+      arguments: of the convolution, those of TORCH.
+      step: what enlarges before or behind the convolution: arguments of STEP, perhaps `align_corners`.
+      pad: a pad before the convolution, if there is one.
+      **hints: for `weights_in_use`.
+    """
     weight, bias = weights_in_use(who, tensors, prefix, **hints)
     _refuse_arguments(who, spatial_rank(who, weight), arguments)
     kernel, pads = channels_last(weight), arguments["padding"]
@@ -200,15 +254,28 @@ def _from_tensors(
         "kernel_dilation": arguments["dilation"],
         "feature_group_count": arguments["groups"],
     }
-    if upscale_factor is not None:
-        s = geo.per_axis(who, "stride", options.pop("strides"), kernel.ndim - 2)
-        if arguments["transposed"] or s != (1, 1):
+    options = options if pad is None else padded(who, pad, options)
+    upscale_factor, scale_factor = step["upscale_factor"], step["scale_factor"]
+    if step != STEP:
+        rank, s = kernel.ndim - 2, geo.per_axis(who, "stride", options["strides"], kernel.ndim - 2)
+        del options["strides"]
+        if arguments["transposed"] or set(s) != {1} or (upscale_factor is not None and rank != 2):
             raise ValueError(
-                f"{who}: before a pixel shuffle there must be a plain convolution over two axes with stride 1; got "
-                f"transposed={arguments['transposed']}, stride={s}. Convert the two layers one by one."
+                f"{who}: before a pixel shuffle there must be a plain convolution over two axes with stride 1, and "
+                f"behind an enlargement one over any; got transposed={arguments['transposed']}, stride={s}. Convert "
+                "the two layers one by one."
             )
-        options |= {"scale": (upscale_factor,) * 2, "order": "CRD"}
-        return as_converted(who, "SubpixelConv", kernel, bias, options)
+        if upscale_factor is not None and scale_factor is not None:
+            raise ValueError(
+                f"{who}: one enlargement makes a layer; got upscale_factor={upscale_factor} and scale_factor="
+                f"{scale_factor}. Convert the layers one by one."
+            )
+        if upscale_factor is not None:
+            options |= {"scale": (upscale_factor,) * 2, "order": "CRD"}
+            return as_converted(who, "SubpixelConv", kernel, bias, options)
+        corners = step.get("align_corners")
+        options |= enlargement(who, rank, scale_factor, step["mode"], align_corners=corners)
+        return as_converted(who, "ResizeConv", kernel, bias, options)
     if not arguments["transposed"]:
         return as_converted(who, "Conv", kernel, bias, options)
     options |= {"output_padding": arguments["output_padding"], "transpose_kernel": True}
@@ -229,7 +296,8 @@ def to_torch(layer: Any) -> Foreign:
       TypeError: for a layer of another kind.
       ValueError: for what PyTorch does not have: crops other than `(p, p − output_padding)` with `output_padding <
         max(stride, dilation)`, as of 'SAME' for odd `k − s`; a padding that depends on the size of the input; other
-        boundaries than zeros in a transposed convolution; shuffles with two factors or in order 'DCR'.
+        boundaries than zeros in a transposed convolution; shuffles with two factors or in order 'DCR'; methods of a
+        resize-convolution other than 'nearest', 'area' and 'linear'.
 
     Example:
       >>> arguments = {"kernel_size": (4, 4), "strides": (2, 2), "padding": "SAME", "transpose_kernel": True}
@@ -238,7 +306,7 @@ def to_torch(layer: Any) -> Foreign:
       ('ConvTranspose2d', (1, 1), (0, 0), (8, 3, 4, 4))
     """
     who = "to_torch"
-    c = writable(who, as_layer(who, layer), ("ConvTranspose", "Conv", "SubpixelConv", *SHUFFLES))
+    c = writable(who, as_layer(who, layer), (*LAYERS, *SHUFFLES))
     if c.layer in SHUFFLES:
         names = {"pixel_shuffle": "PixelShuffle", "pixel_unshuffle": "PixelUnshuffle"}
         factor = "upscale_factor" if c.layer == "pixel_shuffle" else "downscale_factor"
@@ -248,9 +316,15 @@ def to_torch(layer: Any) -> Foreign:
             )
         return Foreign(names[c.layer], {factor: square(who, c)}, {})
     if c.layer == "SubpixelConv":
-        parts = {str(i): to_torch(part) for i, part in enumerate(_subpixel_parts(who, c))}
-        state = {f"0.{n}": v for n, v in parts["0"].state.items()}
-        return Foreign("Sequential", parts, state)
+        return in_sequence(*map(to_torch, subpixel_parts(who, c, ("CRD",))))
+    if c.layer == "ResizeConv":
+        factors: dict[str, Any] = {
+            "scale_factor": tuple(c.arguments["scale"]),
+            "mode": mode_of(who, c),
+        }
+        if factors["mode"] != "nearest":
+            factors["align_corners"] = False
+        return in_sequence(Foreign("Upsample", factors, {}), to_torch(convolution_of(c)))
     k, strides, dilation = sizes(c)
     if len(k) > 3:
         raise ValueError(f"{who}: PyTorch's convolutions have 1 to 3 axes; got kernel_size={k}.")
@@ -434,28 +508,6 @@ def state_of(who: str, source: Any) -> Mapping[str, Any]:
             "tconvjax[export]."
         ) from None
     return load_file(path)
-
-
-def _subpixel_parts(who: str, c: Converted) -> tuple[Converted, Converted]:
-    """Returns a SubpixelConv as a convolution and a shuffle in order 'CRD'."""
-    scale, order = c.arguments["scale"], c.arguments.get("order", "CRD")
-    groups = c.arguments.get("feature_group_count", 1)
-    parameters = {**c.parameters, "kernel": forward_kernel(c)}
-    if order == "DCR":
-        if groups > 1:
-            raise ValueError(
-                f"{who}: channels in order 'DCR' cannot be sorted for a shuffle in order 'CRD' across groups; got "
-                f"feature_group_count={groups}."
-            )
-        phases = prod(scale)
-        parameters = {
-            n: v.reshape(*v.shape[:-1], phases, -1).swapaxes(-1, -2).reshape(v.shape)
-            for n, v in parameters.items()
-        }
-    arguments = {n: v for n, v in c.arguments.items() if n not in ("scale", "order", "mask")}
-    arguments["out_features"] = parameters["kernel"].shape[-1]
-    shuffle = Converted("pixel_shuffle", {"scale": scale, "order": "CRD"}, {})
-    return Converted("Conv", arguments, parameters), shuffle
 
 
 def weights_in_use(
