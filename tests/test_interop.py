@@ -822,6 +822,80 @@ def test_what_is_written_is_read_again(monkeypatch):
             write(ours("Conv"))
 
 
+def resize_node(*inputs, kind="Resize", **attributes):
+    return {"op_type": kind, "attributes": attributes, "inputs": ["x", *inputs]}
+
+
+SCALES = {"s": np.float32([1, 1, 2]), "half": np.float32([1, 1, 1.5]), "n": np.int64([1, 1, 5])}
+CENTERS = "coordinate_transformation_mode"
+
+
+@pytest.mark.parametrize(
+    ("node", "want"),
+    [
+        (resize_node("", "s"), [1, 1, 5, 5]),
+        (resize_node("s"), [1, 1, 5, 5]),  # opset 10
+        (resize_node("s", kind="Upsample"), [1, 1, 5, 5]),
+        (resize_node("", "s", mode="linear"), [1, 2, 4, 5]),
+        (resize_node("", "s", mode="linear", **{CENTERS: "align_corners"}), [1, 7 / 3, 11 / 3, 5]),
+        (resize_node("", "s", mode="linear", **{CENTERS: "asymmetric"}), [1, 3, 5, 5]),
+        (resize_node("", "", "n", mode="linear", **{CENTERS: "align_corners"}), [1, 2, 3, 4, 5]),
+        (resize_node("", "half", nearest_mode="ceil", **{CENTERS: "asymmetric"}), [1, 5, 5]),
+    ],
+)
+def test_a_resize_is_a_function(node, want):
+    converted = interop.from_onnx(node, SCALES)
+    assert converted.layer == "resize"
+    y = converted.to_nnx()(jnp.array([1.0, 5.0])[:, None])
+    np.testing.assert_allclose(y[:, 0], want, rtol=1e-6)
+
+
+def test_sizes_that_a_graph_computes_are_given_at_the_call():
+    function = interop.from_onnx(resize_node("", "", "computed")).to_nnx()
+    x = jnp.array([1.0, 5.0])[:, None]
+    np.testing.assert_array_equal(function(x, output_shape=(4,))[:, 0], [1, 1, 5, 5])
+    with pytest.raises(TypeError, match="scale or output_shape must be given"):
+        function(x)
+
+
+@pytest.mark.refuses
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (
+            resize_node("", "half", mode="linear", **{CENTERS: "align_corners"}),
+            r"'scale': \(1\.5,\)",
+        ),
+        (resize_node("", "?", **{CENTERS: "pytorch_half_pixel"}), "what the graph computes"),
+        (resize_node("", "s", **{CENTERS: "tf_crop_and_resize"}), "'tf_crop_and_resize'"),
+        (resize_node("", "s", axes=(1, 2)), r"got axes=\(1, 2\)"),
+        (resize_node("", "s", axes=(2, 3, 4), antialias=1), "antialias of 'nearest'"),
+        (resize_node("", "", "n", keep_aspect_ratio_policy="not_larger"), "not_larger"),
+        (resize_node("half"), "opset 10, must repeat pixels"),
+        (resize_node("s", kind="Upsample", mode="linear"), "mode='linear'"),
+        (resize_node("?", kind="Upsample"), "scales=computed"),
+        ([resize_node("", "half"), NODE | {"op_type": "Conv", "attributes": {}}], "one by one"),
+        ([NODE | {"attributes": {}}] * 2, "got ConvTranspose and ConvTranspose"),
+        ([resize_node("", "s") | {"outputs": ["a"]}, NODE], r"outputs \['a'\], then inputs \['x'"),
+    ],
+)
+def test_refuses_enlargements_of_onnx_that_are_no_layer(node, message):
+    with pytest.raises(ValueError, match=message):
+        interop.from_onnx(node, SCALES | {"w": np.zeros((2, 3, 4))})
+
+
+@each("name", ("ResizeConv", "SubpixelConv"))
+def test_layers_of_two_operators_of_onnx(name):
+    layer = ours(name, scale=2, padding="SAME")
+    foreign = interop.to_onnx(layer)
+    kinds = {"ResizeConv": ["Resize", "Conv"], "SubpixelConv": ["Conv", "DepthToSpace"]}[name]
+    assert [part.name for part in foreign.arguments.values()] == kinds
+    place = kinds.index("Conv")
+    assert foreign.arguments[str(place)].arguments["pads"] == (1, 1, 1, 1)
+    kernel = np.moveaxis(foreign.state[f"{place}.W"], (0, 1), (-1, -2))
+    np.testing.assert_array_equal(kernel, layer.parameters["kernel"])
+
+
 CONV = {"op_type": "Conv", "inputs": ["x", "w"]}
 
 

@@ -185,7 +185,10 @@ def check_round_trip(who: str, c: Converted, read_again: Converted) -> None:
 
 def _canonical(who: str, c: Converted) -> tuple[Any, np.ndarray, np.ndarray]:
     """Returns facts, kernel and bias in one form, the same for all arguments that mean the same layer."""
-    known = (c.layer, c.arguments.get("scale", 1), facts(who, c))
+    read = c.arguments.get
+    scale = geo.per_axis(who, "scale", read("scale", 1), c.parameters["kernel"].ndim - 2)
+    method = read("method", "nearest").replace("area", "nearest")  # the same by whole factors
+    known = (c.layer, scale, method, read("order", "CRD"), facts(who, c))
     return known, forward_kernel(c), c.parameters.get("bias", np.zeros(0))
 
 

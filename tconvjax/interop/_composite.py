@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from tconvjax import _geometry as geo
-from tconvjax.interop._converted import Converted, forward_kernel
+from tconvjax.interop._converted import Converted, as_converted, forward_kernel
 
 MODES = {"linear": 1, "bilinear": 2, "trilinear": 3}  # PyTorch's 'linear' along so many axes
 UPSAMPLE = r"Upsample|Upsampling(Nearest|Bilinear)2d"  # names of classes of PyTorch
@@ -70,6 +70,11 @@ def padded(who: str, pad: Any, options: dict[str, Any]) -> dict[str, Any]:
     return options | {"padding": pairs, "padding_mode": border}
 
 
+def factors_of(who: str, c: Converted) -> tuple[int, ...]:
+    """Returns the factor of each axis."""
+    return geo.per_axis(who, "scale", c.arguments["scale"], c.parameters["kernel"].ndim - 2)
+
+
 def convolution_of(c: Converted) -> Converted:
     """Returns the plain convolution inside a resize-convolution or a sub-pixel convolution, with the kernel in use."""
     left_out = ("scale", "order", "method", "mask")
@@ -81,7 +86,7 @@ def convolution_of(c: Converted) -> Converted:
 
 def subpixel_parts(who: str, c: Converted, orders: tuple[str, ...]) -> tuple[Converted, Converted]:
     """Returns a SubpixelConv as a convolution and a shuffle, in order 'CRD' if the peer does not have its own."""
-    scale, order = c.arguments["scale"], c.arguments.get("order", "CRD")
+    scale, order = factors_of(who, c), c.arguments.get("order", "CRD")
     groups = c.arguments.get("feature_group_count", 1)
     conv = convolution_of(c)
     if order not in orders:
@@ -96,3 +101,31 @@ def subpixel_parts(who: str, c: Converted, orders: tuple[str, ...]) -> tuple[Con
         }
         conv, order = Converted("Conv", conv.arguments, parameters), "CRD"
     return conv, Converted("pixel_shuffle", {"scale": scale, "order": order}, {})
+
+
+def joined(who: str, first: Converted, second: Converted) -> Converted:
+    """Returns a resize-convolution or a sub-pixel convolution, from its two parts; raises for other pairs."""
+    conv = next((c for c in (first, second) if c.layer == "Conv"), None)
+    other = second if conv is first else first
+    kinds = (first.layer, second.layer)
+    if conv is None or kinds not in {("resize", "Conv"), ("Conv", "pixel_shuffle")}:
+        raise ValueError(
+            f"{who}: two nodes are one layer if they enlarge and convolve, or convolve and shuffle; got "
+            f"{' and '.join(kinds)}. Convert them one by one."
+        )
+    options = {n: v for n, v in conv.options.items() if n != "strides"}
+    rank = conv.parameters["kernel"].ndim - 2
+    factors, strides = other.arguments.get("scale", ()), conv.arguments["strides"]
+    # What is no whole factor, 'nearest' or half-pixel 'linear' has more arguments.
+    extra = other.arguments.keys() - {"scale", "method", "order"}
+    if set(strides) != {1} or len(factors) != rank or extra:
+        raise ValueError(
+            f"{who}: one layer enlarges by whole factors, by 'nearest' or by 'linear' with half-pixel centers, and "
+            f"convolves with strides 1, along the same axes; got {other.arguments}, strides={strides}. Convert the "
+            "nodes one by one."
+        )
+    name = "ResizeConv" if kinds[0] == "resize" else "SubpixelConv"
+    parameters = conv.parameters
+    return as_converted(
+        who, name, parameters["kernel"], parameters.get("bias"), options | other.arguments
+    )

@@ -1,6 +1,6 @@
 """A layer as data, which every converter returns or reads: its sizes, its padding and its arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -12,10 +12,17 @@ import numpy as np
 
 from tconvjax import _geometry as geo
 from tconvjax._geometry import Pairs
-from tconvjax._ops import phases, subpixel
+from tconvjax._ops import phases
+from tconvjax._ops.resize import resize
+from tconvjax._ops.subpixel import pixel_shuffle, pixel_unshuffle
 
 LAYERS = ("ConvTranspose", "Conv", "ResizeConv", "SubpixelConv")
 SHUFFLES = ("pixel_shuffle", "pixel_unshuffle")
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    "resize": resize,
+}
 
 # Options of a layer besides its sizes. A converted layer omits an option of NEUTRAL that has the value there.
 OPTIONS = ("strides", "scale", "method", "order", "padding", "mask", "dtype", "precision")
@@ -41,7 +48,8 @@ class Converted:
     """A layer as data.
 
     Attributes:
-      layer: name of a class of `tconvjax.nnx` and `tconvjax.linen`, or 'pixel_shuffle' or 'pixel_unshuffle'.
+      layer: name of a class of `tconvjax.nnx` and `tconvjax.linen`, or of a function:
+        'pixel_shuffle', 'pixel_unshuffle' or 'resize'.
       arguments: keywords of that class in `tconvjax.nnx`, or of the function. Keywords with neutral values are omitted.
       parameters: `kernel` and, if the layer has one, `bias`; empty for a function. The kernel is the one in use: masked
         if there is a mask, balanced if `balanced` is among the arguments.
@@ -69,8 +77,8 @@ class Converted:
         Args:
           **options: arguments of the layer that are added or replaced.
         """
-        if self.layer in SHUFFLES:
-            return partial(getattr(subpixel, self.layer), **self.arguments | options)
+        if self.layer in FUNCTIONS:
+            return partial(FUNCTIONS[self.layer], **self.arguments | options)
         from flax import nnx
 
         from tconvjax import nnx as layers
@@ -83,12 +91,12 @@ class Converted:
         return layer
 
     def to_linen(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        """Returns the module of `tconvjax.linen` and its variables; a shuffle is a function and has no variables.
+        """Returns the module of `tconvjax.linen` and its variables; a function has none.
 
         Args:
           **options: arguments of the layer that are added or replaced.
         """
-        if self.layer in SHUFFLES:
+        if self.layer in FUNCTIONS:
             return self.to_nnx(**options), {}
         from tconvjax import linen as layers
 

@@ -1,6 +1,6 @@
 """ONNX: its nodes as layers, and layers as its nodes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,7 +8,9 @@ import numpy as np
 
 from tconvjax import _geometry as geo
 from tconvjax.interop._checks import as_numpy, check_round_trip, described, writable
+from tconvjax.interop._composite import convolution_of, factors_of, joined, mode_of, subpixel_parts
 from tconvjax.interop._converted import (
+    LAYERS,
     SHUFFLES,
     Converted,
     Foreign,
@@ -19,12 +21,14 @@ from tconvjax.interop._converted import (
     channels_last,
     crops,
     forward_kernel,
+    in_sequence,
     sizes,
     spatial_rank,
     split,
     square,
 )
 from tconvjax.interop._flax import as_layer
+from tconvjax.interop._resize import RESIZING, UPSAMPLING, as_resize, as_upsample
 
 # Operators and their attributes that the converters know.
 SHUFFLING = ("blocksize", "mode")
@@ -34,8 +38,11 @@ ATTRIBUTES = {
     "Conv": CONVOLVING,
     "DepthToSpace": SHUFFLING,
     "SpaceToDepth": SHUFFLING,
+    "Resize": RESIZING,
+    "Upsample": UPSAMPLING,
 }
 ORDERS = ("DCR", "CRD")
+FLOATING: dict[int, Any] = {1: np.float32, 10: np.float16, 11: np.float64, 16: jnp.bfloat16}
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
 
@@ -45,19 +52,22 @@ def from_onnx(
     *,
     spatial_shape: tuple[int, ...] | None = None,
 ) -> Converted:
-    """Converts a node of ONNX: `ConvTranspose`, `Conv`, `DepthToSpace` or `SpaceToDepth`.
+    """Converts a node of ONNX, or two that are one layer here: Resize and Conv, Conv and DepthToSpace.
 
     Args:
-      node: a `NodeProto`, or a mapping with 'op_type', 'attributes' (a mapping) and 'inputs' (names).
-      initializers: arrays or `TensorProto`s by name, the node's weight and bias among them.
+      node: a `NodeProto`, or a mapping with 'op_type', 'attributes' (a mapping) and 'inputs' (names): `ConvTranspose`,
+        `Conv`, `DepthToSpace`, `SpaceToDepth`, `Resize` or `Upsample`; or a sequence of two nodes.
+      initializers: arrays, `TensorProto`s or nodes `Constant` by name, the weights of the node among them.
       spatial_shape: spatial shape of the input; needed if the attribute `output_shape` fixes the size of the output.
 
     Returns:
-      A 'ConvTranspose', a 'Conv' or the name of a shuffle.
+      A 'ConvTranspose', a 'Conv', the name of a shuffle or 'resize'; of two nodes a 'ResizeConv' or a 'SubpixelConv'. A
+      'resize' whose scales or sizes the graph computes takes `scale` or `output_shape` at the call.
 
     Raises:
       TypeError: for an object that is no node, such as a whole model.
-      ValueError: for another operator or attribute, a missing weight, or `output_shape` without `spatial_shape`.
+      ValueError: for another operator or attribute, a missing weight, `output_shape` without `spatial_shape`, two nodes
+        that are no layer, or a Resize that runtimes or `resize` do not agree about.
 
     Example:
       >>> attributes = {"auto_pad": "SAME_UPPER", "strides": [2]}
@@ -69,7 +79,17 @@ def from_onnx(
       The operators of ONNX, opset 22.
     """
     who = "from_onnx"
-    kind, attributes, inputs = _parts(who, node)
+    if isinstance(node, Sequence) and not isinstance(node, str) and len(node) == 2:
+        (*_, outputs), (_, _, inputs, _) = (_parts(who, part) for part in node)
+        if outputs and inputs[:1] != outputs:
+            raise ValueError(
+                f"{who}: the second node must read the first; got outputs {outputs}, then inputs {inputs}. Convert "
+                "the nodes one by one."
+            )
+        return joined(who, *(from_onnx(part, initializers) for part in node))
+    kind, attributes, inputs, _ = _parts(who, node)
+    if kind in ("Resize", "Upsample"):
+        return _enlargement(who, kind, attributes, inputs, initializers or {})
     if kind in ("DepthToSpace", "SpaceToDepth"):
         name = SHUFFLES[kind == "SpaceToDepth"]
         order = geo.choice(who, "mode", attributes.get("mode", "DCR"), ORDERS)
@@ -143,12 +163,16 @@ def to_onnx(layer: Any) -> Foreign:
       layer: `Converted`, or an NNX layer that `from_flax` takes.
 
     Returns:
-      'ConvTranspose', 'Conv', 'DepthToSpace' or 'SpaceToDepth', with the attributes for `onnx.helper.make_node`.
+      'ConvTranspose', 'Conv', 'DepthToSpace' or 'SpaceToDepth', with the attributes for `onnx.helper.make_node`. A
+      'SubpixelConv' and a 'ResizeConv' become a 'Sequential': its arguments are two results of this kind, nodes one
+      behind the other, Conv and
+      DepthToSpace, or Resize, with inputs 'x', '' (no region) and 'scales', and Conv.
 
     Raises:
       TypeError: for a layer of another kind.
       ValueError: for what ONNX does not have: negative pads, `output_padding >= max(strides, dilations)`, other
-        boundaries than zeros, shuffles with two factors.
+        boundaries than zeros, shuffles with two factors, methods of a resize-convolution other than 'nearest', 'area'
+        and 'linear'.
 
     Example:
       >>> arguments = {"kernel_size": (5,), "strides": (2,), "padding": "SAME", "transpose_kernel": True}
@@ -156,10 +180,14 @@ def to_onnx(layer: Any) -> Foreign:
       (1, 2)
     """
     who = "to_onnx"
-    c = writable(who, as_layer(who, layer), ("ConvTranspose", "Conv", *SHUFFLES))
+    c = writable(who, as_layer(who, layer), (*LAYERS, *SHUFFLES))
     if c.layer in SHUFFLES:
         name = "DepthToSpace" if c.layer == "pixel_shuffle" else "SpaceToDepth"
         return Foreign(name, {"blocksize": square(who, c), "mode": c.arguments["order"]}, {})
+    if c.layer == "SubpixelConv":
+        return _nodes(who, c, *map(to_onnx, subpixel_parts(who, c, ORDERS)))
+    if c.layer == "ResizeConv":
+        return _nodes(who, c, _resize_node(who, c), to_onnx(convolution_of(c)))
     k, strides, dilation = sizes(c)
     groups = c.arguments.get("feature_group_count", 1)
     attributes = {"kernel_shape": k, "strides": strides, "dilations": dilation, "group": groups}
@@ -190,31 +218,79 @@ def to_onnx(layer: Any) -> Foreign:
     return Foreign(c.layer, attributes, state)
 
 
-def _parts(who: str, node: Any) -> tuple[str, dict[str, Any], list[str]]:
-    """Returns operator, attributes and names of the inputs of a node; raises for an unknown operator or attribute."""
+def _resize_node(who: str, c: Converted) -> Foreign:
+    """Returns the Resize in front of the convolution; 'nearest' as PyTorch writes it."""
+    scales = np.array([1, 1, *factors_of(who, c)], np.float32)
+    mode = mode_of(who, c)
+    asymmetric = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    half_pixel = {"coordinate_transformation_mode": "half_pixel"}
+    attributes = (
+        {"mode": "nearest"} | asymmetric if mode == "nearest" else {"mode": "linear"} | half_pixel
+    )
+    return Foreign("Resize", attributes, {"scales": scales})
+
+
+def _nodes(who: str, c: Converted, *parts: Foreign) -> Foreign:
+    """Returns nodes one behind the other, which are the layer when they are read again."""
+    foreign = in_sequence(*parts)
+    nodes = []
+    for i, part in foreign.arguments.items():
+        first = ["x", ""] if part.name == "Resize" else ["x"]
+        inputs = [*first, *(f"{i}.{name}" for name in part.state)]
+        nodes.append({"op_type": part.name, "attributes": part.arguments, "inputs": inputs})
+    check_round_trip(who, c, from_onnx(nodes, foreign.state))
+    return foreign
+
+
+def _enlargement(
+    who: str,
+    kind: str,
+    attributes: dict[str, Any],
+    inputs: list[str],
+    initializers: Mapping[str, Any],
+) -> Converted:
+    """Returns a Resize or an Upsample; its scales or sizes are an attribute, initializers, or computed by the graph."""
+    values = [
+        _tensor(who, n, initializers[n]).ravel().tolist() if n in initializers else None
+        for n in inputs
+    ]
+    if kind == "Upsample" or len(inputs) == 2:  # opset 10 has scales where opset 11 has a region
+        return as_upsample(who, attributes, attributes.get("scales", values[1] if values[1:] else None))  # fmt: skip
+    values += [None] * (4 - len(values))
+    if inputs[2] and inputs[3:] and values[2] == []:  # opset 11 has empty scales beside sizes
+        values[2] = None
+    return as_resize(who, attributes, values[2], values[3])
+
+
+def _parts(who: str, node: Any) -> tuple[str, dict[str, Any], list[str], list[str]]:
+    """Returns operator, attributes and names of the inputs and outputs; raises for unknown operators or attributes."""
     if isinstance(node, Mapping):
         kind, domain = node.get("op_type"), node.get("domain", "")
         attributes, inputs = dict(node.get("attributes", {})), list(node.get("inputs", ()))
+        outputs = list(node.get("outputs", ()))
     elif all(hasattr(node, name) for name in ("op_type", "attribute", "input")):
         value_by_type = {
             1: lambda a: a.f,
             2: lambda a: a.i,
             3: lambda a: a.s.decode(),
+            6: lambda a: tuple(a.floats),
             7: lambda a: tuple(a.ints),
         }
         kind, domain, inputs = node.op_type, getattr(node, "domain", ""), list(node.input)
+        outputs = list(getattr(node, "output", ()))
         attributes = {
             a.name: value_by_type[a.type](a) if a.type in value_by_type else a
             for a in node.attribute
         }
     else:
         raise TypeError(
-            f"{who}: node must be a NodeProto or a mapping; got {described(node)}. Convert the nodes of a graph one by "
-            "one."
+            f"{who}: node must be a NodeProto or a mapping; got {described(node)}. Of onnx.load('model.onnx').graph as "
+            f"g, convert the nodes g.node that are {', '.join(ATTRIBUTES)} one by one, with the initializers "
+            "{t.name: t for t in g.initializer}."
         )
     if kind not in ATTRIBUTES or domain not in {"", "ai.onnx"}:
         raise ValueError(
-            f"{who}: node must be a ConvTranspose, Conv, DepthToSpace or SpaceToDepth; got op_type={kind!r}"
+            f"{who}: node must be one of {', '.join(ATTRIBUTES)}; got op_type={kind!r}"
             f"{f' of {domain!r}' if domain else ''}."
         )
     unknown = sorted(attributes.keys() - set(ATTRIBUTES[kind]))
@@ -223,7 +299,7 @@ def _parts(who: str, node: Any) -> tuple[str, dict[str, Any], list[str]]:
             f"{who}: attributes of {kind} are {', '.join(ATTRIBUTES[kind])}; got {unknown}. Remove what leaves the "
             "numbers alone."
         )
-    return kind, attributes, inputs
+    return kind, attributes, inputs, outputs
 
 
 def _refuse_attributes(who: str, kernel_size: tuple[int, ...], attributes: dict[str, Any]) -> None:
@@ -244,15 +320,28 @@ def _refuse_attributes(who: str, kernel_size: tuple[int, ...], attributes: dict[
 
 
 def _array(who: str, name: str, value: Any) -> np.ndarray:
-    """Returns a copy of an array or a TensorProto."""
+    """Returns a copy of an array of floating numbers."""
+    tensor = _tensor(who, name, value, FLOATING)
+    return as_numpy(who, name, tensor, value)
+
+
+def _tensor(who: str, name: str, value: Any, dtypes: Mapping[int, Any] | None = None) -> np.ndarray:
+    """Returns the numbers of an array, a TensorProto or a node Constant."""
+    if getattr(value, "op_type", None) == "Constant":
+        held = {a.name: a for a in value.attribute}
+        if "value" not in held:
+            raise ValueError(
+                f"{who}: a Constant must hold a tensor as its attribute 'value'; got {sorted(held)} for {name}. Give "
+                "the array."
+            )
+        value = held["value"].t
     if not hasattr(value, "raw_data"):
-        return as_numpy(who, name, value)
-    dtypes: dict[int, Any] = {1: np.float32, 10: np.float16, 11: np.float64, 16: jnp.bfloat16}
+        return value if dtypes else np.asarray(value)
+    dtypes = dtypes or FLOATING | {6: np.int32, 7: np.int64}
     dtype = dtypes.get(value.data_type)
-    if dtype is None or not value.raw_data:
+    if dtype is None or (not value.raw_data and 0 not in value.dims):
         raise ValueError(
             f"{who}: a TensorProto must hold floating raw_data; got data_type={value.data_type}, "
             f"{len(value.raw_data)} bytes. Give the array that onnx.numpy_helper.to_array makes."
         )
-    array = np.frombuffer(value.raw_data, dtype).reshape(tuple(value.dims))
-    return as_numpy(who, name, array, value)
+    return np.frombuffer(value.raw_data, dtype).reshape(tuple(value.dims))

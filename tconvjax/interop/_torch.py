@@ -38,6 +38,7 @@ from tconvjax.interop._composite import (
     UPSAMPLE,
     convolution_of,
     enlargement,
+    factors_of,
     mode_of,
     padded,
     subpixel_parts,
@@ -319,7 +320,7 @@ def to_torch(layer: Any) -> Foreign:
         return in_sequence(*map(to_torch, subpixel_parts(who, c, ("CRD",))))
     if c.layer == "ResizeConv":
         factors: dict[str, Any] = {
-            "scale_factor": tuple(c.arguments["scale"]),
+            "scale_factor": factors_of(who, c),
             "mode": mode_of(who, c),
         }
         if factors["mode"] != "nearest":
