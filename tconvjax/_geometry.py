@@ -421,7 +421,8 @@ def resolve_padding(who: str, padding: Padding, rank: int) -> StringPadding | Pa
       TypeError: for entries that are not integers.
     """
     if isinstance(padding, str):
-        return choice(who, "padding", padding, STRING_PADDINGS)  # type: ignore[return-value]
+        known = padding.upper() in STRING_PADDINGS  # lax takes words of any case
+        return choice(who, "padding", padding.upper() if known else padding, STRING_PADDINGS)  # type: ignore[return-value]
     padding = as_list(padding)
     if not isinstance(padding, Sequence):
         p = integer(who, "padding", padding)

@@ -102,6 +102,68 @@ def _gather_zero_inserted(
     return gather(x, kernel, bordered)
 
 
+Hook = Callable[..., jax.Array]
+
+
+def check_hook(who: str, hook: Hook | None, implementation: str) -> Hook | None:
+    """Returns Flax's hook `conv_general_dilated`, None if it is lax's own; refuses an implementation beside it."""
+    if hook is None or hook is lax.conv_general_dilated:
+        return None
+    if implementation != "auto":
+        raise ValueError(
+            f"{who}: conv_general_dilated computes in place of an implementation; got both, "
+            f"implementation={implementation!r}. Leave one out."
+        )
+    return hook
+
+
+def hooked(
+    who: str,
+    hook: Hook,
+    options: Mapping[str, Any],
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    **at_call: Any,
+) -> jax.Array:
+    """Returns what Flax's hook computes in place of `lax.conv_general_dilated`, called as Flax calls it, plus bias."""
+    rank = kernel.ndim - 2
+    gaps, padding = options["input_dilation"], options["padding"]
+    spatial = arguments.spatial_shape(who, x.shape, kernel)
+    images = x.reshape(-1, *x.shape[-rank - 1 :])
+    if options["padding_mode"] != "zeros":
+        names = ("strides", "padding", "padding_mode", "kernel_dilation", "feature_group_count")
+        wide = tuple(r * (n - 1) + 1 for r, n in zip(gaps, spatial, strict=True))
+        bordered = arguments.resolve_gather(
+            who, x, kernel, **{n: options[n] for n in names}, spatial=wide
+        )
+        images = boundary.pad(images, bordered.pads, bordered.mode)
+        padding = "VALID"
+    if options["preferred_element_type"] is not None:
+        at_call["preferred_element_type"] = options["preferred_element_type"]
+    outer = (0, rank + 1, *range(1, rank + 1))
+    y = hook(
+        images,
+        kernel,
+        options["strides"],
+        padding,
+        lhs_dilation=gaps,
+        rhs_dilation=options["kernel_dilation"],
+        dimension_numbers=lax.ConvDimensionNumbers(outer, (rank + 1, rank, *range(rank)), outer),
+        feature_group_count=options["feature_group_count"],
+        precision=options["precision"],
+        **at_call,
+    )
+    if bias is not None:
+        y = y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    return y.reshape(*x.shape[: -rank - 1], *y.shape[1:])
+
+
+def placed(y: jax.Array, out_sharding: Any) -> jax.Array:
+    """Returns an array with a sharding of the user's, if it is given."""
+    return y if out_sharding is None else jax.sharding.reshard(y, out_sharding)
+
+
 @dataclass(frozen=True)
 class Border:
     """The meaning of one of Flax's border strings: padding mode and pixels.
@@ -326,9 +388,11 @@ def effective_kernel(module: Any, options: Mapping[str, Any], kernel: jax.Array)
 
 def image(who: str, x: ArrayLike) -> jax.Array:
     """Returns the input of a layer as an array with at least channels, or refuses it."""
-    array = arguments.as_array(who, "x", x)
+    array = arguments.as_array(who, "inputs", x)
     if array.ndim == 0:
-        raise ValueError(f"{who}: x must have shape (*batch, *spatial, channels); got shape ().")
+        raise ValueError(
+            f"{who}: inputs must have shape (*batch, *spatial, channels); got shape ()."
+        )
     return array
 
 
@@ -361,7 +425,9 @@ def _resolve_border(
     """Replaces Flax's border strings in `options` by a padding and a padding mode."""
     padding = options["padding"]
     if isinstance(padding, str):
-        padding = geo.choice(who, "padding", padding, (*geo.STRING_PADDINGS, *kind.borders))
+        words = (*geo.STRING_PADDINGS, *kind.borders)
+        known = padding.upper() in words
+        padding = geo.choice(who, "padding", padding.upper() if known else padding, words)
     if not isinstance(padding, str) or padding not in kind.borders:
         options["padding"] = geo.resolve_padding(who, padding, len(kernel_size))
         return

@@ -43,7 +43,7 @@ def test_names_are_the_glossary(function):
 
 
 FACTORS = {"scale", "strides", "up", "down"}
-ARRAYS = {"x", "kernel", "kernels", "offsets", "phases", "filter", "input_shape", "spatial_shape"}
+ARRAYS = {"x", "kernel", "kernels", "offsets", "indices", "filter", "input_shape", "spatial_shape"}
 OPERATORS = [f for f in PUBLIC if f.__module__.startswith("tconvjax._ops")]
 
 

@@ -125,11 +125,72 @@ def test_a_layer_has_every_option_of_its_function(name):
 
 
 @each("name", ("Conv", "ConvTranspose"))
+def test_the_call_has_the_names_of_flax(name):
+    for ours, theirs in ((tnn, nnx), (linen, flax.linen)):
+        names, wanted = (
+            list(inspect.signature(getattr(m, name).__call__).parameters) for m in (ours, theirs)
+        )
+        assert names[: len(wanted)] == wanted
+
+
+@each(
+    "options",
+    (
+        {},
+        {"padding": "CIRCULAR", "dtype": "bfloat16"},
+        {"padding": ((1, 0), (2, 1))},
+        {"input_dilation": 2},
+    ),
+)
+def test_the_hook_of_flax_computes_in_place_of_ours(options):
+    x, calls = draw(2, 3, 6, 5, 4), []
+
+    def hook(lhs, rhs, strides, padding, **keywords):
+        calls.append((lhs.shape, strides, padding))
+        return 2 * jax.lax.conv_general_dilated(lhs, rhs, strides, padding, **keywords)
+
+    options |= {"strides": (2, 1), "feature_group_count": 2, "use_bias": False}
+    twice, once = (
+        tnn.Conv(4, 6, (3, 2), **options, **h, rngs=nnx.Rngs(0))
+        for h in ({"conv_general_dilated": hook}, {})
+    )
+    theirs = nnx.Conv(4, 6, (3, 2), **options, conv_general_dilated=hook, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(twice(x), theirs(x))
+    assert calls[0] == calls[1]
+    np.testing.assert_allclose(np.float32(twice(x)), 2 * np.float32(once(x)), rtol=0.02, atol=0.02)
+    params = {"params": {"kernel": once.kernel[...]}}
+    for hooks in ({"conv_general_dilated": hook}, {"conv_general_dilated_cls": lambda: hook}):
+        np.testing.assert_array_equal(
+            linen.Conv(6, (3, 2), **options, **hooks).apply(params, x), twice(x)
+        )
+
+
+def test_a_hook_beside_an_implementation_is_refused():
+    for make in (
+        lambda **o: tnn.Conv(4, 6, (3,), **o, rngs=nnx.Rngs(0)),
+        lambda **o: linen.Conv(6, (3,), **o),
+    ):
+        with pytest.raises(
+            ValueError, match="Conv: conv_general_dilated computes in place of an implementation"
+        ):
+            make(conv_general_dilated=print, implementation="phase")
+
+
+def test_words_of_padding_have_any_case():
+    x = draw(2, 5, 4)
+    for word in ("same", "Valid", "circular"):
+        small, large = (
+            tnn.Conv(4, 6, (3,), padding=p, rngs=nnx.Rngs(0)) for p in (word, word.upper())
+        )
+        np.testing.assert_array_equal(small(x), large(x))
+    np.testing.assert_array_equal(conv(x, draw(3, 4, 2), padding="same"), conv(x, draw(3, 4, 2)))
+
+
+@each("name", ("Conv", "ConvTranspose"))
 def test_arguments_are_those_of_flax_in_their_order(name):
     ours, theirs = (
         list(inspect.signature(getattr(m, name).__init__).parameters.values()) for m in (tnn, nnx)
     )
-    theirs = [p for p in theirs if p.name != "conv_general_dilated"]
     assert [p.name for p in ours][: len(theirs)] == [p.name for p in theirs]
     for a, b in zip(ours, theirs, strict=False):
         assert a.kind == b.kind
@@ -140,7 +201,6 @@ def test_arguments_are_those_of_flax_in_their_order(name):
         [f for f in dataclasses.fields(getattr(m, name)) if f.name not in {"parent", "name"}]
         for m in (linen, flax.linen)
     )
-    theirs = [f for f in theirs if not f.name.startswith("conv_general_dilated")]
     assert [f.name for f in ours][: len(theirs)] == [f.name for f in theirs]
     for a, b in zip(ours, theirs, strict=False):
         assert a.default == b.default or a.name in {"kernel_init", "bias_init"}, a.name
@@ -353,11 +413,12 @@ def test_upsample_switches_the_kind_and_keeps_the_size(method):
     np.testing.assert_array_equal(two.apply({"params": {"layer": params}}, x), one(x))
 
 
+OTHERS = {"MaxUnpool": {}, "FilteredActivation": {"activation": jnp.tanh}}  # without parameters
 ARGUMENTS = {  # behind the channels; of every public layer
     **dict.fromkeys(("Conv", "PixelConvTranspose"), ((3, 3),)),
     **dict.fromkeys(("ConvTranspose", "ResizeConv", "SubpixelConv", "Upsample"), ((3, 3), 2)),
     "LargeContextConvTranspose": ((5, 5), 2),
-    **dict.fromkeys((*FIXED, "MaxUnpool", "Carafe", "DySample"), ((2, 2),)),
+    **dict.fromkeys((*FIXED, *OTHERS, "Carafe", "DySample"), ((2, 2),)),
 }
 
 
@@ -366,12 +427,13 @@ def test_both_flaxes_draw_up_a_table_of_every_layer(name):
     args, x = ARGUMENTS[name], jnp.zeros((1, 4, 6, 8))
     inputs = (x, x.astype(int)) if name == "MaxUnpool" else (x,)
     channels = (
-        () if name in {*FIXED, "MaxUnpool"} else (8,) if name in {"Carafe", "DySample"} else (8, 3)
+        () if name in {*FIXED, *OTHERS} else (8,) if name in {"Carafe", "DySample"} else (8, 3)
     )
     rngs = {"rngs": nnx.Rngs(0), "kernel_init": jax.nn.initializers.zeros} if channels else {}
-    one = getattr(tnn, name)(*channels, *args, **rngs)
+    options = OTHERS.get(name, {})
+    one = getattr(tnn, name)(*channels, *args, **options, **rngs)
     assert name in nnx.tabulate(one, *inputs)
-    two = getattr(linen, name)(*channels[1:], *args)
+    two = getattr(linen, name)(*channels[1:], *args, **options)
     assert name in two.tabulate(jax.random.key(0), *inputs)
     inside = flax.linen.Sequential([two]).tabulate(jax.random.key(0), *inputs)
     assert "layers_0" in inside
@@ -617,6 +679,3 @@ def test_layers_that_resize_meet_the_size_of_a_skip_connection():
         inside = {"layer": parameters} if name == "Upsample" else parameters
         got = ours.apply({"params": inside}, x, output_shape=(11, 7))
         np.testing.assert_allclose(got, want, atol=1e-6)
-    shuffle = tnn.Upsample(2, 3, (3, 3), 2, method="subpixel_conv", rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"^Upsample: output_shape needs"):
-        shuffle(x, output_shape=(11, 7))

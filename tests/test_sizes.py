@@ -74,6 +74,22 @@ def test_a_hold_is_continued_over_its_border():
     np.testing.assert_array_equal(linen.Hold((2, 2), 1).apply({}, x, output_shape=(11, 11)), y)
 
 
+def test_what_resizes_is_stretched_to_the_size():
+    x = draw(1, *SMALL, 4)
+    size = (11, 13)
+    added = tconvjax.resize(x.sum(-1, keepdims=True), output_shape=size, method="linear")
+    for layer in (tnn.BilinearAdditive((2, 2)), linen.BilinearAdditive((2, 2)).bind({})):
+        np.testing.assert_allclose(layer(x, output_shape=size), added, atol=1e-5)
+    for method in ("nearest", "cubic"):
+        one, two = pair("Upsample", (3, (3, 3), 2), {"method": method})
+        y = one(x, output_shape=size)
+        want = tconvjax.conv(
+            tconvjax.resize(x, output_shape=size, method=method), one.layer.kernel[...]
+        )
+        np.testing.assert_allclose(y, want + one.layer.bias[...].reshape(1, 1, 1, 3), atol=1e-4)
+        np.testing.assert_array_equal(two(x, output_shape=size), y)
+
+
 def test_pooled_pixels_go_back_to_an_odd_size():
     x = draw(1, 7, 9, 3)
     values, indices = tconvjax.max_pool(x, (2, 2), window_shape=3, padding=1)

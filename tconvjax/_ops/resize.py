@@ -265,7 +265,9 @@ def _refuse_unknown(who: str, rule: Rule) -> None:
             )
 
 
-def bilinear_additive(x: ArrayLike, scale: Sequence[int]) -> jax.Array:
+def bilinear_additive(
+    x: ArrayLike, scale: Sequence[int], *, output_shape: Sequence[int] | None = None
+) -> jax.Array:
     """Enlarges linearly and adds neighboring channels: as many numbers as before, and nothing to learn.
 
     `(*batch, *spatial, C · prod(scale))` to `(*batch, *(scale · spatial), C)`: output channel c is the sum of the input
@@ -274,12 +276,13 @@ def bilinear_additive(x: ArrayLike, scale: Sequence[int]) -> jax.Array:
     Args:
       x: floating or complex, channels last; any number of leading batch axes.
       scale: r >= 1, output pixels per input pixel, one factor per spatial axis; fixes the rank.
+      output_shape: spatial shape to produce, as in `resize` with a `scale`.
 
     Returns:
       The enlarged images, dtype kept.
 
     Raises:
-      ValueError: if the product of `scale` does not divide the channels.
+      ValueError: if the product of `scale` does not divide the channels, or for another `output_shape`.
       TypeError: for integer images, or a scale that is not a sequence of integers.
 
     Example:
@@ -297,12 +300,12 @@ def bilinear_additive(x: ArrayLike, scale: Sequence[int]) -> jax.Array:
         raise ValueError(
             f"{who}: prod(scale) must divide the channels; got channels={channels}, scale={factors} (product {count})."
         )
-    enlarged_shape(who, image.shape, factors)
+    enlarged_shape(who, image.shape, factors, output_shape)
     split = (*image.shape[:-1], channels // count, count)
     add = lambda x: widened(x).reshape(split).sum(-1).astype(x.dtype)
     # The sum commutes with the filter, so it comes first: there are fewer channels to enlarge.
     added = sharding.placed(add, image, shape=split[:-1])
-    return resize(added, factors, method="linear")
+    return resize(added, factors, output_shape=output_shape, method="linear")
 
 
 def filtered(x: jax.Array, axis: int, taps: Sequence[float], stride: int = 1) -> jax.Array:

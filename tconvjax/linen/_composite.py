@@ -61,10 +61,12 @@ class PixelConvTranspose(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `pixel_conv_transpose(x, kernels) + bias`; see there for `output_shape`."""
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `pixel_conv_transpose(inputs, kernels) + bias`; see there for `output_shape`."""
         init = self.kernel_init or lecun_normal()
-        shapes = self._shapes(layers.image("PixelConvTranspose", x).shape[-1])
+        shapes = self._shapes(layers.image("PixelConvTranspose", inputs).shape[-1])
         kernels = [
             self.param(f"kernel_{i}", init, shape, self.param_dtype)
             for i, shape in enumerate(shapes)
@@ -72,9 +74,9 @@ class PixelConvTranspose(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
-        x, bias, *kernels = nn.dtypes.promote_dtype(x, bias, *kernels, dtype=self.dtype)
+        inputs, bias, *kernels = nn.dtypes.promote_dtype(inputs, bias, *kernels, dtype=self.dtype)
         y = pixel_conv_transpose(
-            x,
+            inputs,
             kernels,
             padding_mode=self.padding_mode,
             precision=self.precision,
@@ -125,10 +127,12 @@ class LargeContextConvTranspose(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
         """Returns the sum of both layers; of a size as `conv_transpose` takes it."""
         large, small = self._pair()
-        return large(x, output_shape=output_shape) + small(x, output_shape=output_shape)
+        return large(inputs, output_shape=output_shape) + small(inputs, output_shape=output_shape)
 
     @nn.nowrap  # as above
     def _pair(self) -> tuple[ConvTranspose, ConvTranspose]:
@@ -184,8 +188,10 @@ class Carafe(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `carafe(x, kernels)`; see there for `output_shape`."""
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `carafe(inputs, kernels)`; see there for `output_shape`."""
         scale, window, padding_mode = layers.carafe_options(
             "Carafe", self.scale, self.window, self.padding_mode
         )
@@ -195,7 +201,7 @@ class Carafe(nn.Module):
             (1,) * rank,
             name="compress",
             **{"kernel_init": glorot_uniform(), **self.options},
-        )(x)
+        )(inputs)
         compressed = layers.continued("Carafe", compressed, scale, output_shape, "zeros")
         logits = Conv(
             taps * prod(scale),
@@ -204,7 +210,7 @@ class Carafe(nn.Module):
             **{"kernel_init": normal(1e-3), **self.options},
         )(compressed)
         return carafe(
-            x,
+            inputs,
             jax.nn.softmax(layers.shuffled(logits, scale, output_shape)),
             scale=scale,
             window=window,
@@ -248,13 +254,15 @@ class DySample(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `dysample(x, offsets)`; see there for `output_shape`."""
-        features = layers.image("DySample", x).shape[-1]
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `dysample(inputs, offsets)`; see there for `output_shape`."""
+        features = layers.image("DySample", inputs).shape[-1]
         scale, groups = layers.dysample_options("DySample", features, self.scale, self.groups)
         rank = len(scale)
         shape = groups * rank * prod(scale), (1,) * rank
-        around = layers.continued("DySample", x, scale, output_shape, "replicate")
+        around = layers.continued("DySample", inputs, scale, output_shape, "replicate")
         offsets = Conv(*shape, name="offset", **{"kernel_init": normal(1e-3), **self.options})(
             around
         )
@@ -266,4 +274,4 @@ class DySample(nn.Module):
             )
         offsets = layers.shuffled(offsets * reach, scale, output_shape)
         offsets = offsets.reshape(*offsets.shape[:-1], groups, rank)
-        return dysample(x, offsets, scale=scale, output_shape=output_shape)
+        return dysample(inputs, offsets, scale=scale, output_shape=output_shape)

@@ -90,9 +90,11 @@ class ConvTranspose(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `conv_transpose(x, kernel) + bias`; see there for `output_shape`."""
-        return _apply(self, layers.CONV_TRANSPOSE, x, output_shape=output_shape)
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `conv_transpose(inputs, kernel) + bias`; see there for `output_shape`."""
+        return _apply(self, layers.CONV_TRANSPOSE, inputs, output_shape=output_shape)
 
 
 class Conv(nn.Module):
@@ -115,6 +117,9 @@ class Conv(nn.Module):
       kernel_init: `jax.nn.initializers.lecun_normal()` by default.
       bias_init: zeros by default.
       promote_dtype: Flax's hook, `f(x, kernel, bias, dtype=dtype)`.
+      conv_general_dilated: Flax's hook: what computes in place of `jax.lax.conv_general_dilated`, called as Flax does;
+        by default nothing, and this library computes.
+      conv_general_dilated_cls: Flax's other hook: makes the one above.
       preferred_element_type: as in `conv`.
       padding_mode: as in `conv`.
       implementation: as in `conv`.
@@ -143,18 +148,28 @@ class Conv(nn.Module):
     kernel_init: Initializer | None = None
     bias_init: Initializer = default_bias_init
     promote_dtype: Callable[..., Any] = promote_dtype
+    conv_general_dilated: layers.Hook | None = None
+    conv_general_dilated_cls: Callable[[], layers.Hook] | None = None
     preferred_element_type: DTypeLike | None = None
     padding_mode: PaddingMode = "zeros"
     implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
         _refuse(self, layers.CONV)
+        hook: Any = self.conv_general_dilated_cls or self.conv_general_dilated
+        layers.check_hook("Conv", hook, self.implementation)
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `conv(x, kernel) + bias`."""
-        return _apply(self, layers.CONV, x)
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Returns `conv(inputs, kernel) + bias`."""
+        make = self.conv_general_dilated_cls
+        hook = self.conv_general_dilated if make is None else make()
+        hook = layers.check_hook("Conv", hook, self.implementation)
+        if hook is None:
+            return _apply(self, layers.CONV, inputs)
+        options, operands = _operands(self, layers.CONV, inputs)
+        return layers.hooked("Conv", hook, options, *operands)
 
 
 class ResizeConv(nn.Module):
@@ -214,9 +229,11 @@ class ResizeConv(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `resize_conv(x, kernel) + bias`; see there for `output_shape`."""
-        return _apply(self, layers.RESIZE_CONV, x, output_shape=output_shape)
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `resize_conv(inputs, kernel) + bias`; see there for `output_shape`."""
+        return _apply(self, layers.RESIZE_CONV, inputs, output_shape=output_shape)
 
 
 class SubpixelConv(nn.Module):
@@ -279,9 +296,11 @@ class SubpixelConv(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `subpixel_conv(x, kernel) + bias`; see there for `output_shape`."""
-        return _apply(self, layers.SUBPIXEL_CONV, x, output_shape=output_shape)
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `subpixel_conv(inputs, kernel) + bias`; see there for `output_shape`."""
+        return _apply(self, layers.SUBPIXEL_CONV, inputs, output_shape=output_shape)
 
 
 def stream(
@@ -367,9 +386,11 @@ class Upsample(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
         """Returns the enlarged images; for `output_shape` see the function of the layer inside."""
-        return self._layer(name="layer")(x, output_shape=output_shape)
+        return self._layer(name="layer")(inputs, output_shape=output_shape)
 
     @nn.nowrap  # the constructor calls it, too, without a scope
     def _layer(self, **place: Any) -> nn.Module:
@@ -405,6 +426,12 @@ def _refuse(module: Any, kind: layers.Kind) -> None:
 
 def _apply(module: Any, kind: layers.Kind, x: jax.Array, **at_call: Any) -> jax.Array:
     """Returns `function(x, effective kernel) + bias`, all in the dtype of the computation."""
+    options, operands = _operands(module, kind, x)
+    return layers.apply(kind, options | at_call, *operands)
+
+
+def _operands(module: Any, kind: layers.Kind, x: jax.Array) -> tuple[dict[str, Any], Any]:
+    """Returns the options of the function, and image, kernel and bias in the dtype of the computation."""
     x = layers.image(type(module).__name__, x)
     spec = spec_of(module, kind, x.shape[-1])
     init = module.kernel_init or spec.kernel_init
@@ -413,5 +440,4 @@ def _apply(module: Any, kind: layers.Kind, x: jax.Array, **at_call: Any) -> jax.
     bias = None
     if module.use_bias:
         bias = module.param("bias", module.bias_init, spec.bias_shape, module.param_dtype)
-    x, kernel, bias = module.promote_dtype(x, kernel, bias, dtype=module.dtype)
-    return layers.apply(kind, spec.options | at_call, x, kernel, bias)
+    return spec.options, module.promote_dtype(x, kernel, bias, dtype=module.dtype)

@@ -46,10 +46,10 @@ class BlurPool(nn.Module):
         )
         super().__post_init__()
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `blur_pool(x)`."""
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Returns `blur_pool(inputs)`."""
         return blur_pool(
-            x, self.strides, filter_size=self.filter_size, padding_mode=self.padding_mode
+            inputs, self.strides, filter_size=self.filter_size, padding_mode=self.padding_mode
         )
 
 
@@ -91,10 +91,10 @@ class MaxBlurPool(nn.Module):
         check_aligned("MaxBlurPool", self.filter_size, aligned=self.aligned)
         super().__post_init__()
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `max_blur_pool(x)`."""
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Returns `max_blur_pool(inputs)`."""
         return max_blur_pool(
-            x,
+            inputs,
             self.strides,
             filter_size=self.filter_size,
             padding_mode=self.padding_mode,
@@ -129,10 +129,12 @@ class Hold(nn.Module):
         layers.fixed_options("Hold", "scale", self.scale, self.padding_mode, order=(self.order, 0))
         super().__post_init__()
 
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `hold(x)`; see there for `output_shape`."""
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `hold(inputs)`; see there for `output_shape`."""
         return hold(
-            x,
+            inputs,
             self.scale,
             order=self.order,
             padding_mode=self.padding_mode,
@@ -163,9 +165,11 @@ class BilinearAdditive(nn.Module):
         layers.fixed_options("BilinearAdditive", "scale", self.scale, "replicate")
         super().__post_init__()
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `bilinear_additive(x)`."""
-        return bilinear_additive(x, self.scale)
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `bilinear_additive(inputs)`; see there for `output_shape`."""
+        return bilinear_additive(inputs, self.scale, output_shape=output_shape)
 
 
 class MaxUnpool(nn.Module):
@@ -198,11 +202,11 @@ class MaxUnpool(nn.Module):
         super().__post_init__()
 
     def __call__(
-        self, x: jax.Array, indices: jax.Array, *, output_shape: Sequence[int] | None = None
+        self, inputs: jax.Array, indices: jax.Array, *, output_shape: Sequence[int] | None = None
     ) -> jax.Array:
-        """Returns `max_unpool(x, indices)`; see there for `output_shape`."""
+        """Returns `max_unpool(inputs, indices)`; see there for `output_shape`."""
         return max_unpool(
-            x,
+            inputs,
             indices,
             self.strides,
             window_shape=self.window_shape,
@@ -247,10 +251,10 @@ class FilteredActivation(nn.Module):
         check_design("FilteredActivation", factors, *options)
         super().__post_init__()
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `filtered_activation(x)`."""
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Returns `filtered_activation(inputs)`."""
         return filtered_activation(
-            x,
+            inputs,
             self.scale,
             activation=self.activation,
             support=self.support,

@@ -3,7 +3,7 @@
 Arguments are Flax's, in Flax's order, with Flax's names and defaults; ours follow, keyword-only. Parameters have Flax's
 names and shapes, so a Flax checkpoint loads unchanged. Differences: integers in the `padding` of `ConvTranspose` pad
 the forward convolution (`padding_convention='dilated'` restores Flax's meaning); its default initializer keeps the
-variance of the input for all strides; `Conv` has `implementation` in place of Flax's hook `conv_general_dilated`. The
+variance of the input for all strides. The
 Linen twins are in `tconvjax.linen`; both resolve their arguments in `tconvjax._layers`.
 """
 

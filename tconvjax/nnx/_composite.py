@@ -75,13 +75,17 @@ class PixelConvTranspose(nnx.Module):
         if use_bias:
             self.bias = nnx.Param(bias_init(rngs.params(), (out_features,), param_dtype))
 
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `pixel_conv_transpose(x, kernels) + bias`; see there for `output_shape`."""
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `pixel_conv_transpose(inputs, kernels) + bias`; see there for `output_shape`."""
         bias = None if self.bias is None else self.bias[...]
         kernels = [getattr(self, f"kernel_{i}")[...] for i in range(3)]
-        x, bias, *kernels = nnx.nn.dtypes.promote_dtype((x, bias, *kernels), dtype=self.dtype)
+        inputs, bias, *kernels = nnx.nn.dtypes.promote_dtype(
+            (inputs, bias, *kernels), dtype=self.dtype
+        )
         y = pixel_conv_transpose(
-            x,
+            inputs,
             kernels,
             padding_mode=self.padding_mode,
             precision=self.precision,
@@ -137,9 +141,13 @@ class LargeContextConvTranspose(nnx.Module):
             *features, small, strides, rngs=rngs, **options | {"use_bias": False}
         )
 
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
         """Returns the sum of both layers; of a size as `conv_transpose` takes it."""
-        return self.large(x, output_shape=output_shape) + self.small(x, output_shape=output_shape)
+        return self.large(inputs, output_shape=output_shape) + self.small(
+            inputs, output_shape=output_shape
+        )
 
 
 class Carafe(nnx.Module):
@@ -201,12 +209,16 @@ class Carafe(nnx.Module):
             **{"kernel_init": normal(1e-3)} | options,
         )
 
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `carafe(x, kernels)`; see there for `output_shape`."""
-        compressed = layers.continued("Carafe", self.compress(x), self.scale, output_shape, "zeros")
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `carafe(inputs, kernels)`; see there for `output_shape`."""
+        compressed = layers.continued(
+            "Carafe", self.compress(inputs), self.scale, output_shape, "zeros"
+        )
         logits = layers.shuffled(self.encode(compressed), self.scale, output_shape)
         return carafe(
-            x,
+            inputs,
             jax.nn.softmax(logits),
             scale=self.scale,
             window=self.window,
@@ -260,10 +272,12 @@ class DySample(nnx.Module):
             scope_options: dict[str, Any] = {"kernel_init": zeros, "use_bias": False}
             self.scope = Conv(*shape, rngs=rngs, **options | scope_options)
 
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `dysample(x, offsets)`; see there for `output_shape`."""
-        around = layers.continued("DySample", x, self.scale, output_shape, "replicate")
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `dysample(inputs, offsets)`; see there for `output_shape`."""
+        around = layers.continued("DySample", inputs, self.scale, output_shape, "replicate")
         scope = 0.25 if self.scope is None else 0.5 * jax.nn.sigmoid(self.scope(around))
         offsets = layers.shuffled(self.offset(around) * scope, self.scale, output_shape)
         offsets = offsets.reshape(*offsets.shape[:-1], self.groups, len(self.scale))
-        return dysample(x, offsets, scale=self.scale, output_shape=output_shape)
+        return dysample(inputs, offsets, scale=self.scale, output_shape=output_shape)

@@ -169,9 +169,11 @@ class ConvTranspose(_Layer):
         layers.check_balanced("ConvTranspose", *integers, mask, balanced=balanced)
         self.balanced = balanced
 
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `conv_transpose(x, kernel) + bias`; see there for `output_shape`."""
-        return self._apply(layers.CONV_TRANSPOSE, x, output_shape=output_shape)
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `conv_transpose(inputs, kernel) + bias`; see there for `output_shape`."""
+        return self._apply(layers.CONV_TRANSPOSE, inputs, output_shape=output_shape)
 
 
 class Conv(_Layer):
@@ -194,6 +196,8 @@ class Conv(_Layer):
       precision: the precision of the products, as in `jax.lax.conv_general_dilated`.
       kernel_init: `jax.nn.initializers.lecun_normal()` by default.
       bias_init: zeros by default.
+      conv_general_dilated: Flax's hook: what computes in place of `jax.lax.conv_general_dilated`, called as Flax does;
+        by default nothing, and this library computes.
       promote_dtype: Flax's hook, `f((x, kernel, bias), dtype=dtype)`.
       preferred_element_type: as in `conv`.
       rngs: `rngs.params()` is used.
@@ -214,6 +218,7 @@ class Conv(_Layer):
 
     strides: tuple[int, ...]
     input_dilation: tuple[int, ...]
+    conv_general_dilated: layers.Hook
 
     def __init__(
         self,
@@ -233,6 +238,7 @@ class Conv(_Layer):
         precision: lax.PrecisionLike = None,
         kernel_init: Initializer | None = None,
         bias_init: Initializer = default_bias_init,
+        conv_general_dilated: layers.Hook = lax.conv_general_dilated,
         promote_dtype: Callable[..., Any] = dtypes.promote_dtype,
         preferred_element_type: DTypeLike | None = None,
         rngs: nnx.Rngs,
@@ -242,10 +248,16 @@ class Conv(_Layer):
         implementation: Implementation = "auto",
     ) -> None:
         self._create(layers.CONV, locals())
+        layers.check_hook("Conv", conv_general_dilated, implementation)
+        self.conv_general_dilated = conv_general_dilated
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `conv(x, kernel) + bias`."""
-        return self._apply(layers.CONV, x)
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """Returns `conv(inputs, kernel) + bias`, under Explicit axes with a sharding of the user's."""
+        hook = layers.check_hook("Conv", self.conv_general_dilated, self.implementation)
+        if hook is not None:
+            options, (x, kernel, bias) = self._operands(layers.CONV, inputs)
+            return layers.hooked("Conv", hook, options, x, kernel, bias, out_sharding=out_sharding)
+        return layers.placed(self._apply(layers.CONV, inputs), out_sharding)
 
 
 class ResizeConv(_Layer):
@@ -317,9 +329,11 @@ class ResizeConv(_Layer):
     ) -> None:
         self._create(layers.RESIZE_CONV, locals())
 
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `resize_conv(x, kernel) + bias`; see there for `output_shape`."""
-        return self._apply(layers.RESIZE_CONV, x, output_shape=output_shape)
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `resize_conv(inputs, kernel) + bias`; see there for `output_shape`."""
+        return self._apply(layers.RESIZE_CONV, inputs, output_shape=output_shape)
 
 
 class SubpixelConv(_Layer):
@@ -394,9 +408,11 @@ class SubpixelConv(_Layer):
     ) -> None:
         self._create(layers.SUBPIXEL_CONV, locals())
 
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `subpixel_conv(x, kernel) + bias`; see there for `output_shape`."""
-        return self._apply(layers.SUBPIXEL_CONV, x, output_shape=output_shape)
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `subpixel_conv(inputs, kernel) + bias`; see there for `output_shape`."""
+        return self._apply(layers.SUBPIXEL_CONV, inputs, output_shape=output_shape)
 
 
 def stream(
@@ -495,6 +511,8 @@ class Upsample(nnx.Module):
             **options,
         )
 
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
         """Returns the enlarged images; for `output_shape` see the function of the layer inside."""
-        return self.layer(x, output_shape=output_shape)
+        return self.layer(inputs, output_shape=output_shape)

@@ -43,10 +43,10 @@ class BlurPool(nnx.Module):
             "BlurPool", "strides", strides, padding_mode, filter_size=(filter_size, 1)
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `blur_pool(x)`."""
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Returns `blur_pool(inputs)`."""
         return blur_pool(
-            x, self.strides, filter_size=self.filter_size, padding_mode=self.padding_mode
+            inputs, self.strides, filter_size=self.filter_size, padding_mode=self.padding_mode
         )
 
 
@@ -86,10 +86,10 @@ class MaxBlurPool(nnx.Module):
         check_aligned("MaxBlurPool", self.filter_size, aligned=aligned)
         self.aligned = aligned
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `max_blur_pool(x)`."""
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Returns `max_blur_pool(inputs)`."""
         return max_blur_pool(
-            x,
+            inputs,
             self.strides,
             filter_size=self.filter_size,
             padding_mode=self.padding_mode,
@@ -129,10 +129,12 @@ class Hold(nnx.Module):
             "Hold", "scale", scale, padding_mode, order=(order, 0)
         )
 
-    def __call__(self, x: jax.Array, *, output_shape: Sequence[int] | None = None) -> jax.Array:
-        """Returns `hold(x)`; see there for `output_shape`."""
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `hold(inputs)`; see there for `output_shape`."""
         return hold(
-            x,
+            inputs,
             self.scale,
             order=self.order,
             padding_mode=self.padding_mode,
@@ -160,9 +162,11 @@ class BilinearAdditive(nnx.Module):
     def __init__(self, scale: Sequence[int]) -> None:
         self.scale, _ = layers.fixed_options("BilinearAdditive", "scale", scale, "replicate")
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `bilinear_additive(x)`."""
-        return bilinear_additive(x, self.scale)
+    def __call__(
+        self, inputs: jax.Array, *, output_shape: Sequence[int] | None = None
+    ) -> jax.Array:
+        """Returns `bilinear_additive(inputs)`; see there for `output_shape`."""
+        return bilinear_additive(inputs, self.scale, output_shape=output_shape)
 
 
 class MaxUnpool(nnx.Module):
@@ -198,11 +202,11 @@ class MaxUnpool(nnx.Module):
         )
 
     def __call__(
-        self, x: jax.Array, indices: jax.Array, *, output_shape: Sequence[int] | None = None
+        self, inputs: jax.Array, indices: jax.Array, *, output_shape: Sequence[int] | None = None
     ) -> jax.Array:
-        """Returns `max_unpool(x, indices)`; see there for `output_shape`."""
+        """Returns `max_unpool(inputs, indices)`; see there for `output_shape`."""
         return max_unpool(
-            x,
+            inputs,
             indices,
             self.strides,
             window_shape=self.window_shape,
@@ -248,10 +252,10 @@ class FilteredActivation(nnx.Module):
         check_design("FilteredActivation", self.scale, activation, support, window, padding_mode)
         self.activation, self.window = activation, window
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `filtered_activation(x)`."""
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Returns `filtered_activation(inputs)`."""
         return filtered_activation(
-            x,
+            inputs,
             self.scale,
             activation=self.activation,
             support=self.support,
