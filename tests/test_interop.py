@@ -440,6 +440,11 @@ TENSOR = SimpleNamespace(dims=(1,), data_type=7, raw_data=bytes(8))
 SPARSE = {**NODE, "attributes": {"auto_pad": "SAME_UPPER", "strides": (3,)}}
 
 
+def foreign(module):
+    """A layer of another library for JAX, with a class of Flax's name."""
+    return type("Conv", (KerasLike,), {"__module__": module})()
+
+
 CUBIC = {"scale": (2, 2), "method": "cubic"}
 CORNERS = {"mode": "bilinear", "align_corners": True}
 
@@ -515,6 +520,14 @@ def test_refuses_what_has_no_counterpart(call, message):
         (lambda: interop.from_torch(type("Sequential", (list,), {})([1, 2, 3])), "got Sequential"),
         (lambda: interop.from_keras(instance("Dense")), "got Dense"),
         (lambda: interop.from_flax(nnx.Embed(2, 3, rngs=nnx.Rngs(0))), "got Embed"),
+        (
+            lambda: interop.from_flax(foreign("equinox.nn._conv")),
+            "Equinox is no part of Flax; got Conv",
+        ),
+        (
+            lambda: interop.from_flax(foreign("haiku._src.conv")),
+            "Haiku is no part of Flax; got Conv",
+        ),
         (lambda: interop.to_torch(ours("DySample")), "got DySample"),
     ],
 )
@@ -836,6 +849,7 @@ CENTERS = "coordinate_transformation_mode"
         (resize_node("", "s"), [1, 1, 5, 5]),
         (resize_node("s"), [1, 1, 5, 5]),  # opset 10
         (resize_node("s", kind="Upsample"), [1, 1, 5, 5]),
+        (resize_node("", "s", nearest_mode="ceil", **{CENTERS: "asymmetric"}), [1, 5, 5, 5]),
         (resize_node("", "s", mode="linear"), [1, 2, 4, 5]),
         (resize_node("", "s", mode="linear", **{CENTERS: "align_corners"}), [1, 7 / 3, 11 / 3, 5]),
         (resize_node("", "s", mode="linear", **{CENTERS: "asymmetric"}), [1, 3, 5, 5]),

@@ -22,6 +22,18 @@ from tconvjax.interop._converted import (
 OURS = ("tconvjax.nnx", "tconvjax.linen")
 PACKAGES = ("flax.nnx.nn.linear", "flax.linen.linear", *OURS)
 
+# Libraries for JAX with layers of the same names, and how their weights become kernels.
+OTHERS = {
+    "equinox": (
+        "Equinox",
+        "kernel = jnp.moveaxis(weight, (0, 1), (-1, -2)), bias = bias.ravel(), the same integers of padding",
+    ),
+    "haiku": (
+        "Haiku",
+        "kernel has the axes (*kernel_size, in_features // groups, out_features); compare both on an image",
+    ),
+}
+
 # Hooks of Flax's layers, and the modules that define their default values.
 HOOKS = {
     "promote_dtype": ("flax.nnx.nn.dtypes", "flax.linen.dtypes"),
@@ -46,7 +58,7 @@ def from_flax(layer: Any, variables: Mapping[str, Any] | None = None) -> Convert
       `padding_convention='dilated'`.
 
     Raises:
-      TypeError: for a layer of another class, subclasses and wrappers included.
+      TypeError: for a layer of another class, subclasses, wrappers and those of Equinox and Haiku included.
       ValueError: for a Linen module without variables, a layer with hooks, and layers that compute different numbers.
 
     Example:
@@ -66,6 +78,13 @@ def as_layer(who: str, layer: Any) -> Converted:
 def _read(who: str, layer: Any, variables: Mapping[str, Any] | None = None) -> Converted:
     """Returns the converted layer, with the name of any converter in error messages."""
     called = callable(layer)
+    library = type(layer).__module__.partition(".")[0]
+    if library in OTHERS:
+        name, layout = OTHERS[library]
+        raise TypeError(
+            f"{who}: {name} is no part of Flax; got {described(layer)}. Build the layer of tconvjax.nnx with the same "
+            f"sizes, and set its kernel and bias: {layout}."
+        )
     if not is_own(type(layer), "|".join(LAYERS), PACKAGES, called=called):
         raise TypeError(
             f"{who}: layer must be one of {', '.join(LAYERS)} of Flax or tconvjax itself; got {described(layer)}. "
