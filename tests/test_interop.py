@@ -445,6 +445,7 @@ def foreign(module):
     return type("Conv", (KerasLike,), {"__module__": module})()
 
 
+WEIGHT = {"weight": np.zeros((4, 3, 3, 3))}
 CUBIC = {"scale": (2, 2), "method": "cubic"}
 CORNERS = {"mode": "bilinear", "align_corners": True}
 
@@ -487,6 +488,10 @@ CORNERS = {"mode": "bilinear", "align_corners": True}
         (lambda: interop.to_onnx(ours("Conv", padding_mode="reflect")), "padding_mode='reflect'"),
         (lambda: interop.from_torch(block()[0], stride=2), "got {'stride': 2} beside Conv2d"),
         (lambda: interop.from_torch(block(stride=(2, 2))), r"transposed=False, stride=\(2, 2\)"),
+        (
+            lambda: interop.from_torch(WEIGHT, upscale_factor=2, mode="bilinear"),
+            "upscale_factor=2 beside scale_factor=None, mode='bilinear'",
+        ),
         (lambda: interop.from_torch(STATE), r"got prefix='', weights \['up.weight'\]"),
         (lambda: interop.from_torch(STATE, prefix="up.", transposed=False), "for 3 input and 4"),
         (

@@ -266,10 +266,10 @@ def _from_tensors(
                 f"behind an enlargement one over any; got transposed={arguments['transposed']}, stride={s}. Convert "
                 "the two layers one by one."
             )
-        if upscale_factor is not None and scale_factor is not None:
+        if upscale_factor is not None and step != STEP | {"upscale_factor": upscale_factor}:
             raise ValueError(
-                f"{who}: one enlargement makes a layer; got upscale_factor={upscale_factor} and scale_factor="
-                f"{scale_factor}. Convert the layers one by one."
+                f"{who}: one enlargement makes a layer; got upscale_factor={upscale_factor} beside scale_factor="
+                f"{scale_factor}, mode={step['mode']!r}. Convert the layers one by one."
             )
         if upscale_factor is not None:
             options |= {"scale": (upscale_factor,) * 2, "order": "CRD"}
