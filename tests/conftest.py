@@ -36,6 +36,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+collect_ignore = ["peers"]  # models that need their framework
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Removes what no later session shall find."""
     if OWN_CACHE:

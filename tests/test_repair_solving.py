@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from cases import each
 
 from tconvjax._repair import _images, solving
@@ -10,14 +11,15 @@ from tconvjax._repair.bands import Bands
 RNG = np.random.default_rng(0)
 
 
-@each(
-    "fn, count",
+@pytest.mark.parametrize(
+    ("fn", "count"),
     [
         (lambda w, x: w * x, 4),
         (lambda w, x: w * x * jnp.mean(x), 0),  # as batch statistics
         (lambda w, x: w * jnp.reshape(x, (4, 8, 2)), 0),  # a number of images that is fixed
         (lambda w, x: w * x[:1], 0),
     ],
+    ids=["alone", "statistics", "fixed", "first"],
 )
 def test_images_are_separate_if_each_gives_the_same_alone(fn, count):
     leaves, x = [jnp.float32(2)], jnp.float32(RNG.normal(1, 1, (4, 8, 2)))
