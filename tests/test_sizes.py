@@ -10,6 +10,7 @@ from flax import nnx
 import tconvjax
 from tconvjax import linen
 from tconvjax import nnx as tnn
+from tconvjax._layers import UPSAMPLE_METHODS
 
 SMALL, WHOLE = (5, 6), (10, 12)
 SIZES = ((9, 12), (10, 13), (11, 11))
@@ -97,6 +98,50 @@ def test_pooled_pixels_go_back_to_an_odd_size():
     want = tconvjax.max_unpool(values, indices, (2, 2), **options, output_shape=(7, 9))
     for layer in (tnn.MaxUnpool((2, 2), **options), linen.MaxUnpool((2, 2), **options)):
         np.testing.assert_array_equal(layer(values, indices, output_shape=(7, 9)), want)
+
+
+class UNet(nnx.Module):
+    """The smallest with all that a size has to pass: two poolings that drop a pixel, and two skip connections."""
+
+    def __init__(self, method):
+        rngs = nnx.Rngs(0)
+        conv = lambda i: tnn.Conv(i, 4, (3, 3), rngs=rngs)
+        up = lambda: tnn.Upsample(4, 4, (3, 3), 2, method=method, rngs=rngs)
+        self.encode, self.decode = nnx.List([conv(1), conv(4)]), nnx.List([conv(8), conv(8)])
+        self.up = nnx.List([up(), up()])
+
+    def __call__(self, x):
+        seen = []
+        for encode in self.encode:
+            x = nnx.relu(encode(x))
+            seen.append(x)
+            x = tconvjax.max_pool(x, (2, 2)).values
+        for up, decode in zip(self.up, self.decode, strict=True):
+            beside = seen.pop()
+            x = nnx.relu(up(x, output_shape=beside.shape[1:-1]))
+            x = decode(jnp.concatenate([x, beside], -1))
+        return x
+
+
+@pytest.mark.slow
+@each("method", UPSAMPLE_METHODS)
+def test_a_unet_trains_on_odd_sizes_with_every_method(method):
+    if method == "binomial":
+        with pytest.raises(ValueError, match="'binomial' needs whole factors"):
+            UNet(method)(draw(1, 23, 14, 1))
+        return
+    model, x = UNet(method), draw(1, 23, 14, 1)
+
+    @nnx.jit
+    def loss_and_gradients(model):
+        return nnx.value_and_grad(lambda model: jnp.mean((model(x) - x) ** 2))(model)
+
+    before, gradients = loss_and_gradients(model)
+    nnx.update(
+        model, jax.tree.map(lambda p, g: p - 0.05 * g, nnx.state(model, nnx.Param), gradients)
+    )
+    assert float(loss_and_gradients(model)[0]) < float(before)
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(gradients))
 
 
 @each("kernel_size", (1, 2, 3, 4, 5))
