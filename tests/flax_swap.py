@@ -4,7 +4,7 @@
     python tests/flax_swap.py flax/tests/linen/linen_linear_test.py flax/tests/nnx/nn/conv_test.py
 
 Where ours mean something else by design, the layers are built with Flax's meaning: integers of padding pad the dilated
-image, and kernels are drawn as Flax draws them. Exit status 0: all tests pass, but for those listed in DIFFERENT.
+image, and kernels are drawn as Flax draws them. Of 0.12.8, all 760 tests pass (20 minutes); exit status 0 then.
 """
 
 import subprocess
@@ -19,9 +19,6 @@ from flax import nnx
 from tconvjax import linen as ours_linen
 from tconvjax import nnx as ours_nnx
 
-DIFFERENT: dict[str, str] = {  # part of a test's name: why it fails
-    "test_circular_conv_transpose_2d_with_vmap": "a kernel of one axis reads an image of two axes as a batch",
-}
 FLAXS = {
     "padding_convention": "dilated",
     "kernel_init": jax.nn.initializers.lecun_normal(),
@@ -73,16 +70,8 @@ def main(files):
         str(Path(files[0]).parent),
     ]
     pytest.main([*options, *files], plugins=[outcomes])
-    known = {name: [f for f in outcomes.failed if name in f] for name in DIFFERENT}
-    other = [f for f in outcomes.failed if not any(name in f for name in DIFFERENT)]
-    print(
-        f"{outcomes.passed} tests of Flax pass; {len(outcomes.failed) - len(other)} differ as listed:"
-    )
-    for name, failed in known.items():
-        print(f"  {name}: {len(failed)}, {DIFFERENT[name]}")
-    for failed in other:
-        print(f"NOT LISTED: {failed}")
-    return int(bool(other) or not outcomes.passed)
+    print(f"{outcomes.passed} tests of Flax pass, {len(outcomes.failed)} fail")
+    return int(bool(outcomes.failed) or not outcomes.passed)
 
 
 if __name__ == "__main__":
