@@ -351,7 +351,7 @@ WRONG = [
     ({"strides": 0}, "strides must be at least 1; got strides=(0, 0)"),
     ({"strides": (2, 2, 2)}, "strides must be an int or one int per spatial axis"),
     ({"padding": "SAMEE"}, "Did you mean 'SAME'?"),
-    ({"padding": "same_lower"}, "Did you mean 'SAME_LOWER'?"),
+    ({"padding": "same_low"}, "Did you mean 'SAME_LOWER'?"),
     ({"padding_mode": "circlar"}, "Did you mean 'circular'?"),
     ({"padding": (1, 2, 3)}, "got padding=(1, 2, 3) for 2 spatial axes"),
     ({"padding": ((1, 2, 3), 1)}, "an int or a (low, high) pair; got (1, 2, 3)"),

@@ -30,6 +30,7 @@ DRAWN = {
 @pytest.fixture(autouse=True)
 def without_screen():
     pyplot.switch_backend("agg")
+    pyplot.close("all")  # a page of docs, run before by the same worker, may have left one
     yield
     pyplot.close("all")
 
