@@ -29,6 +29,7 @@ from jax.typing import ArrayLike, DTypeLike
 from tconvjax import _arguments as arguments
 from tconvjax import _boundary as boundary
 from tconvjax import _geometry as geo
+from tconvjax import _sharding as sharding
 from tconvjax._arguments import IMPLEMENTATIONS, Bordered, Implementation, operator
 from tconvjax._geometry import Geometry, Ints, Padding, PaddingMode, Pairs
 from tconvjax._ops import phases
@@ -621,8 +622,10 @@ def continued(
     """Returns features with a border at the high end, if the enlarged image needs more of them than there are."""
     small = x.shape[-1 - len(scale) : -1]
     large = geo.enlarged_sizes(who, output_shape, small, scale)
-    extra = geo.extra_cells(small, large, scale)
-    return boundary.pad(x, tuple((0, more) for more in extra), mode) if any(extra) else x
+    pads = tuple((0, more) for more in geo.extra_cells(small, large, scale))
+    longer = (n + more for n, (_, more) in zip(small, pads, strict=True))
+    shape = (*x.shape[: -1 - len(scale)], *longer, x.shape[-1])
+    return sharding.placed(lambda x: boundary.pad(x, pads, mode), x, shape=shape)
 
 
 def shuffled(y: jax.Array, scale: tuple[int, ...], output_shape: Sequence[int] | None) -> jax.Array:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import each
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import tconvjax
 from tconvjax import linen
@@ -65,6 +66,17 @@ def test_every_layer_takes_a_size(name):
         y = one(x, output_shape=size)
         assert y.shape == (1, *size, 3)
     np.testing.assert_array_equal(two(x, output_shape=size), y)
+
+
+@each("name", ("Carafe", "DySample"))
+def test_a_size_is_met_on_a_mesh_of_explicit_axes(name):
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
+    x, (one, _) = draw(1, 4, 6, 4), pair(name, *CONTINUED[name])
+    want = one(x, output_shape=(9, 13))
+    with jax.set_mesh(mesh):
+        split = jax.device_put(x, NamedSharding(mesh, PartitionSpec(None, "a", "b")))
+        got = jax.jit(lambda x: one(x, output_shape=(9, 13)))(split)
+    np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_a_hold_is_continued_over_its_border():
