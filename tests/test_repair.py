@@ -148,7 +148,9 @@ def test_grouped_and_dilated_kernels_stay_so(options):
     assert found.before - found.after > 3
 
 
-def test_a_kernel_is_followed_through_casts_and_its_dtype_stays():
+def test_a_kernel_is_followed_through_casts_and_its_dtype_stays(monkeypatch):
+    # Rounding to 8 bits decides over steps, and with them over data: these are the same in any order of tests.
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
     fn = lambda params, x: conv_transpose(x, params["up"].swapaxes(2, 3).astype(x.dtype), 2)
     params = {"up": planted(4, 2).swapaxes(2, 3).astype(jnp.bfloat16)}
     found = repair(fn, params, images())
