@@ -118,6 +118,16 @@ def check_hook(who: str, hook: Hook | None, implementation: str) -> Hook | None:
     return hook
 
 
+def refuse_hook(who: str, layer: Any) -> None:
+    """Raises for a layer whose hook computes in place of this library."""
+    names = ("conv_general_dilated", "conv_general_dilated_cls")
+    hooks = [n for n in names if getattr(layer, n, None) not in (None, lax.conv_general_dilated)]
+    if hooks:
+        raise ValueError(
+            f"{who}: the layer must compute by itself; got one with the hook {hooks[0]}. Build it without."
+        )
+
+
 def hooked(
     who: str,
     hook: Hook,

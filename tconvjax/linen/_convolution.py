@@ -337,6 +337,7 @@ def stream(
             f"stream: layer must be a Conv or ConvTranspose of tconvjax.linen; got {type(layer).__name__}. "
             "For NNX: tconvjax.nnx.stream."
         )
+    layers.refuse_hook("stream", layer)
     transpose = isinstance(layer, ConvTranspose)
     kind = layers.CONV_TRANSPOSE if transpose else layers.CONV
     spec = spec_of(layer, kind, layers.image(type(layer).__name__, x).shape[-1])

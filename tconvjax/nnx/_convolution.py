@@ -448,6 +448,7 @@ def stream(
             f"stream: layer must be a Conv or ConvTranspose of tconvjax.nnx; got {type(layer).__name__}. "
             "For Linen: tconvjax.linen.stream."
         )
+    layers.refuse_hook("stream", layer)
     transpose = isinstance(layer, ConvTranspose)
     kind = layers.CONV_TRANSPOSE if transpose else layers.CONV
     options, (x, kernel, bias) = layer._operands(kind, x)
