@@ -154,6 +154,8 @@ def test_every_layer_takes_its_weights_from_a_state_dict():
         fc=nnx.Linear(24, 5, rngs=R),
         table=nnx.Embed(7, 2, rngs=R),
         other=nnx.Linear(2, 2, rngs=R),
+        norms=nnx.List([nnx.RMSNorm(3, rngs=R)]),  # of a kind that is not loaded
+        scale=nnx.Param(jnp.ones(3)),
     )
     state = {
         "conv.weight_v": conv, "conv.weight_g": np.full((4, 1, 1, 1), 2.0, np.float32),
@@ -163,7 +165,7 @@ def test_every_layer_takes_its_weights_from_a_state_dict():
         "fc.weight": dense, "fc.bias": draw(5), "table.weight": draw(7, 2), "rest.weight": draw(3),
     }  # fmt: skip
     report = interop.load_torch(model, state, flattened={"fc": (4, 3, 2)})
-    assert (report.missing, report.unused) == (["other"], ["rest.weight"])
+    assert (report.missing, report.unused) == (["", "norms.0", "other"], ["rest.weight"])
     norms = np.sqrt((conv**2).sum((1, 2, 3), keepdims=True))
     want = (2 * conv / norms).transpose(2, 3, 1, 0)
     np.testing.assert_allclose(model["conv"].kernel[...], want, rtol=1e-6)

@@ -12,7 +12,7 @@ Embedding                            Embed                             embedding
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -42,7 +42,8 @@ class Loaded(NamedTuple):
 
     Attributes:
       loaded: path of every layer of the model that was filled, with the name of PyTorch's layer.
-      missing: paths of layers of the model that no tensors belong to; they are unchanged.
+      missing: paths of all parts of the model with parameters or statistics that no tensors belong to, of whatever
+        kind; they are unchanged.
       unused: names of tensors that belong to no layer of the model.
       unchecked: paths of norms whose epsilon is not PyTorch's default, 1e-5, where a state dict does not tell it.
     """
@@ -133,7 +134,9 @@ def load_torch(
         )
     for variable, value in filled:
         variable[...] = jnp.asarray(value, variable[...].dtype)
-    missing = [path for path in layers if path not in loaded]
+    variables = nnx.Param, nnx.BatchStat
+    holders = {_joined(p[:-1]) for p, v in nnx.iter_graph(model) if isinstance(v, variables)}
+    missing = sorted(holders - loaded.keys())
     unchecked = (
         []
         if modules
@@ -242,8 +245,12 @@ def _layers(model: Any) -> dict[str, Any]:
     found = {}
     for path, node in nnx.iter_modules(model):
         if _kind(node) in (*CONVOLUTIONS, "Linear", *NAMES):
-            found[".".join(map(str, path))] = node
+            found[_joined(path)] = node
     return dict(sorted(found.items()))
+
+
+def _joined(path: Sequence[Any]) -> str:
+    return ".".join(map(str, path))
 
 
 def _kind(layer: Any) -> str | None:
